@@ -1,0 +1,173 @@
+"""The database: one engine, read and write transactions, table conventions, and the revision counters.
+
+SQLite (WAL) and PostgreSQL run the same code. A write transaction takes its counter row first, so
+writers queue behind each other and revisions become visible in the order of their numbers.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, Request
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Dialect,
+    Engine,
+    MetaData,
+    String,
+    create_engine,
+    event,
+    make_url,
+    text,
+    update,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+from app.settings import Settings
+
+ID_LENGTH = 128
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A time-zone-aware UTC time kept as whole microseconds since 1970: exact, compact and the same everywhere."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        return None if value is None else microseconds_of(value)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else time_of(value)
+
+
+class Base(DeclarativeBase):
+    """Base of every table: named constraints, so that migrations can address them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Counter(Base):
+    """The highest revision given out, one row for ratings and one for items."""
+
+    __tablename__ = "counters"
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    value: Mapped[int] = mapped_column(BigInteger)
+
+
+CounterName = Literal["ratings", "items"]
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def microseconds_of(time: datetime) -> int:
+    """Whole microseconds since 1970."""
+    return (time - EPOCH) // timedelta(microseconds=1)
+
+
+def time_of(microseconds: int) -> datetime:
+    return EPOCH + timedelta(microseconds=microseconds)
+
+
+class Database:
+    """Read and write transactions on one engine; safe to use from many threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.is_sqlite = engine.dialect.name == "sqlite"
+        # SQLite's own queue for writers is a back-off with sleeps; a lock lets them follow at once.
+        self._sqlite_writer = threading.Lock()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the data (SQLite) or the latest commits (PostgreSQL)."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that is committed when the block ends, and undone when it raises."""
+        if not self.is_sqlite:
+            with self.engine.begin() as connection:
+                yield connection
+            return
+        with self._sqlite_writer, self.engine.connect() as connection:
+            connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+            with connection.begin():
+                yield connection
+
+    def now(self, connection: Connection) -> datetime:
+        """The time by the database's clock, the one clock that all processes share."""
+        if self.is_sqlite:
+            return utc_now()
+        now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return now.astimezone(UTC)
+
+    def dispose(self) -> None:
+        self.engine.dispose()
+
+
+def open_database(settings: Settings) -> Database:
+    """Open the database of `settings`; the folder of an SQLite file is made."""
+    url = make_url(settings.sqlalchemy_url)
+    if url.get_backend_name() == "sqlite":
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(url, connect_args={"timeout": 30}, pool_size=16, max_overflow=16)
+        _prepare_sqlite(engine, settings.sqlite_synchronous)
+    else:
+        engine = create_engine(url, pool_pre_ping=True, pool_size=16, max_overflow=16)
+    return Database(engine)
+
+
+def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # transactions are begun below, not guessed by the driver
+        for pragma in (
+            f"synchronous={synchronous}",
+            "journal_mode=WAL",
+            "foreign_keys=ON",
+            "cache_size=-65536",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+
+def advance(connection: Connection, counter: CounterName, n: int) -> int:
+    """Take `n` revisions and return the last of them; the counter's row stays locked until the commit.
+
+    The lock makes revisions commit-ordered: whoever has seen revision R misses no row with a revision <= R.
+    """
+    statement = update(Counter).where(Counter.name == counter).values(value=Counter.value + n)
+    return connection.execute(statement.returning(Counter.value)).scalar_one()
+
+
+def revision(connection: Connection, counter: CounterName) -> int:
+    """The highest committed revision."""
+    return connection.execute(Counter.__table__.select().where(Counter.name == counter)).one().value
+
+
+def database_of(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+DatabaseDep = Annotated[Database, Depends(database_of)]

@@ -1,0 +1,37 @@
+"""The items table."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Boolean, Integer, String, false
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import ID_LENGTH, Base, UtcTime, utc_now
+
+
+class Item(Base):
+    """Something that can be rated; made by its first rating or by a put, whichever comes first.
+
+    `item_key` is never given out twice, so that a model version can hold it safely after a deletion.
+    """
+
+    __tablename__ = "items"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012
+
+    item_key: Mapped[int] = mapped_column(Integer, primary_key=True)
+    item_id: Mapped[str] = mapped_column(String(ID_LENGTH), unique=True)
+    title: Mapped[str | None] = mapped_column(String(1000))
+    categories: Mapped[list[str]] = mapped_column(JSON, default=list)
+    attributes: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    hidden: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    updated_at: Mapped[datetime] = mapped_column(UtcTime, default=utc_now)
+    revision: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class DeletedItem(Base):
+    """The key of an item that is gone, so that whoever keeps items in memory can drop it."""
+
+    __tablename__ = "deleted_items"
+
+    item_key: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    revision: Mapped[int] = mapped_column(BigInteger, index=True)

@@ -1,0 +1,42 @@
+"""The users, ratings and deleted_ratings tables."""
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Float, Integer, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import ID_LENGTH, Base, UtcTime
+
+
+class User(Base):
+    """Somebody who rates; made by the first rating. `user_key` is never given out twice."""
+
+    __tablename__ = "users"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012
+
+    user_key: Mapped[int] = mapped_column(Integer, primary_key=True)
+    user_id: Mapped[str] = mapped_column(String(ID_LENGTH), unique=True)
+
+
+class Rating(Base):
+    """One user's latest opinion of one item; rating again replaces it and gives it a new revision."""
+
+    __tablename__ = "ratings"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    user_key: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    item_key: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    value: Mapped[float] = mapped_column(Float(53))
+    rated_at: Mapped[datetime] = mapped_column(UtcTime)
+    revision: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class DeletedRating(Base):
+    """A rating that is gone; rating the item again removes this row. Keys only, nothing personal."""
+
+    __tablename__ = "deleted_ratings"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    user_key: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    item_key: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    revision: Mapped[int] = mapped_column(BigInteger, index=True)

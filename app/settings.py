@@ -1,0 +1,161 @@
+"""Everything an operator can set, read once from the environment (prefix `PALATE_`) and frozen."""
+
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.engine.hyperparameters import Hyperparameters
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RatingScale(_Group):
+    """The scale that every stored rating lies on and every predicted rating is clipped to."""
+
+    min: float = Field(0.5, allow_inf_nan=False, description="Lowest rating that is accepted.")
+    max: float = Field(5.0, allow_inf_nan=False, description="Highest rating that is accepted.")
+    step: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Distance of two ratings; unset accepts any value between.",
+    )
+
+    @model_validator(mode="after")
+    def _is_a_scale(self) -> Self:
+        if self.min >= self.max:
+            raise ValueError(f"rating min {self.min} must be below rating max {self.max}")
+        if self.step is not None and not self._is_on_a_step(self.max):
+            raise ValueError(
+                f"rating max {self.max} is not min {self.min} plus a multiple of step {self.step}"
+            )
+        return self
+
+    def complaint(self, value: float) -> str | None:
+        """Why `value` is not a rating on this scale, or None when it is."""
+        if not self.min <= value <= self.max:  # NaN fails every comparison, so it lands here too
+            return f"must be a number from {self.min:g} to {self.max:g}"
+        if self.step is not None and not self._is_on_a_step(value):
+            return f"must be {self.min:g} plus a multiple of {self.step:g}"
+        return None
+
+    def _is_on_a_step(self, value: float) -> bool:
+        assert self.step is not None
+        steps = (value - self.min) / self.step
+        return abs(steps - round(steps)) < 1e-6
+
+
+class RetrainPolicy(_Group):
+    """When the trainer starts a run by itself: a lower and an upper bound, so that bursts are trained once."""
+
+    is_on: bool = Field(True, description="Whether the trainer starts runs by itself at all.")
+    min_changes: int = Field(100, ge=1, description="Changed ratings that make a retrain worth while.")
+    min_interval: timedelta = Field(
+        timedelta(seconds=30), description="Shortest time between the starts of two such runs."
+    )
+    max_interval: timedelta = Field(
+        timedelta(hours=1), description="Longest time that any changed rating waits for a retrain."
+    )
+
+
+class Training(_Group):
+    """How the trainer process works."""
+
+    n_threads: int | None = Field(None, ge=1, description="Threads of the fit; unset uses every processor.")
+    lease: timedelta = Field(
+        timedelta(seconds=10),
+        description="How long a silent trainer keeps its run before another takes it over.",
+    )
+    poll_interval: timedelta = Field(
+        timedelta(seconds=0.25), description="How often an idle trainer looks for a run."
+    )
+    gate_margin: float = Field(
+        0.02,
+        ge=0,
+        description="Share by which a new version's hold-out error may exceed the active version's.",
+    )
+
+
+class Versions(_Group):
+    """Published model versions on disk."""
+
+    keep: int = Field(5, ge=1, description="Versions kept; older ones are pruned after a publish.")
+    poll_interval: timedelta = Field(
+        timedelta(seconds=0.5), description="How often a process looks for a newly active version."
+    )
+
+
+class Imports(_Group):
+    """Streaming import of ratings."""
+
+    batch_size: int = Field(20_000, ge=1, description="Ratings per committed batch.")
+    max_bad_lines: int = Field(1_000, ge=0, description="Bad lines after which an import stops.")
+    shown_bad_lines: int = Field(20, ge=0, description="Bad lines that the report quotes.")
+
+
+class Settings(BaseSettings):
+    """`PALATE_DATA_DIR=/var/lib/palate` sets `data_dir`; `PALATE_RATING_MIN=1` sets `rating.min`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PALATE_",
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        frozen=True,
+        extra="ignore",
+    )
+
+    data_dir: Path = Field(
+        Path("palate-data"), description="Folder of the SQLite file, the model versions and the caches."
+    )
+    database_url: str | None = Field(
+        None,
+        description="SQLAlchemy URL, e.g. postgresql://user:password@host/name; unset uses SQLite in data_dir.",
+    )
+    sqlite_synchronous: Literal["full", "normal"] = Field(
+        "full",
+        description="`full`: an acknowledged rating survives a power cut; `normal`: faster, survives a killed process.",
+    )
+    trainer: Literal["embedded", "external"] = Field(
+        "embedded",
+        description="`embedded`: the service starts the trainer process itself; `external`: run `palate worker`.",
+    )
+    auth: Literal["loopback", "off"] = Field(
+        "loopback",
+        description="`loopback`: refuse to listen on any other address; `off`: answer everybody who can connect.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level logged."
+    )
+    rating: RatingScale = Field(RatingScale(), description="The rating scale.")
+    retrain: RetrainPolicy = Field(RetrainPolicy(), description="When a retrain starts by itself.")
+    training: Training = Field(Training(), description="The trainer process.")
+    versions: Versions = Field(Versions(), description="Published model versions.")
+    imports: Imports = Field(Imports(), description="Streaming import.")
+    hyperparameters: dict[str, Any] = Field(
+        {}, description='Defaults of every run as JSON, e.g. {"n_factors": 32}; a run may override them.'
+    )
+
+    @field_validator("hyperparameters")
+    @classmethod
+    def _are_hyperparameters(cls, given: dict[str, Any]) -> dict[str, Any]:
+        Hyperparameters.from_dict(given)
+        return given
+
+    @cached_property
+    def sqlalchemy_url(self) -> str:
+        """The database that is really used."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'palate.db').absolute()}"
+
+    @property
+    def versions_dir(self) -> Path:
+        return self.data_dir / "versions"
+
+    @property
+    def kernels_dir(self) -> Path:
+        return self.data_dir / "kernels"

@@ -1,0 +1,63 @@
+"""The training_runs and training_epochs tables."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text, false, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base, UtcTime, utc_now
+
+RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "rejected"]
+FINISHED: tuple[RunStatus, ...] = ("succeeded", "failed", "cancelled", "rejected")
+RequestedBy = Literal["api", "policy", "cli"]
+Phase = Literal["fit", "final"]
+
+
+class TrainingRun(Base):
+    """One training from request to outcome. At most one row is `running`: the index says so on both databases."""
+
+    __tablename__ = "training_runs"
+    __table_args__ = (
+        Index(
+            "uq_training_runs_one_running",
+            "status",
+            unique=True,
+            sqlite_where=text("status = 'running'"),
+            postgresql_where=text("status = 'running'"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    status: Mapped[str] = mapped_column(String(16), index=True)
+    requested_by: Mapped[str] = mapped_column(String(16))
+    hyperparameters: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcTime, default=utc_now)
+    started_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    is_cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    worker: Mapped[str | None] = mapped_column(String(200))  # who holds the lease
+    lease_expires_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    attempt: Mapped[int] = mapped_column(Integer, default=0)  # grows with every claim: a fencing token
+    n_ratings: Mapped[int | None] = mapped_column(BigInteger)
+    trained_through: Mapped[int | None] = mapped_column(BigInteger)
+    metrics: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    version: Mapped[int | None] = mapped_column(Integer)
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+class TrainingEpoch(Base):
+    """What one pass over the ratings did; phase `fit` is watched by the hold-out, phase `final` learns everything."""
+
+    __tablename__ = "training_epochs"
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("training_runs.id", ondelete="CASCADE"), primary_key=True)
+    phase: Mapped[str] = mapped_column(String(8), primary_key=True)
+    epoch: Mapped[int] = mapped_column(Integer, primary_key=True)
+    n_epochs: Mapped[int] = mapped_column(Integer)
+    learning_rate: Mapped[float] = mapped_column(Float(53))
+    train_rmse: Mapped[float] = mapped_column(Float(53))
+    holdout_rmse: Mapped[float | None] = mapped_column(Float(53))
+    ratings_per_second: Mapped[float] = mapped_column(Float(53))
+    finished_at: Mapped[datetime] = mapped_column(UtcTime, default=utc_now)

