@@ -1,0 +1,87 @@
+"""Array aliases (dtype and rank) and the checked constructors that make plain C-ordered arrays of them."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.int32]
+"""1-d matrix positions; -1 stands for "not in the model" where a function says so."""
+Vector32 = npt.NDArray[np.float32]
+Matrix32 = npt.NDArray[np.float32]
+Vector64 = npt.NDArray[np.float64]
+Matrix64 = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int32]
+Offsets = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+
+class InvalidArray(ValueError):
+    """An array that cannot be what it is meant to be: says which one and what is wrong with it."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} {reason}")
+        self.name = name
+        self.reason = reason
+
+
+def rows(values: npt.ArrayLike, name: str = "rows") -> Rows:
+    """A C-ordered int32 vector of whole numbers; raises InvalidArray when a value would be changed by the cast."""
+    array = np.asarray(values)
+    if array.size == 0:
+        return np.zeros(0, np.int32) if array.ndim == 1 else _refuse_rank(array, name, 1)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise InvalidArray(name, f"must hold whole numbers, not {array.dtype}")
+    limits = np.iinfo(np.int32)
+    if array.min() < limits.min or array.max() > limits.max:
+        raise InvalidArray(name, "holds a number outside the 32-bit range")
+    return _exact(array, np.int32, 1, name)
+
+
+def vector32(values: npt.ArrayLike, name: str = "values") -> Vector32:
+    """A C-ordered float32 vector of finite numbers."""
+    return _finite(_exact(np.asarray(values), np.float32, 1, name), name)
+
+
+def matrix32(values: npt.ArrayLike, name: str = "matrix") -> Matrix32:
+    """A C-ordered float32 matrix of finite numbers."""
+    return _finite(_exact(np.asarray(values), np.float32, 2, name), name)
+
+
+def vector64(values: npt.ArrayLike, name: str = "values") -> Vector64:
+    """A C-ordered float64 vector of finite numbers."""
+    return _finite(_exact(np.asarray(values), np.float64, 1, name), name)
+
+
+def matrix64(values: npt.ArrayLike, name: str = "matrix") -> Matrix64:
+    """A C-ordered float64 matrix of finite numbers."""
+    return _finite(_exact(np.asarray(values), np.float64, 2, name), name)
+
+
+def refuse_rows_outside(array: Rows, n_rows: int, name: str, *, unknown_allowed: bool = False) -> None:
+    """Raises InvalidArray with the first position whose row is not in 0..n_rows - 1 (or -1 where allowed)."""
+    lowest = -1 if unknown_allowed else 0
+    if array.size == 0 or (array.min() >= lowest and array.max() < n_rows):
+        return
+    position = int(np.flatnonzero((array < lowest) | (array >= n_rows))[0])
+    raise InvalidArray(name, f"holds row {array[position]} at position {position}; there are {n_rows} rows")
+
+
+def _exact(array: npt.NDArray[Any], dtype: type[np.generic], rank: int, name: str) -> npt.NDArray[Any]:
+    if array.ndim != rank:
+        _refuse_rank(array, name, rank)
+    if array.dtype.kind not in "iufb":
+        raise InvalidArray(name, f"must hold numbers, not {array.dtype}")
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _refuse_rank(array: npt.NDArray[Any], name: str, rank: int) -> npt.NDArray[Any]:
+    raise InvalidArray(name, f"must have {rank} dimension(s), not shape {array.shape}")
+
+
+def _finite(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    if array.size and not np.isfinite(array).all():
+        position = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise InvalidArray(name, f"holds {array[tuple(position)]} at position {position}")
+    return array

@@ -1,0 +1,96 @@
+"""Everything that a person may choose about a fit, with ranges and defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+Schedule = Literal["linear", "constant"]
+
+
+class InvalidHyperparameter(ValueError):
+    """A hyperparameter outside its range: says which, what it was and what is allowed."""
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(f"{field} must be {allowed}, not {value!r}")
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+
+
+def _number(default: float, low: float, high: float, doc: str) -> Any:
+    return dataclasses.field(default=default, metadata={"low": low, "high": high, "doc": doc})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hyperparameters:
+    """How a fit runs. Every field has a default that suits 100 thousand to 20 million ratings."""
+
+    n_factors: int = _number(64, 1, 1024, "length of the user and item vectors")
+    n_epochs: int = _number(30, 1, 10_000, "passes over the ratings that the schedule is laid out for")
+    learning_rate: float = _number(0.03, 1e-6, 1.0, "step size of the first epoch")
+    regularization: float = _number(0.08, 0.0, 10.0, "penalty on user and item vectors, paid once per rating")
+    reg_bias: float = _number(0.02, 0.0, 10.0, "penalty on user and item biases, paid once per rating")
+    initial_scale: float = _number(0.03, 1e-6, 1.0, "standard deviation of the first, random vectors")
+    schedule: Schedule = dataclasses.field(
+        default="linear",
+        metadata={"doc": "linear: the step size falls to zero over n_epochs; constant: it stays"},
+    )
+    patience: int = _number(4, 1, 10_000, "epochs without a better hold-out error before the fit stops")
+    stop_after: int | None = dataclasses.field(
+        default=None,
+        metadata={"low": 1, "high": 10_000, "doc": "end after this epoch, with the schedule of n_epochs; None: do not"},
+    )
+    holdout_fraction: float = _number(0.05, 0.0, 0.5, "share of the ratings held out to choose the best epoch")
+    seed: int = _number(0, 0, 2**63 - 1, "same ratings, hyperparameters and seed: same model")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if self.schedule not in get_args(Schedule):
+            raise InvalidHyperparameter("schedule", self.schedule, f"one of {', '.join(get_args(Schedule))}")
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch, counted from 1, after which the fit ends at the latest."""
+        return self.n_epochs if self.stop_after is None else min(self.n_epochs, self.stop_after)
+
+    def learning_rate_of(self, epoch: int) -> float:
+        """Step size of an epoch counted from 1: learning_rate at the first, one n-th of it at the last if linear."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * (1.0 - (epoch - 1) / self.n_epochs)
+
+    def replace(self, **changes: Any) -> Self:
+        """A changed copy, checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain names and numbers, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`; missing names take their default, unknown names raise InvalidHyperparameter."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in mapping:
+            if name not in known:
+                raise InvalidHyperparameter(name, mapping[name], f"left out: the names are {', '.join(sorted(known))}")
+        return cls(**mapping)
+
+
+def _check(field: dataclasses.Field[Any], value: object) -> None:
+    """Refuses a number of the wrong kind or out of its range; whole numbers do for floats."""
+    if "low" not in field.metadata or (value is None and field.default is None):
+        return
+    low, high = field.metadata["low"], field.metadata["high"]
+    is_whole = str(field.type).startswith("int")
+    allowed = f"{'a whole number' if is_whole else 'a number'} from {low} to {high}"
+    kinds = (int,) if is_whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise InvalidHyperparameter(field.name, value, allowed)
+    if not math.isfinite(value) or not low <= value <= high:
+        raise InvalidHyperparameter(field.name, value, allowed)
