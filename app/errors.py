@@ -1,9 +1,17 @@
 """The kinds of service error, the one status table, and the one problem+json body (RFC 9457)."""
 
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+log = logging.getLogger(__name__)
 
 
 class FieldError(BaseModel):
@@ -34,9 +42,7 @@ class Problem(BaseModel):
     title: str = Field(description="The status in words.")
     status: int = Field(description="The HTTP status code.")
     detail: str = Field(description="What went wrong, in words for a person.")
-    errors: list[FieldError] = Field(
-        default_factory=list, description="For bad input: each field that is wrong."
-    )
+    errors: list[FieldError] = Field(default_factory=list, description="For bad input: each field that is wrong.")
 
 
 class ServiceError(Exception):
@@ -89,18 +95,100 @@ def status_of(error: ServiceError) -> HTTPStatus:
 
 
 def problem(status: HTTPStatus, detail: str, errors: list[FieldError] | None = None) -> Problem:
-    return Problem(
-        type="about:blank", title=status.phrase, status=status.value, detail=detail, errors=errors or []
-    )
+    return Problem(type="about:blank", title=status.phrase, status=status.value, detail=detail, errors=errors or [])
 
 
 def declared(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     """OpenAPI `responses` entry for errors that an operation can answer with."""
-    return {
-        status.value: {
-            "model": Problem,
-            "description": status.phrase,
-            "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
-        for status in statuses
-    }
+    content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status.value: {"description": status.phrase, "content": content} for status in statuses}
+
+
+def declare_problems(app: FastAPI) -> None:
+    """Put Problem into the OpenAPI document, and give every operation the errors that any of them can answer."""
+    undeclared = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = undeclared()
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            for schema in (Problem, FieldError):
+                schemas[schema.__name__] = schema.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas["Problem"].pop("$defs", None)
+            for framework_schema in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(framework_schema, None)
+            for operation in _operations(document):
+                _declare_common_problems(operation)
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
+
+
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for path in document["paths"].values():
+        yield from path.values()
+
+
+def _declare_common_problems(operation: dict[str, Any]) -> None:
+    common = [HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE]
+    if "parameters" in operation or "requestBody" in operation:
+        common.append(HTTPStatus.UNPROCESSABLE_ENTITY)
+    operation["responses"].update({str(status): entry for status, entry in declared(*common).items()})
+
+
+def answer_problems(app: FastAPI) -> None:
+    """Every error leaves as problem+json: ours, bad input, unknown paths, a database that is away, and bugs."""
+    app.add_exception_handler(ServiceError, _answer_service_error)
+    app.add_exception_handler(RequestValidationError, _answer_invalid_request)
+    app.add_exception_handler(StarletteHTTPException, _answer_http_exception)
+    app.add_exception_handler(OperationalError, _answer_database_away)
+    app.add_exception_handler(Exception, _answer_bug)
+
+
+def _respond(answer: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(answer.model_dump_json(), answer.status, headers, media_type=PROBLEM_JSON)
+
+
+def _answer_service_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    status = status_of(error)
+    headers = {"Retry-After": "1"} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    return _respond(problem(status, str(error), getattr(error, "errors", None)), headers)
+
+
+def _answer_invalid_request(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    errors = [FieldError(field=field_path(each["loc"]), message=each["msg"]) for each in error.errors()]
+    first = errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return _respond(problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{first.field}: {first.message}{more}", errors))
+
+
+def _answer_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    status = HTTPStatus(error.status_code)
+    detail = str(error.detail)
+    if detail == status.phrase:
+        detail = f"{request.method} {request.url.path}: {status.description or status.phrase}"
+    return _respond(problem(status, detail), error.headers)
+
+
+def _answer_database_away(_request: Request, error: Exception) -> Response:
+    log.warning("the database did not answer: %s", error)
+    detail = "the database cannot be reached right now; nothing was stored"
+    return _respond(problem(HTTPStatus.SERVICE_UNAVAILABLE, detail), {"Retry-After": "1"})
+
+
+def _answer_bug(_request: Request, _error: Exception) -> Response:
+    # Starlette hands the exception on to the server, which logs the traceback.
+    detail = "this is a fault of the service, not of the request; it has been logged"
+    return _respond(problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
+
+
+def field_path(location: Sequence[int | str]) -> str:
+    """("body", "ratings", 17, "value") as `ratings[17].value`; the body itself as `body`."""
+    path = ""
+    for part in location[1:]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path or str(location[0])

@@ -1,0 +1,142 @@
+"""The service: `create_app(settings)`, or `uvicorn app.main:app` with settings from the environment."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio.to_thread
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
+from threadpoolctl import threadpool_limits
+
+import migrations
+from app import __version__
+from app.dashboard.api import router as dashboard_router
+from app.database import Database, open_database
+from app.engine.warm_up import warm_up
+from app.errors import answer_problems, declare_problems
+from app.health.api import probes_router, status_router
+from app.items.api import router as items_router
+from app.ratings.api import router as ratings_router
+from app.ratings.api import users_router
+from app.recommendations.api import router as recommendations_router
+from app.recommendations.api import similar_router
+from app.registry.api import router as models_router
+from app.registry.live import LiveModel
+from app.settings import Settings
+from app.training.api import router as training_router
+from app.training.supervisor import EmbeddedTrainer
+
+log = logging.getLogger(__name__)
+
+THREADS = 8  # for database work; more only queue behind each other (SQLite) or behind the GIL
+
+DESCRIPTION = """\
+Palate learns from ratings and answers with predicted ratings and recommendations.
+
+POST ratings; a background trainer refits the model; every answer names the `model_version` that made it and
+`trained_through`, the last rating revision that version saw. A rating counts in the very next answer of its user,
+trained or not. Every error is one `application/problem+json` shape.
+"""
+
+TAGS = [
+    {"name": "ratings", "description": "Record, import, export and read ratings."},
+    {"name": "users", "description": "One user's ratings, and erasure."},
+    {"name": "items", "description": "Titles, categories, attributes and visibility of what is rated."},
+    {"name": "recommendations", "description": "Predicted ratings, top-N lists, similar and popular items."},
+    {"name": "training", "description": "Training runs and their progress."},
+    {"name": "models", "description": "Published model versions: history, activation, rollback."},
+    {"name": "service", "description": "Liveness, readiness and counts."},
+]
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The whole service; `settings` default to the environment's."""
+    settings = settings or Settings()
+    app = FastAPIOffline(
+        title="Palate",
+        version=__version__,
+        summary="Recommendations from rating values.",
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        generate_unique_id_function=_operation_id,
+        separate_input_output_schemas=False,
+        lifespan=_lifespan,
+    )
+    app.state.settings = settings
+    answer_problems(app)
+    _mount(app)
+    declare_problems(app)
+    return app
+
+
+def _mount(app: FastAPI) -> None:
+    v1 = APIRouter(prefix="/v1")
+    for router in (
+        ratings_router,
+        users_router,
+        recommendations_router,
+        similar_router,  # before items: /items/popular must not be taken for an item
+        items_router,
+        training_router,
+        models_router,
+        status_router,
+    ):
+        v1.include_router(router)
+    app.include_router(v1)
+    app.include_router(probes_router)
+    app.include_router(dashboard_router)
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+    database = await anyio.to_thread.run_sync(_open, settings)
+    live = LiveModel(database, settings)
+    trainer = EmbeddedTrainer(settings) if settings.trainer == "embedded" else None
+    app.state.database, app.state.live, app.state.trainer = database, live, trainer
+    with threadpool_limits(1):  # a solve of a few dozen numbers is slower on several threads than on one
+        await anyio.to_thread.run_sync(_warm, settings, live)
+        if trainer:
+            trainer.start()
+        try:
+            yield
+        finally:
+            if trainer:
+                await anyio.to_thread.run_sync(trainer.stop)
+            live.stop()
+            database.dispose()
+
+
+def _open(settings: Settings) -> Database:
+    """The database at its newest schema: an SQLite file is migrated here, a server only by `palate migrate`."""
+    database = open_database(settings)
+    if database.is_sqlite:
+        migrations.upgrade(database, settings)
+    elif not migrations.is_current(database):
+        database.dispose()
+        raise SystemExit("the database schema is not current: run `palate migrate` first")
+    return database
+
+
+def _warm(settings: Settings, live: LiveModel) -> None:
+    """Compile or load the serving kernels before the first request: Numba compiles under the GIL."""
+    warm_up(settings.kernels_dir)
+    live.start()
+
+
+def __getattr__(name: str) -> Any:
+    """`app.main:app` is made when it is asked for, so that importing this module reads no settings."""
+    if name == "app":
+        return create_app()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
