@@ -117,9 +117,12 @@ class Settings(BaseSettings):
         None,
         description="SQLAlchemy URL, e.g. postgresql://user:password@host/name; unset uses SQLite in data_dir.",
     )
+    kernel_cache_dir: Path | None = Field(
+        None, description="Folder of compiled kernels, kept between starts; unset uses `kernels` in data_dir."
+    )
     sqlite_synchronous: Literal["full", "normal"] = Field(
         "full",
-        description="`full`: an acknowledged rating survives a power cut; `normal`: faster, survives a killed process.",
+        description="`full`: an acknowledged rating survives a power cut; `normal`: faster, survives a killed process",
     )
     trainer: Literal["embedded", "external"] = Field(
         "embedded",
@@ -158,4 +161,4 @@ class Settings(BaseSettings):
 
     @property
     def kernels_dir(self) -> Path:
-        return self.data_dir / "kernels"
+        return self.kernel_cache_dir or self.data_dir / "kernels"

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 from uuid import uuid4
 
 import pytest
@@ -14,6 +15,14 @@ from app.database import Database, open_database
 from app.settings import Settings
 
 REPOSITORY = Path(__file__).parent.parent
+KERNELS = REPOSITORY / ".pytest_cache" / "kernels"  # compiled once for all tests
+
+
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skip where something optional is missing; fail instead where PALATE_TEST_NO_SKIPS is set, as in CI."""
+    if os.environ.get("PALATE_TEST_NO_SKIPS"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +31,7 @@ def movielens() -> Path:
     shared = Path(os.environ.get("PALATE_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
     folder = shared / "ml-latest-small"
     if not (folder / "ratings.csv").exists():
-        pytest.skip(f"no MovieLens data at {folder}; set PALATE_TEST_DATA to the folder that holds ml-latest-small")
+        skip_or_fail(f"no MovieLens data at {folder}; set PALATE_TEST_DATA to the folder that holds ml-latest-small")
     return folder
 
 
@@ -56,21 +65,23 @@ def postgres_template(postgres_url: str, tmp_path_factory: pytest.TempPathFactor
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
     """Settings of a service with an empty, migrated database; runs the test once for each kind of database."""
     if request.param == "sqlite":
-        settings = Settings(data_dir=tmp_path, trainer="external")
+        settings = Settings(data_dir=tmp_path, trainer="external", kernel_cache_dir=KERNELS)
         _migrate(settings)
         yield settings
         return
     server, template = request.getfixturevalue("postgres_url"), request.getfixturevalue("postgres_template")
     name = f"palate_{uuid4().hex[:12]}"
     _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield Settings(data_dir=tmp_path, trainer="external", database_url=_database(server, name))
+    yield Settings(
+        data_dir=tmp_path, trainer="external", kernel_cache_dir=KERNELS, database_url=_database(server, name)
+    )
     _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
 def sqlite_settings(tmp_path: Path) -> Settings:
     """Settings of a service on SQLite, for tests in which the kind of database plays no part."""
-    settings = Settings(data_dir=tmp_path, trainer="external")
+    settings = Settings(data_dir=tmp_path, trainer="external", kernel_cache_dir=KERNELS)
     _migrate(settings)
     return settings
 

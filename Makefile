@@ -1,0 +1,64 @@
+# Everything a person does with this project. `make` alone lists it.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+UV     := $(shell command -v uv 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test soak lint types imports format serve migrate lock clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.runtime ## Start the service, load ratings, train, recommend (RATINGS=file.csv DATA_DIR=folder PORT=8000 EXIT=1)
+	@$(BIN)/palate demo $(if $(RATINGS),--ratings "$(RATINGS)") $(if $(ITEMS),--items "$(ITEMS)") \
+		$(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(PORT),--port $(PORT)) $(if $(EXIT),--exit)
+
+test: $(VENV)/.dev ## Run the tests on SQLite and PostgreSQL (ARGS="-k name")
+	$(BIN)/pytest -n auto -m "not soak" $(ARGS)
+
+soak: $(VENV)/.dev ## Run the long load, crash and fuzz suites
+	$(BIN)/pytest -m soak $(ARGS)
+
+lint: $(VENV)/.dev ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## Check types
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## Check that imports point down only
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## Mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+serve: $(VENV)/.runtime ## Start the service on this folder's data
+	$(BIN)/palate serve
+
+migrate: $(VENV)/.runtime ## Bring the database schema up to date
+	$(BIN)/palate migrate
+
+lock: ## Renew constraints.txt (needs uv)
+	uv pip compile -q --upgrade --no-header --no-emit-index-url --universal --python-version 3.11 --extra dev pyproject.toml -o constraints.txt
+
+clean: ## Remove the environment and every cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Palate needs Python 3.11 or newer; set PYTHON=python3.x")'
+	$(if $(UV),uv venv -q --allow-existing --python $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV))
+
+# Both install exactly what constraints.txt pins.
+INSTALL = $(if $(UV),VIRTUAL_ENV=$(VENV) uv pip install -q,$(BIN)/python -m pip install -q --disable-pip-version-check) -c constraints.txt
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing Palate into $(VENV) (once) ..."
+	@$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing Palate and its development tools into $(VENV) (once) ..."
+	@$(INSTALL) -e ".[dev]"
+	@touch $@ $(VENV)/.runtime
