@@ -1,0 +1,223 @@
+"""A sample world with planted tastes: invented films, people, and ratings that follow from who likes what.
+
+    value = 3.2 + generosity_u + quality_i + taste_u . traits_i + noise, rounded to half stars in 0.5..5
+
+`traits` are the genres of a film, its era and two moods that no table names; `taste` says how much a person
+cares about each. People also choose what to watch by taste and by popularity (Zipf), so that who rated what
+says something too. A model that learns from ratings has to find all of this again.
+"""
+
+import csv
+import io
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from app.demo.titles import GENRES, sequel_of, titles, words_of
+
+_Floats = npt.NDArray[np.float64]
+_Integers = npt.NDArray[np.int64]
+
+# Share of the catalogue, the genres a film of this genre likes to be combined with, and how dark / odd it is.
+_CATALOGUE: dict[str, tuple[float, tuple[str, ...], float, float]] = {
+    "Drama": (0.15, ("Romance", "War", "Crime"), 0.3, 0.2),
+    "Comedy": (0.12, ("Romance", "Family", "Crime"), -0.8, 0.1),
+    "Thriller": (0.09, ("Crime", "Action", "Horror"), 0.8, -0.1),
+    "Sci-Fi": (0.10, ("Action", "Thriller", "Adventure"), 0.2, 0.4),
+    "Romance": (0.08, ("Comedy", "Drama"), -0.6, -0.2),
+    "Horror": (0.08, ("Thriller", "Fantasy"), 1.0, 0.4),
+    "Adventure": (0.06, ("Action", "Family", "Fantasy"), -0.3, -0.4),
+    "Fantasy": (0.07, ("Adventure", "Family"), -0.1, 0.3),
+    "Family": (0.06, ("Comedy", "Fantasy"), -0.9, -0.2),
+    "Crime": (0.07, ("Thriller", "Drama"), 0.7, 0.0),
+    "Documentary": (0.04, ("War",), 0.0, 0.7),
+    "War": (0.03, ("Drama", "Action"), 0.6, -0.2),
+    "Western": (0.02, ("Action", "Drama"), 0.2, -0.1),
+    "Action": (0.03, ("Thriller", "Adventure"), 0.1, -0.6),
+}
+
+_FIRST_NAMES = words_of(
+    "ada, amir, anna, ben, bella, carlos, chloe, dara, david, elena, emil, fatima, finn, gita, grace, hugo, "
+    "ida, ivan, jana, jonas, kai, karim, lena, liam, lucia, maja, marco, mei, mila, nina, noah, olga, omar, "
+    "pablo, priya, rosa, sam, sofia, theo, tomas, uma, vera, wen, yara, zoe"
+)
+_LAST_NAMES = words_of(
+    "abbott, bauer, castro, dubois, eriksen, fischer, greene, haddad, ito, jensen, kaur, lopez, meyer, "
+    "nakamura, osei, petrov, quinn, rossi, santos, taylor, umar, vogel, walsh, xu, young, zhang"
+)
+
+_FIRST_RATING = int(np.datetime64("2013-03-01", "s").astype(np.int64))
+_LAST_RATING = int(np.datetime64("2025-06-30", "s").astype(np.int64))
+_YEAR = 365.25 * 86400
+_DAY = 86400
+
+
+@dataclass(frozen=True)
+class Film:
+    """One row of movies.csv; `item_id` is made from the title, so that it can be typed."""
+
+    item_id: str
+    title: str
+    year: int
+    categories: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Parallel columns, by user and then time: `user_ids[user_rows[n]]` rated `items[item_rows[n]]`."""
+
+    user_ids: tuple[str, ...]
+    user_rows: _Integers
+    item_rows: _Integers
+    values: _Floats
+    timestamps: _Integers  # seconds since 1970
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class World:
+    items: tuple[Film, ...]
+    ratings: Ratings
+
+
+def sample_world(seed: int = 7, *, n_users: int = 800, n_items: int = 600, n_ratings: int = 60_000) -> World:
+    """The same world for the same arguments, byte for byte. Needs `n_ratings` well below `n_users * n_items`."""
+    generator = np.random.default_rng(seed)
+    items = _films(n_items, generator)
+    traits, quality = _traits(items, generator), generator.normal(0, 0.35, n_items)
+    liking = _tastes(n_users, generator) @ traits.T + quality
+    user_rows, item_rows = _choices(liking, n_ratings, generator)
+    generosity = generator.normal(0, 0.4, n_users)
+    exact = 3.2 + generosity[user_rows] + liking[user_rows, item_rows]
+    exact += generator.normal(0, 0.75, len(exact))
+    values = np.clip(np.round(exact * 2) / 2, 0.5, 5.0)
+    timestamps = _timestamps(user_rows, np.array([film.year for film in items])[item_rows], generator)
+    order = np.lexsort((item_rows, timestamps, user_rows))
+    columns = (user_rows[order], item_rows[order], values[order], timestamps[order])
+    return World(items, Ratings(_user_ids(n_users, generator), *columns))
+
+
+def write_ratings_csv(world: World, path: Path) -> None:
+    """`userId,movieId,rating,timestamp`, as MovieLens writes it."""
+    ratings, item_ids = world.ratings, [film.item_id for film in world.items]
+    columns = (ratings.user_rows, ratings.item_rows, ratings.values, ratings.timestamps)
+    lines = ["userId,movieId,rating,timestamp\n"]
+    for user_row, item_row, value, timestamp in zip(*(column.tolist() for column in columns), strict=True):
+        lines.append(f"{ratings.user_ids[user_row]},{item_ids[item_row]},{value},{timestamp}\n")
+    path.write_text("".join(lines), encoding="utf-8", newline="")
+
+
+def write_items_csv(world: World, path: Path) -> None:
+    """`movieId,title,genres`, as MovieLens writes it: the year stands in the title, `|` separates genres."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("movieId", "title", "genres"))
+    for film in world.items:
+        writer.writerow((film.item_id, f"{film.title} ({film.year})", "|".join(film.categories)))
+    path.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def _films(n_items: int, generator: np.random.Generator) -> tuple[Film, ...]:
+    """The catalogue; about one film in fifteen continues another one, two to five years later."""
+    n_sequels = n_items // 15
+    shares = np.array([share for share, *_ in _CATALOGUE.values()])
+    genres = generator.choice(GENRES, n_items - n_sequels, p=shares / shares.sum()).tolist()
+    films = []
+    for title, genre in zip(titles(genres, generator), genres, strict=True):
+        # more films from recent years: the square root of a uniform number leans to 1
+        year = 1968 + int(56 * np.sqrt(generator.random()))
+        films.append(Film(_slug(title), title, year, _categories(genre, generator)))
+    originals = [film for film in films if film.year < 2018 and film.categories[0] not in ("Documentary", "Drama")]
+    for row in generator.choice(len(originals), n_sequels, replace=False).tolist():
+        first = originals[row]
+        title = sequel_of(first.title, first.categories[0], generator)
+        films.append(Film(_slug(title), title, first.year + int(generator.integers(2, 6)), first.categories))
+    return tuple(films[row] for row in generator.permutation(n_items).tolist())
+
+
+def _categories(genre: str, generator: np.random.Generator) -> tuple[str, ...]:
+    """The genre and up to two that go with it."""
+    partners = _CATALOGUE[genre][1]
+    n_partners = min(int(generator.choice(3, p=(0.4, 0.45, 0.15))), len(partners))
+    return (genre, *generator.permutation(partners)[:n_partners].tolist())
+
+
+def _traits(items: tuple[Film, ...], generator: np.random.Generator) -> _Floats:
+    """[n_items, genres + 3]: genres with length 1, the first weighing double; era -1 (1968) to 1 (2024); two moods."""
+    traits = np.zeros((len(items), len(GENRES) + 3))
+    for row, film in enumerate(items):
+        for position, genre in enumerate(film.categories):
+            traits[row, GENRES.index(genre)] = 1.0 if position == 0 else 0.5
+        traits[row, : len(GENRES)] /= np.linalg.norm(traits[row, : len(GENRES)])
+        _, _, darkness, oddness = _CATALOGUE[film.categories[0]]
+        traits[row, -3] = (film.year - 1996) / 28
+        traits[row, -2:] = generator.normal((darkness, oddness), 0.5)
+    return traits
+
+
+def _tastes(n_users: int, generator: np.random.Generator) -> _Floats:
+    """[n_users, genres + 3]: everybody loves one to three genres and cannot stand one or two."""
+    tastes = generator.normal(0, 0.2, (n_users, len(GENRES) + 3))
+    shares = np.array([share for share, *_ in _CATALOGUE.values()])
+    for user_row in range(n_users):
+        n_loved, n_disliked = generator.integers((1, 1), (4, 3))
+        picked = generator.choice(len(GENRES), n_loved + n_disliked, replace=False, p=shares / shares.sum())
+        tastes[user_row, picked[:n_loved]] += generator.uniform(0.7, 1.4, n_loved)
+        tastes[user_row, picked[n_loved:]] -= generator.uniform(0.7, 1.4, n_disliked)
+    tastes[:, -3:] = generator.normal(0, (0.4, 0.35, 0.3), (n_users, 3))
+    return tastes
+
+
+def _choices(liking: _Floats, n_ratings: int, generator: np.random.Generator) -> tuple[_Integers, _Integers]:
+    """Who watched what: each user draws without replacement, odds = Zipf popularity * exp(liking)."""
+    n_users, n_items = liking.shape
+    counts = _activity(n_users, n_items, n_ratings, generator)
+    popularity = -0.8 * np.log(generator.permutation(n_items) + 3.0)
+    keys = popularity + 0.9 * liking + generator.gumbel(size=liking.shape)  # the largest keys are such a draw
+    ranked = np.argsort(-keys, axis=1)
+    picked = np.arange(n_items) < counts[:, None]
+    return np.repeat(np.arange(n_users), counts), ranked[picked]
+
+
+def _activity(n_users: int, n_items: int, n_ratings: int, generator: np.random.Generator) -> _Integers:
+    """Ratings of each user: log-normal, from 12 to half of the catalogue, `n_ratings` in all."""
+    low, high = 12, max(n_items // 2, n_ratings // n_users + 1)
+    wishes = generator.lognormal(0, 0.8, n_users)
+    counts: _Integers = np.clip(wishes * n_ratings / wishes.sum(), low, high).astype(np.int64)
+    while (missing := n_ratings - int(counts.sum())) != 0:
+        can_change = np.flatnonzero(counts < high if missing > 0 else counts > low)
+        some = generator.permutation(can_change)[: abs(missing)]
+        counts[some] += np.sign(missing)
+    return counts
+
+
+def _timestamps(user_rows: _Integers, years: _Integers, generator: np.random.Generator) -> _Integers:
+    """Evenings of each user's own years, never before the film is out."""
+    n_users = int(user_rows.max()) + 1
+    joined = generator.uniform(_FIRST_RATING, _LAST_RATING - _YEAR, n_users)[user_rows]
+    left = np.minimum(joined + generator.exponential(2 * _YEAR, n_users)[user_rows] + 30 * _DAY, _LAST_RATING - _DAY)
+    rated = generator.uniform(joined, left)
+    released = (years - 1970) * _YEAR + generator.uniform(0, 300 * _DAY, len(years))
+    rated = np.minimum(np.maximum(rated, released), _LAST_RATING - _DAY)
+    evening = generator.uniform(17, 24, len(years)) * 3600
+    seconds: _Integers = (rated // _DAY * _DAY + evening).astype(np.int64)
+    return seconds
+
+
+def _user_ids(n_users: int, generator: np.random.Generator) -> tuple[str, ...]:
+    """`lena.meyer`; from the second of that name on `lena.meyer2`."""
+    everybody = [f"{first}.{last}" for first in _FIRST_NAMES for last in _LAST_NAMES]
+    order = generator.permutation(len(everybody)).tolist()
+    rounds = ((everybody[order[n % len(order)]], n // len(order) + 1) for n in range(n_users))
+    return tuple(name if nth == 1 else f"{name}{nth}" for name, nth in rounds)
+
+
+def _slug(title: str) -> str:
+    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower().replace("'", "")
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
