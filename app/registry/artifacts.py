@@ -1,0 +1,312 @@
+"""A model version on disk: a folder written once, checked when it is opened, and mapped read-only.
+
+`write` makes the folder under a temporary name and renames it when every byte is on disk, so a folder under its
+final name is complete. Nothing in it is ever written again: numbers would change under live readers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from app.engine.arrays import InvalidArray, Rows
+from app.engine.dataset import Vocabulary
+from app.engine.factors import FactorModel
+from app.engine.fold_in import FoldIn
+from app.errors import Damaged
+
+FORMAT = 1
+"""Grows when older code could not read what newer code writes."""
+
+MANIFEST = "manifest.json"
+TEMPORARY = ".tmp-"
+
+Keys = npt.NDArray[np.int64]
+Manifest = dict[str, Any]
+
+_EXAMINER = "examiner_"
+_NOT_HERE = -1
+
+
+class DamagedVersion(Damaged):
+    """A version folder that must not answer: says which file and what is wrong with it."""
+
+    def __init__(self, folder: Path, file: str, reason: str) -> None:
+        super().__init__(f"model version folder {folder.name}: {file} {reason}")
+        self.folder = folder
+        self.file = file
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class VersionContents:
+    """What a version stores besides facts about it. Rows of the model and of the three others are the same.
+
+    `examiner` is the item side of the fit that never saw the hold-out: a later run is measured against it, on
+    ratings that neither has learned from.
+    """
+
+    model: FactorModel
+    user_keys: Keys
+    item_keys: Keys
+    item_ids: Vocabulary
+    examiner: FactorModel | None = None
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Every array by the name of its file."""
+        text, offsets = self.item_ids.to_arrays()
+        named: dict[str, npt.NDArray[Any]] = dict(self.model.arrays())
+        named |= {"item_ids_text": text, "item_ids_offsets": offsets}
+        named |= {"user_keys": self.user_keys, "item_keys": self.item_keys}
+        named |= {"user_row_of_key": rows_by_key(self.user_keys), "item_row_of_key": rows_by_key(self.item_keys)}
+        if self.examiner:
+            named |= {f"{_EXAMINER}{name}": array for name, array in self.examiner.arrays().items()}
+        return named
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedVersion:
+    """A version that answers: its arrays are read-only maps, shared by every process on the machine."""
+
+    version: int
+    trained_through: int
+    model: FactorModel
+    item_ids: Vocabulary
+    item_keys: Keys
+    user_keys: Keys
+    manifest: Manifest
+    fold_in: FoldIn
+    _item_row_of_key: Rows
+    _user_row_of_key: Rows
+    derived: dict[str, Any] = field(default_factory=dict)
+    """For whoever answers from this version: things computed once per version; they go when it goes."""
+
+    def item_rows_of(self, item_keys: Keys) -> Rows:
+        """The row of each item key, -1 for items that the version does not know."""
+        return look_up(self._item_row_of_key, item_keys)
+
+    def user_row_of(self, user_key: int) -> int | None:
+        """The row of a user key, or None when the version does not know the user."""
+        if not 0 <= user_key < self._user_row_of_key.size:
+            return None
+        row = int(self._user_row_of_key[user_key])
+        return None if row == _NOT_HERE else row
+
+
+@dataclass(frozen=True, slots=True)
+class Examiner:
+    """The item side of a version's own fit, before it learned the hold-out."""
+
+    model: FactorModel
+    item_row_of_key: Rows
+
+
+def rows_by_key(keys: Keys) -> Rows:
+    """Row of each database key, -1 where no row has it: one entry per key up to the largest."""
+    table = np.full(int(keys.max()) + 1 if keys.size else 0, _NOT_HERE, np.int32)
+    table[keys] = np.arange(keys.size, dtype=np.int32)
+    return table
+
+
+def look_up(table: Rows, keys: Keys) -> Rows:
+    """`table[key]` of each key, -1 for keys beyond the table."""
+    if table.size == 0:
+        return np.full(keys.shape, _NOT_HERE, np.int32)
+    inside = (keys >= 0) & (keys < table.size)
+    found: Rows = np.where(inside, table[np.where(inside, keys, 0)], np.int32(_NOT_HERE))
+    return found
+
+
+def write(versions_dir: Path, name: str, contents: VersionContents, facts: Mapping[str, Any]) -> Manifest:
+    """Write the folder `name` once and for all and return its manifest, which is in the folder too.
+
+    When this returns, files, folder and its name are on disk. An error leaves at most a temporary folder.
+    """
+    versions_dir.mkdir(parents=True, exist_ok=True)
+    temporary = versions_dir / f"{TEMPORARY}{name}"
+    temporary.mkdir()
+    files = {f"{array_name}.npy": array for array_name, array in contents.arrays().items()}
+    manifest: Manifest = {
+        "format": FORMAT,
+        **facts,
+        "model_digest": contents.model.digest(),
+        "n_users": contents.model.n_users,
+        "n_items": contents.model.n_items,
+        "n_factors": contents.model.n_factors,
+        "files": {file: _write_array(temporary / file, array) for file, array in files.items()},
+    }
+    _write_text(temporary / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False))
+    _sync_folder(temporary)
+    temporary.rename(versions_dir / name)
+    _sync_folder(versions_dir)
+    return manifest
+
+
+def verify(folder: Path, published: Manifest | None = None) -> Manifest:
+    """The manifest of a folder whose every file is what was written; raises DamagedVersion.
+
+    `published` is what the database says of the version: a manifest that says something else is damaged too.
+    """
+    manifest = _read_manifest(folder)
+    if published is not None and manifest != published:
+        raise DamagedVersion(folder, MANIFEST, "is not the one that was published")
+    for file, expected in manifest["files"].items():
+        _check_size(folder, file, expected["bytes"])
+    for file, expected in manifest["files"].items():
+        _check_digest(folder, file, expected["sha256"])
+    return manifest
+
+
+def load(folder: Path, version: int, published: Manifest | None = None) -> LoadedVersion:
+    """Verify the folder and map it; raises DamagedVersion."""
+    manifest = verify(folder, published)
+    arrays = _map(folder, [file for file in manifest["files"] if not file.startswith(_EXAMINER)])
+    try:
+        model = FactorModel.from_arrays(arrays)
+        return LoadedVersion(
+            version=version,
+            trained_through=int(manifest["trained_through"]),
+            model=model,
+            item_ids=Vocabulary.from_arrays(arrays["item_ids_text"], arrays["item_ids_offsets"]),
+            item_keys=arrays["item_keys"],
+            user_keys=arrays["user_keys"],
+            manifest=manifest,
+            fold_in=FoldIn(model),
+            _item_row_of_key=arrays["item_row_of_key"],
+            _user_row_of_key=arrays["user_row_of_key"],
+        )
+    except InvalidArray as invalid:
+        raise DamagedVersion(folder, f"{invalid.name}.npy", invalid.reason) from invalid
+    except KeyError as missing:
+        raise DamagedVersion(folder, MANIFEST, f"lacks {missing}") from missing
+
+
+def load_examiner(folder: Path, published: Manifest | None = None) -> Examiner | None:
+    """The fit of this version that never saw the hold-out, or None when it had none; raises DamagedVersion."""
+    manifest = verify(folder, published)
+    files = [file for file in manifest["files"] if file.startswith(_EXAMINER)]
+    if not files:
+        return None
+    arrays = _map(folder, [*files, "item_row_of_key.npy"])
+    try:
+        named = {name.removeprefix(_EXAMINER): array for name, array in arrays.items()}
+        return Examiner(FactorModel.from_arrays(named), arrays["item_row_of_key"])
+    except InvalidArray as invalid:
+        raise DamagedVersion(folder, f"{_EXAMINER}{invalid.name}.npy", invalid.reason) from invalid
+
+
+def leftovers(versions_dir: Path, known_folders: Iterable[str], older_than: timedelta) -> list[Path]:
+    """Folders that no row speaks of: half-written ones, and complete ones whose publish never committed.
+
+    Only the trainer that holds the lease may remove them, since nobody else can be about to publish one. Folders
+    changed within `older_than` are left for a later run, in case a trainer that lost its lease still writes there.
+    """
+    known = set(known_folders)
+    if not versions_dir.is_dir():
+        return []
+    newest = time.time() - older_than.total_seconds()
+    folders = [path for path in versions_dir.iterdir() if path.is_dir() and path.name not in known]
+    return [path for path in folders if path.stat().st_mtime <= newest]
+
+
+def remove(folder: Path) -> None:
+    """Remove a version folder that no row speaks of any more; processes that have it mapped keep their maps."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
+    with path.open("wb") as file:
+        np.save(file, np.require(array, requirements="C"), allow_pickle=False)
+        _sync(file.fileno(), file)
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        _sync(file.fileno(), file)
+
+
+def _sync(descriptor: int, file: Any) -> None:
+    file.flush()
+    os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DamagedVersion(folder, MANIFEST, _reason(error)) from error
+    except ValueError as error:  # neither JSON nor UTF-8
+        raise DamagedVersion(folder, MANIFEST, "cannot be parsed") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise DamagedVersion(folder, MANIFEST, f"has format {found!r}; this service reads format {FORMAT}")
+    if not _lists_files(manifest):
+        raise DamagedVersion(folder, MANIFEST, "does not list its files")
+    return manifest
+
+
+def _lists_files(manifest: Manifest) -> bool:
+    files = manifest.get("files")
+    return isinstance(files, dict) and all(
+        "/" not in file and isinstance(entry, dict) and entry.keys() >= {"sha256", "bytes"}
+        for file, entry in files.items()
+    )
+
+
+def _check_size(folder: Path, file: str, expected: int) -> None:
+    try:
+        size = (folder / file).stat().st_size
+    except OSError as error:
+        raise DamagedVersion(folder, file, _reason(error)) from error
+    if size != expected:
+        raise DamagedVersion(folder, file, f"has {size} bytes instead of {expected}")
+
+
+def _check_digest(folder: Path, file: str, expected: str) -> None:
+    try:
+        with (folder / file).open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise DamagedVersion(folder, file, _reason(error)) from error
+    if found != expected:
+        raise DamagedVersion(folder, file, "has other contents than were written (its checksum is wrong)")
+
+
+def _map(folder: Path, files: list[str]) -> dict[str, npt.NDArray[Any]]:
+    return {file.removesuffix(".npy"): _map_array(folder, file) for file in files}
+
+
+def _map_array(folder: Path, file: str) -> npt.NDArray[Any]:
+    try:
+        # A plain array over the map: np.memmap itself is slower to index and to slice.
+        return np.asarray(np.load(folder / file, mmap_mode="r", allow_pickle=False))
+    except OSError as error:
+        raise DamagedVersion(folder, file, _reason(error)) from error
+    except ValueError as error:
+        raise DamagedVersion(folder, file, "is not an array") from error
+
+
+def _reason(error: OSError) -> str:
+    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"

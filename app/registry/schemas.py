@@ -1,0 +1,112 @@
+"""What the registry's endpoints answer with."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.registry.versions import VersionRow
+
+
+class CurvePoint(BaseModel):
+    """One epoch of the run that made a version."""
+
+    phase: str = Field(description="`fit`: watched by the hold-out; `final`: learns every rating.", examples=["fit"])
+    epoch: int = Field(description="Counted from 1.", examples=[12])
+    learning_rate: float = Field(description="Step size of the epoch.", examples=[0.019])
+    train_rmse: float = Field(description="Error on the ratings as they were learned.", examples=[0.71])
+    holdout_rmse: float | None = Field(description="Error on the hold-out after the epoch.", examples=[0.86])
+
+
+class Model(BaseModel):
+    """A published model version."""
+
+    model_config = ConfigDict(
+        protected_namespaces=(),
+        json_schema_extra={
+            "examples": [
+                {
+                    "version": 7,
+                    "is_active": True,
+                    "created_at": "2026-01-31T12:00:00Z",
+                    "run_id": 12,
+                    "trained_through": 4711,
+                    "digest": "9f2c7c1f0d6f7d0a9f2c7c1f0d6f7d0a9f2c7c1f0d6f7d0a9f2c7c1f0d6f7d0a",
+                    "data_digest": "0d6f7d0a9f2c7c1f0d6f7d0a9f2c7c1f0d6f7d0a9f2c7c1f0d6f7d0a9f2c7c1f",
+                    "loss": "(r - r_hat)^2",
+                    "n_ratings": 100836,
+                    "n_users": 610,
+                    "n_items": 9724,
+                    "n_factors": 64,
+                    "size_bytes": 5242880,
+                    "hyperparameters": {"n_factors": 64, "n_epochs": 30, "seed": 0},
+                    "metrics": {"holdout_rmse": 0.846, "holdout_mae": 0.648},
+                    "software": {"palate": "0.1.0", "python": "3.11.7", "numpy": "2.4.6", "numba": "0.68.1"},
+                }
+            ]
+        },
+    )
+
+    version: int = Field(description="Number of the version; never given out twice.")
+    is_active: bool = Field(description="Whether it is the version that answers.")
+    created_at: datetime = Field(description="When it was published.")
+    run_id: int | None = Field(description="The training run that made it.")
+    trained_through: int = Field(description="The last rating revision that it has seen.")
+    digest: str = Field(description="SHA-256 of the model's numbers: equal models, equal digest.")
+    data_digest: str = Field(description="SHA-256 of the ratings that it learned.")
+    loss: str = Field(description="The error term that was minimised.")
+    n_ratings: int = Field(description="Ratings that it learned.")
+    n_users: int = Field(description="Users with at least one rating.")
+    n_items: int = Field(description="Items with at least one rating.")
+    n_factors: int = Field(description="Length of the user and item vectors.")
+    size_bytes: int = Field(description="Size of its files.")
+    hyperparameters: dict[str, Any] = Field(description="Everything that was chosen about the fit, the seed included.")
+    metrics: dict[str, Any] = Field(description="Errors on the hold-out, and seconds per phase of the run.")
+    software: dict[str, str] = Field(description="Versions of what computed it.")
+
+    @classmethod
+    def of(cls, row: VersionRow) -> Self:
+        return cls(**_facts(row))
+
+
+class ModelDetail(Model):
+    """A published model version with its learning curve."""
+
+    learning_curve: list[CurvePoint] = Field(description="Every epoch of the run, in order.")
+
+    @classmethod
+    def of(cls, row: VersionRow) -> Self:
+        return cls(**_facts(row), learning_curve=row.manifest["learning_curve"])
+
+
+class ModelList(BaseModel):
+    """A page of versions, newest first."""
+
+    models: list[Model] = Field(description="The versions of this page.")
+    next_cursor: str | None = Field(description="Pass it as `cursor` for the next page; null on the last.")
+
+    @classmethod
+    def of(cls, rows: list[VersionRow], limit: int) -> Self:
+        """Of at most `limit` + 1 rows: the one too many says that there is a next page."""
+        shown = rows[:limit]
+        more = len(rows) > limit
+        return cls(models=[Model.of(row) for row in shown], next_cursor=str(shown[-1].version) if more else None)
+
+
+def _facts(row: VersionRow) -> dict[str, Any]:
+    manifest = row.manifest
+    copied = ("data_digest", "loss", "n_ratings", "n_users", "n_items", "n_factors", "hyperparameters")
+    return {
+        "version": row.version,
+        "is_active": row.is_active,
+        "created_at": row.created_at,
+        "run_id": row.run_id,
+        "trained_through": row.trained_through,
+        "digest": row.digest,
+        "size_bytes": sum(file["bytes"] for file in manifest["files"].values()),
+        "metrics": manifest["metrics"],
+        "software": manifest["software"],
+        **{name: manifest[name] for name in copied},
+    }
