@@ -25,6 +25,7 @@ from app.ratings.api import router as ratings_router
 from app.ratings.api import users_router
 from app.recommendations.api import router as recommendations_router
 from app.recommendations.api import similar_router
+from app.recommendations.recommend import Recommender
 from app.registry.api import router as models_router
 from app.registry.live import LiveModel
 from app.settings import Settings
@@ -104,7 +105,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     database = await anyio.to_thread.run_sync(_open, settings)
     live = LiveModel(database, settings)
     trainer = EmbeddedTrainer(settings) if settings.trainer == "embedded" else None
-    app.state.database, app.state.live, app.state.trainer = database, live, trainer
+    app.state.database, app.state.live = database, live
+    app.state.recommender = Recommender(database, live, settings)
     with threadpool_limits(1):  # a solve of a few dozen numbers is slower on several threads than on one
         await anyio.to_thread.run_sync(_warm, settings, live)
         if trainer:

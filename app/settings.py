@@ -45,6 +45,10 @@ class RatingScale(_Group):
             return f"must be {self.min:g} plus a multiple of {self.step:g}"
         return None
 
+    def clip(self, value: float) -> float:
+        """The nearest number on the scale; steps are not enforced."""
+        return min(max(value, self.min), self.max)
+
     def _is_on_a_step(self, value: float) -> bool:
         assert self.step is not None
         steps = (value - self.min) / self.step

@@ -1,0 +1,66 @@
+"""Liveness, readiness and status."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from app import __version__
+from app.database import Database, DatabaseDep, revision
+from app.health.schemas import Liveness, Readiness, StatusOut
+from app.ratings import store as ratings
+from app.registry.live import LiveModel
+from app.training import queue
+
+probes_router = APIRouter(tags=["service"])
+status_router = APIRouter(tags=["service"])
+
+
+@probes_router.get("/healthz")
+async def check_liveness() -> Liveness:
+    """The process is alive; restart it when this fails."""
+    return Liveness()
+
+
+@probes_router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready"}})
+def check_readiness(database: DatabaseDep, response: Response) -> Readiness:
+    """The database answers and the compiled code is loaded; send no requests while this fails."""
+    answers = _database_answers(database)
+    if not answers:
+        response.status_code = 503
+    return Readiness(is_ready=answers, database=answers, kernels=True)  # kernels load before the server listens
+
+
+@status_router.get("/status")
+def get_status(database: DatabaseDep, request: Request) -> StatusOut:
+    """Counts, the active model version and what training is doing."""
+    live: LiveModel = request.app.state.live
+    served = live.current
+    with database.read() as connection:
+        totals = ratings.totals(connection)
+        newest = revision(connection, "ratings")
+        changes = ratings.count_changes_since(connection, served.trained_through if served else 0)
+        run = queue.running(connection)
+    return StatusOut(
+        service_version=__version__,
+        database=database.engine.dialect.name,
+        n_ratings=totals.n_ratings,
+        n_users=totals.n_users,
+        n_items=totals.n_items,
+        revision=newest,
+        model_version=served.version if served else None,
+        trained_through=served.trained_through if served else None,
+        changes_since_training=changes,
+        training_run=run,
+        problem=live.problem,
+    )
+
+
+def _database_answers(database: Database) -> bool:
+    try:
+        with database.read() as connection:
+            connection.execute(text("SELECT 1"))
+    except SQLAlchemyError:
+        return False
+    return True

@@ -1,0 +1,39 @@
+"""What the service says of itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+
+class Liveness(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    """Whether requests can be served, and each thing that this takes."""
+
+    is_ready: bool
+    database: bool = Field(description="The database answers.")
+    kernels: bool = Field(description="The compiled code for serving is loaded.")
+
+
+class StatusOut(BaseModel):
+    """Counts and versions."""
+
+    service_version: str = Field(description="Version of Palate.", examples=["0.1.0"])
+    database: str = Field(description="Kind of database.", examples=["sqlite"])
+    n_ratings: int = Field(examples=[100836])
+    n_users: int = Field(examples=[610])
+    n_items: int = Field(examples=[9742])
+    revision: int = Field(description="The latest rating revision.", examples=[100836])
+    model_version: int | None = Field(description="The version that this process answers from.", examples=[3])
+    trained_through: int | None = Field(description="The last revision that version has seen.", examples=[100800])
+    changes_since_training: int = Field(description="Ratings changed since then.", examples=[36])
+    training_run: int | None = Field(description="The run that is going on, if any.", examples=[None])
+    problem: str | None = Field(
+        description="Why the active version is not the one that answers, if so.", examples=[None]
+    )

@@ -1,0 +1,277 @@
+"""Predicted ratings and top-N lists: read the user's ratings of this moment, fold in, score, shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import Depends, Request
+from sqlalchemy import Connection
+
+from app.database import Database
+from app.engine.arrays import Rows
+from app.engine.fold_in import UserSide
+from app.engine.top_n import popular_items, similar_items, top_n
+from app.errors import NotFound
+from app.items import store as items
+from app.ratings import store as ratings
+from app.recommendations.catalogue import Catalogue, CatalogueView
+from app.recommendations.schemas import (
+    PopularItem,
+    PopularItemsOut,
+    PredictionOut,
+    PredictionsOut,
+    RecommendationsOut,
+    RecommendedItem,
+    SimilarItem,
+    SimilarItemsOut,
+    Source,
+)
+from app.recommendations.served import Means, ServedModel
+from app.registry.artifacts import LoadedVersion
+from app.registry.live import LiveModel
+from app.settings import Settings
+
+INTERVAL_Z = 1.2815515655446004  # the central 80 % of a normal distribution lie within this many standard deviations
+NO_ROWS = np.zeros(0, np.int32)
+
+
+class UnknownItem(NotFound):
+    def __init__(self, item_id: str) -> None:
+        super().__init__(f"item {item_id!r} does not exist")
+        self.item_id = item_id
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a list may hold: how many items, from where, and which not."""
+
+    n: int = 10
+    offset: int = 0
+    categories: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    candidates: Sequence[str] | None = None
+    include_rated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RatedItems:
+    """The ratings that a list is made from, as rows of the served model."""
+
+    rows: Rows = field(default_factory=lambda: NO_ROWS)
+    values: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    @classmethod
+    def of(cls, rows: Rows, values: npt.NDArray[np.float64]) -> RatedItems:
+        """Ratings of items that the model does not know (row -1) tell it nothing and are left out."""
+        is_known = rows >= 0
+        return cls(rows[is_known], values[is_known].astype(np.float32))
+
+
+class Recommender:
+    """Answers every question about tastes; one per process, shared by its threads."""
+
+    def __init__(self, database: Database, live: LiveModel, settings: Settings) -> None:
+        self._database = database
+        self._live = live
+        self._scale = settings.rating
+        self._means = Means(settings.rating)
+        self._catalogue = Catalogue()
+        self._of_version: tuple[LoadedVersion, ServedModel] | None = None
+
+    def predictions(self, pairs: Sequence[tuple[str, str]]) -> PredictionsOut:
+        """Predicted rating, interval and source of each (user_id, item_id), in the order given."""
+        with self._database.read() as connection:
+            served = self._served(connection)
+            users = ratings.ratings_of_users(connection, {user_id for user_id, _ in pairs})
+        rows = served.item_ids.rows_of([item_id for _, item_id in pairs])
+        values, spreads = np.empty(len(pairs)), np.empty(len(pairs))
+        sources: dict[str, Source] = {}
+        for user_id, places in _places_by_user(pairs).items():
+            known = users.get(user_id)
+            rated = RatedItems.of(served.item_rows_of(known.item_keys), known.values) if known else RatedItems()
+            user = served.fold_in.fold_in(rated.rows, rated.values)
+            values[places], spreads[places] = self._predict(served, user, rows[places])
+            sources[user_id] = _source(served, rated, before="means")
+        return PredictionsOut(
+            model_version=served.version,
+            trained_through=served.trained_through,
+            predictions=[
+                PredictionOut(
+                    user_id=user_id,
+                    item_id=item_id,
+                    source=sources[user_id],
+                    **self._on_scale(value, spread),
+                )
+                for (user_id, item_id), value, spread in zip(pairs, values.tolist(), spreads.tolist(), strict=True)
+            ],
+        )
+
+    def for_user(self, user_id: str, wish: Wish) -> RecommendationsOut:
+        """The best items for a user by the ratings of this moment; an unknown user gets the prior's list."""
+        with self._database.read() as connection:
+            served = self._served(connection)
+            known = ratings.ratings_of_user(connection, user_id)
+            view = self._catalogue.view(connection, served)
+        rated = RatedItems.of(served.item_rows_of(known.item_keys), known.values)
+        return self._recommend(view, rated, wish)
+
+    def for_ratings(self, given: Sequence[tuple[str, float]], wish: Wish) -> RecommendationsOut:
+        """The best items for somebody with these (item_id, value) ratings; nothing is stored."""
+        with self._database.read() as connection:
+            served = self._served(connection)
+            view = self._catalogue.view(connection, served)
+        latest = dict(given)
+        values = np.fromiter(latest.values(), np.float64, len(latest))
+        return self._recommend(view, RatedItems.of(served.item_ids.rows_of(list(latest)), values), wish)
+
+    def similar(self, item_id: str, n: int, categories: Sequence[str]) -> SimilarItemsOut:
+        """Items whose factors point the same way; none for an item that no model has seen yet."""
+        with self._database.read() as connection:
+            served = self._served(connection)
+            view = self._catalogue.view(connection, served)
+            row = served.item_ids.row_of(item_id)
+            if row is None and not items.exists(connection, item_id):
+                raise UnknownItem(item_id)
+        found, similarities = NO_ROWS, np.zeros(0, np.float32)
+        if row is not None:
+            found, similarities = similar_items(served.model, row, n, _excluded(view, categories))
+        return SimilarItemsOut(
+            model_version=served.version,
+            trained_through=served.trained_through,
+            item_id=item_id,
+            items=[
+                SimilarItem(item_id=similar_id, title=title, categories=names, similarity=similarity)
+                for (similar_id, title, names), similarity in zip(
+                    _described(view, found), similarities.tolist(), strict=True
+                )
+            ],
+        )
+
+    def popular(self, n: int, categories: Sequence[str]) -> PopularItemsOut:
+        """Items with the highest Bayesian mean rating, so that one enthusiastic vote does not win."""
+        with self._database.read() as connection:
+            served = self._served(connection)
+            view = self._catalogue.view(connection, served)
+        rows, means = popular_items(served.model, n, _excluded(view, categories))
+        return PopularItemsOut(
+            model_version=served.version,
+            trained_through=served.trained_through,
+            source="popular",
+            items=[
+                PopularItem(item_id=item_id, title=title, categories=names, value=value, n_ratings=count)
+                for (item_id, title, names), value, count in zip(
+                    _described(view, rows), means.tolist(), served.model.item_counts[rows].tolist(), strict=True
+                )
+            ],
+        )
+
+    def _served(self, connection: Connection) -> ServedModel:
+        loaded = self._live.current
+        if loaded is None:
+            return self._means.served(connection)
+        known = self._of_version
+        if known is None or known[0] is not loaded:
+            known = self._of_version = (loaded, ServedModel.of_version(loaded))
+        return known[1]
+
+    def _recommend(self, view: CatalogueView, rated: RatedItems, wish: Wish) -> RecommendationsOut:
+        served = view.served
+        user = served.fold_in.fold_in(rated.rows, rated.values)
+        rows, _ = top_n(
+            served.model,
+            user,
+            wish.offset + wish.n,
+            excluded=_unwanted(view, rated, wish),
+            candidates=_candidates(view, wish),
+        )
+        rows = rows[wish.offset :]
+        values, spreads = self._predict(served, user, rows)
+        return RecommendationsOut(
+            model_version=served.version,
+            trained_through=served.trained_through,
+            source=_source(served, rated, before="popular"),
+            items=[
+                RecommendedItem(item_id=item_id, title=title, categories=names, **self._on_scale(value, spread))
+                for (item_id, title, names), value, spread in zip(
+                    _described(view, rows), values.tolist(), spreads.tolist(), strict=True
+                )
+            ],
+        )
+
+    def _predict(
+        self, served: ServedModel, user: UserSide, rows: Rows
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Unclipped value and half width of the 80 % interval of each row."""
+        values, variances = served.fold_in.predict(user, rows)
+        return values, np.float32(INTERVAL_Z) * np.sqrt(variances)
+
+    def _on_scale(self, value: float, spread: float) -> dict[str, float]:
+        return {
+            "value": self._scale.clip(value),
+            "lower": self._scale.clip(value - spread),
+            "upper": self._scale.clip(value + spread),
+        }
+
+
+def _source(served: ServedModel, rated: RatedItems, *, before: Source) -> Source:
+    if served.version is None:
+        return before
+    return "folded_in" if rated.rows.size else "prior"
+
+
+def _places_by_user(pairs: Sequence[tuple[str, str]]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = {}
+    for place, (user_id, _) in enumerate(pairs):
+        places.setdefault(user_id, []).append(place)
+    return places
+
+
+def _unwanted(view: CatalogueView, rated: RatedItems, wish: Wish) -> Rows:
+    """Hidden, excluded and (unless wanted) rated rows."""
+    unwanted = [view.hidden, _known_rows(view, wish.exclude)]
+    if not wish.include_rated:
+        unwanted.append(rated.rows)
+    return np.unique(np.concatenate(unwanted))
+
+
+def _candidates(view: CatalogueView, wish: Wish) -> Rows | None:
+    """Rows that the list must come from; None means all."""
+    named = None if wish.candidates is None else np.unique(_known_rows(view, wish.candidates))
+    if not wish.categories:
+        return named
+    in_category = view.rows_in(wish.categories)
+    return in_category if named is None else np.intersect1d(named, in_category)
+
+
+def _excluded(view: CatalogueView, categories: Sequence[str]) -> Rows:
+    """Rows that a list without a user must not hold."""
+    if not categories:
+        return view.hidden
+    is_excluded = np.ones(view.served.item_keys.size, bool)
+    is_excluded[view.rows_in(categories)] = False
+    is_excluded[view.hidden] = True
+    return np.flatnonzero(is_excluded).astype(np.int32)
+
+
+def _known_rows(view: CatalogueView, item_ids: Sequence[str]) -> Rows:
+    if not item_ids:
+        return NO_ROWS
+    rows = view.served.item_ids.rows_of(list(item_ids))
+    return rows[rows >= 0]
+
+
+def _described(view: CatalogueView, rows: Rows) -> Iterable[tuple[str, str | None, list[str]]]:
+    ids = view.served.item_ids.ids_of(rows)
+    return ((item_id, view.titles[row], view.categories[row]) for item_id, row in zip(ids, rows.tolist(), strict=True))
+
+
+def recommender_of(request: Request) -> Recommender:
+    recommender: Recommender = request.app.state.recommender
+    return recommender
+
+
+RecommenderDep = Annotated[Recommender, Depends(recommender_of)]
