@@ -13,6 +13,8 @@ from app.registry import artifacts, versions
 from app.registry.artifacts import DamagedVersion, LoadedVersion
 from app.settings import Settings
 
+__all__ = ["LiveModel", "LoadedVersion"]
+
 log = logging.getLogger(__name__)
 
 RETRY_DAMAGED = 10.0

@@ -15,7 +15,10 @@ Phase = Literal["fit", "final"]
 
 
 class TrainingRun(Base):
-    """One training from request to outcome. At most one row is `running`: the index says so on both databases."""
+    """One training from request to outcome. At most one row is `running`, and at most one queued by the policy.
+
+    The indexes say so on both databases.
+    """
 
     __tablename__ = "training_runs"
     __table_args__ = (
@@ -25,6 +28,13 @@ class TrainingRun(Base):
             unique=True,
             sqlite_where=text("status = 'running'"),
             postgresql_where=text("status = 'running'"),
+        ),
+        Index(
+            "uq_training_runs_one_queued_by_policy",
+            "requested_by",
+            unique=True,
+            sqlite_where=text("status = 'queued' AND requested_by = 'policy'"),
+            postgresql_where=text("status = 'queued' AND requested_by = 'policy'"),
         ),
         {"sqlite_autoincrement": True},
     )

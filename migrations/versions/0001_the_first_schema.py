@@ -105,6 +105,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("status = 'running'"),
         postgresql_where=sa.text("status = 'running'"),
     )
+    op.create_index(
+        "uq_training_runs_one_queued_by_policy",
+        "training_runs",
+        ["requested_by"],
+        unique=True,
+        sqlite_where=sa.text("status = 'queued' AND requested_by = 'policy'"),
+        postgresql_where=sa.text("status = 'queued' AND requested_by = 'policy'"),
+    )
 
     op.create_table(
         "users",
