@@ -21,6 +21,7 @@ from sqlalchemy import (
     create_engine,
     event,
     make_url,
+    select,
     text,
     update,
 )
@@ -39,10 +40,10 @@ class UtcTime(TypeDecorator[datetime]):
     impl = BigInteger
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+    def process_bind_param(self, value: datetime | None, _dialect: Dialect) -> int | None:
         return None if value is None else microseconds_of(value)
 
-    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: int | None, _dialect: Dialect) -> datetime | None:
         return None if value is None else time_of(value)
 
 
@@ -162,7 +163,7 @@ def advance(connection: Connection, counter: CounterName, n: int) -> int:
 
 def revision(connection: Connection, counter: CounterName) -> int:
     """The highest committed revision."""
-    return connection.execute(Counter.__table__.select().where(Counter.name == counter)).one().value
+    return connection.execute(select(Counter.value).where(Counter.name == counter)).scalar_one()
 
 
 def database_of(request: Request) -> Database:
