@@ -8,9 +8,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import __version__
 from app.database import Database, DatabaseDep, revision
-from app.health.schemas import Liveness, Readiness, StatusOut
+from app.health.schemas import Liveness, RatingScaleOut, Readiness, StatusOut
 from app.ratings import store as ratings
 from app.registry.live import LiveModel
+from app.settings import Settings
 from app.training import queue
 
 probes_router = APIRouter(tags=["service"])
@@ -35,6 +36,7 @@ def check_readiness(database: DatabaseDep, response: Response) -> Readiness:
 @status_router.get("/status")
 def get_status(database: DatabaseDep, request: Request) -> StatusOut:
     """Counts, the active model version and what training is doing."""
+    settings: Settings = request.app.state.settings
     live: LiveModel = request.app.state.live
     served = live.current
     with database.read() as connection:
@@ -45,6 +47,7 @@ def get_status(database: DatabaseDep, request: Request) -> StatusOut:
     return StatusOut(
         service_version=__version__,
         database=database.engine.dialect.name,
+        rating_scale=RatingScaleOut(**settings.rating.model_dump()),
         n_ratings=totals.n_ratings,
         n_users=totals.n_users,
         n_items=totals.n_items,

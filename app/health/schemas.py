@@ -21,11 +21,20 @@ class Readiness(BaseModel):
     kernels: bool = Field(description="The compiled code for serving is loaded.")
 
 
+class RatingScaleOut(BaseModel):
+    """The scale that ratings are given on."""
+
+    min: float = Field(description="Lowest rating.", examples=[0.5])
+    max: float = Field(description="Highest rating.", examples=[5.0])
+    step: float | None = Field(description="Distance of two ratings; null: any value between.", examples=[0.5])
+
+
 class StatusOut(BaseModel):
     """Counts and versions."""
 
     service_version: str = Field(description="Version of Palate.", examples=["0.1.0"])
     database: str = Field(description="Kind of database.", examples=["sqlite"])
+    rating_scale: RatingScaleOut
     n_ratings: int = Field(examples=[100836])
     n_users: int = Field(examples=[610])
     n_items: int = Field(examples=[9742])
