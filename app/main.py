@@ -108,7 +108,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.database, app.state.live = database, live
     app.state.recommender = Recommender(database, live, settings)
     with threadpool_limits(1):  # a solve of a few dozen numbers is slower on several threads than on one
-        await anyio.to_thread.run_sync(_warm, settings, live)
+        await anyio.to_thread.run_sync(_warm, live)
         if trainer:
             trainer.start()
         try:
@@ -131,9 +131,9 @@ def _open(settings: Settings) -> Database:
     return database
 
 
-def _warm(settings: Settings, live: LiveModel) -> None:
+def _warm(live: LiveModel) -> None:
     """Compile or load the serving kernels before the first request: Numba compiles under the GIL."""
-    warm_up(settings.kernels_dir)
+    warm_up()
     live.start()
 
 

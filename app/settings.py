@@ -32,9 +32,7 @@ class RatingScale(_Group):
         if self.min >= self.max:
             raise ValueError(f"rating min {self.min} must be below rating max {self.max}")
         if self.step is not None and not self._is_on_a_step(self.max):
-            raise ValueError(
-                f"rating max {self.max} is not min {self.min} plus a multiple of step {self.step}"
-            )
+            raise ValueError(f"rating max {self.max} is not min {self.min} plus a multiple of step {self.step}")
         return self
 
     def complaint(self, value: float) -> str | None:
@@ -44,10 +42,6 @@ class RatingScale(_Group):
         if self.step is not None and not self._is_on_a_step(value):
             return f"must be {self.min:g} plus a multiple of {self.step:g}"
         return None
-
-    def clip(self, value: float) -> float:
-        """The nearest number on the scale; steps are not enforced."""
-        return min(max(value, self.min), self.max)
 
     def _is_on_a_step(self, value: float) -> bool:
         assert self.step is not None
@@ -76,9 +70,7 @@ class Training(_Group):
         timedelta(seconds=10),
         description="How long a silent trainer keeps its run before another takes it over.",
     )
-    poll_interval: timedelta = Field(
-        timedelta(seconds=0.25), description="How often an idle trainer looks for a run."
-    )
+    poll_interval: timedelta = Field(timedelta(seconds=0.25), description="How often an idle trainer looks for a run.")
     gate_margin: float = Field(
         0.02,
         ge=0,
@@ -136,9 +128,7 @@ class Settings(BaseSettings):
         "loopback",
         description="`loopback`: refuse to listen on any other address; `off`: answer everybody who can connect.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe level logged."
-    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     rating: RatingScale = Field(RatingScale(), description="The rating scale.")
     retrain: RetrainPolicy = Field(RetrainPolicy(), description="When a retrain starts by itself.")
     training: Training = Field(Training(), description="The trainer process.")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from app.database import Database
 from app.engine.arrays import Rows
-from app.engine.fold_in import UserSide
+from app.engine.fold_in import UserSide, interval
 from app.engine.top_n import popular_items, similar_items, top_n
 from app.errors import NotFound
 from app.items import store as items
@@ -35,7 +35,7 @@ from app.registry.artifacts import LoadedVersion
 from app.registry.live import LiveModel
 from app.settings import Settings
 
-INTERVAL_Z = 1.2815515655446004  # the central 80 % of a normal distribution lie within this many standard deviations
+INTERVAL_LEVEL = 0.8
 NO_ROWS = np.zeros(0, np.int32)
 
 
@@ -43,6 +43,14 @@ class UnknownItem(NotFound):
     def __init__(self, item_id: str) -> None:
         super().__init__(f"item {item_id!r} does not exist")
         self.item_id = item_id
+
+
+class Interval(NamedTuple):
+    """A predicted rating and the ends of its interval, on the rating scale."""
+
+    value: float
+    lower: float
+    upper: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +67,10 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class RatedItems:
-    """The ratings that a list is made from, as rows of the served model."""
+    """The ratings that a list is made from, as rows of the served model; -1 for items that it does not know."""
 
-    rows: Rows = field(default_factory=lambda: NO_ROWS)
-    values: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-
-    @classmethod
-    def of(cls, rows: Rows, values: npt.NDArray[np.float64]) -> RatedItems:
-        """Ratings of items that the model does not know (row -1) tell it nothing and are left out."""
-        is_known = rows >= 0
-        return cls(rows[is_known], values[is_known].astype(np.float32))
+    rows: Rows
+    values: npt.NDArray[np.float64]
 
 
 class Recommender:
@@ -88,25 +90,20 @@ class Recommender:
             served = self._served(connection)
             users = ratings.ratings_of_users(connection, {user_id for user_id, _ in pairs})
         rows = served.item_ids.rows_of([item_id for _, item_id in pairs])
-        values, spreads = np.empty(len(pairs)), np.empty(len(pairs))
+        intervals: dict[int, Interval] = {}
         sources: dict[str, Source] = {}
         for user_id, places in _places_by_user(pairs).items():
-            known = users.get(user_id)
-            rated = RatedItems.of(served.item_rows_of(known.item_keys), known.values) if known else RatedItems()
+            known = users[user_id]
+            rated = RatedItems(served.item_rows_of(known.item_keys), known.values)
             user = served.fold_in.fold_in(rated.rows, rated.values)
-            values[places], spreads[places] = self._predict(served, user, rows[places])
+            intervals.update(zip(places, self._predict(served, user, rows[places]), strict=True))
             sources[user_id] = _source(served, rated, before="means")
         return PredictionsOut(
             model_version=served.version,
             trained_through=served.trained_through,
             predictions=[
-                PredictionOut(
-                    user_id=user_id,
-                    item_id=item_id,
-                    source=sources[user_id],
-                    **self._on_scale(value, spread),
-                )
-                for (user_id, item_id), value, spread in zip(pairs, values.tolist(), spreads.tolist(), strict=True)
+                PredictionOut(user_id=user_id, item_id=item_id, source=sources[user_id], **intervals[place]._asdict())
+                for place, (user_id, item_id) in enumerate(pairs)
             ],
         )
 
@@ -116,7 +113,7 @@ class Recommender:
             served = self._served(connection)
             known = ratings.ratings_of_user(connection, user_id)
             view = self._catalogue.view(connection, served)
-        rated = RatedItems.of(served.item_rows_of(known.item_keys), known.values)
+        rated = RatedItems(served.item_rows_of(known.item_keys), known.values)
         return self._recommend(view, rated, wish)
 
     def for_ratings(self, given: Sequence[tuple[str, float]], wish: Wish) -> RecommendationsOut:
@@ -126,7 +123,7 @@ class Recommender:
             view = self._catalogue.view(connection, served)
         latest = dict(given)
         values = np.fromiter(latest.values(), np.float64, len(latest))
-        return self._recommend(view, RatedItems.of(served.item_ids.rows_of(list(latest)), values), wish)
+        return self._recommend(view, RatedItems(served.item_ids.rows_of(list(latest)), values), wish)
 
     def similar(self, item_id: str, n: int, categories: Sequence[str]) -> SimilarItemsOut:
         """Items whose factors point the same way; none for an item that no model has seen yet."""
@@ -138,7 +135,9 @@ class Recommender:
                 raise UnknownItem(item_id)
         found, similarities = NO_ROWS, np.zeros(0, np.float32)
         if row is not None:
-            found, similarities = similar_items(served.model, row, n, _excluded(view, categories))
+            found, similarities = similar_items(
+                served.model, row, n, excluded=view.hidden, candidates=_candidates(view, categories)
+            )
         return SimilarItemsOut(
             model_version=served.version,
             trained_through=served.trained_through,
@@ -156,7 +155,7 @@ class Recommender:
         with self._database.read() as connection:
             served = self._served(connection)
             view = self._catalogue.view(connection, served)
-        rows, means = popular_items(served.model, n, _excluded(view, categories))
+        rows, means = popular_items(served.model, n, excluded=view.hidden, candidates=_candidates(view, categories))
         return PopularItemsOut(
             model_version=served.version,
             trained_through=served.trained_through,
@@ -186,35 +185,27 @@ class Recommender:
             user,
             wish.offset + wish.n,
             excluded=_unwanted(view, rated, wish),
-            candidates=_candidates(view, wish),
+            candidates=_candidates(view, wish.categories, wish.candidates),
         )
         rows = rows[wish.offset :]
-        values, spreads = self._predict(served, user, rows)
         return RecommendationsOut(
             model_version=served.version,
             trained_through=served.trained_through,
             source=_source(served, rated, before="popular"),
             items=[
-                RecommendedItem(item_id=item_id, title=title, categories=names, **self._on_scale(value, spread))
-                for (item_id, title, names), value, spread in zip(
-                    _described(view, rows), values.tolist(), spreads.tolist(), strict=True
+                RecommendedItem(item_id=item_id, title=title, categories=names, **predicted._asdict())
+                for (item_id, title, names), predicted in zip(
+                    _described(view, rows), self._predict(served, user, rows), strict=True
                 )
             ],
         )
 
-    def _predict(
-        self, served: ServedModel, user: UserSide, rows: Rows
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Unclipped value and half width of the 80 % interval of each row."""
+    def _predict(self, served: ServedModel, user: UserSide, rows: Rows) -> list[Interval]:
+        """Value and interval of each row, on the rating scale."""
         values, variances = served.fold_in.predict(user, rows)
-        return values, np.float32(INTERVAL_Z) * np.sqrt(variances)
-
-    def _on_scale(self, value: float, spread: float) -> dict[str, float]:
-        return {
-            "value": self._scale.clip(value),
-            "lower": self._scale.clip(value - spread),
-            "upper": self._scale.clip(value + spread),
-        }
+        lower, upper = interval(values, variances, INTERVAL_LEVEL)
+        on_scale = (np.clip(array, self._scale.min, self._scale.max).tolist() for array in (values, lower, upper))
+        return [Interval(value, low, high) for value, low, high in zip(*on_scale, strict=True)]
 
 
 def _source(served: ServedModel, rated: RatedItems, *, before: Source) -> Source:
@@ -235,33 +226,20 @@ def _unwanted(view: CatalogueView, rated: RatedItems, wish: Wish) -> Rows:
     unwanted = [view.hidden, _known_rows(view, wish.exclude)]
     if not wish.include_rated:
         unwanted.append(rated.rows)
-    return np.unique(np.concatenate(unwanted))
+    return np.concatenate(unwanted)
 
 
-def _candidates(view: CatalogueView, wish: Wish) -> Rows | None:
+def _candidates(view: CatalogueView, categories: Sequence[str], named: Sequence[str] | None = None) -> Rows | None:
     """Rows that the list must come from; None means all."""
-    named = None if wish.candidates is None else np.unique(_known_rows(view, wish.candidates))
-    if not wish.categories:
-        return named
-    in_category = view.rows_in(wish.categories)
-    return in_category if named is None else np.intersect1d(named, in_category)
-
-
-def _excluded(view: CatalogueView, categories: Sequence[str]) -> Rows:
-    """Rows that a list without a user must not hold."""
+    rows = None if named is None else _known_rows(view, named)
     if not categories:
-        return view.hidden
-    is_excluded = np.ones(view.served.item_keys.size, bool)
-    is_excluded[view.rows_in(categories)] = False
-    is_excluded[view.hidden] = True
-    return np.flatnonzero(is_excluded).astype(np.int32)
+        return rows
+    in_category = view.rows_in(categories)
+    return in_category if rows is None else np.intersect1d(rows, in_category)
 
 
 def _known_rows(view: CatalogueView, item_ids: Sequence[str]) -> Rows:
-    if not item_ids:
-        return NO_ROWS
-    rows = view.served.item_ids.rows_of(list(item_ids))
-    return rows[rows >= 0]
+    return view.served.item_ids.rows_of(list(item_ids)) if item_ids else NO_ROWS
 
 
 def _described(view: CatalogueView, rows: Rows) -> Iterable[tuple[str, str | None, list[str]]]:
