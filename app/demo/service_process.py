@@ -1,0 +1,89 @@
+"""The service as a child process on a port of its own: for the demo, the benchmarks and the tests of whole processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+START_TIMEOUT = 120.0  # seconds; the first start on a machine compiles the serving kernels
+STOP_TIMEOUT = 30.0
+
+
+class ServiceDidNotStart(Exception):
+    """The process ended, or did not become ready in time; the message holds the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningService:
+    """A service that answers at `url`; its output goes to `log`."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@contextmanager
+def running_service(
+    data_dir: Path, *, port: int = 0, workers: int = 1, environment: Mapping[str, str] | None = None
+) -> Iterator[RunningService]:
+    """Start the service on `data_dir`, wait until it is ready, and stop it gracefully at the end."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
+    log = data_dir / "service.log"
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--workers", str(workers)]
+    variables = {**os.environ, "PALATE_DATA_DIR": str(data_dir), **(environment or {})}
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT)
+    service = RunningService(f"http://127.0.0.1:{port}", process, log)
+    try:
+        _wait_until_ready(service)
+        yield service
+    finally:
+        _stop(process)
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_ready(service: RunningService) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
+        if service.process.poll() is not None:
+            raise ServiceDidNotStart(
+                f"the service ended with code {service.process.returncode}:\n{_end_of(service.log)}"
+            )
+        try:
+            if httpx.get(f"{service.url}/readyz", timeout=5).is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise ServiceDidNotStart(f"the service was not ready after {START_TIMEOUT:.0f} s:\n{_end_of(service.log)}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _end_of(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-30:])
