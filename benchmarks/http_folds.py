@@ -47,7 +47,7 @@ def _measure(rows: list[list[str]], folds: list[int], fold: int) -> tuple[float,
         httpx.Client(base_url=service.url, timeout=300) as client,
     ):
         _import(client, train)
-        seconds = _train(client)
+        seconds = train(client)
         predictions = _predict(client, test)
     actual = np.array([float(value) for _, _, value in test])
     value, lower, upper = (np.array([each[name] for each in predictions]) for name in ("value", "lower", "upper"))
@@ -66,7 +66,8 @@ def _import(client: httpx.Client, rows: list[list[str]]) -> None:
     assert report["created"] == len(rows), report
 
 
-def _train(client: httpx.Client) -> float:
+def train(client: httpx.Client) -> float:
+    """Seconds from asking for a training with default settings until its version answers."""
     started = time.perf_counter()
     run = client.post("/v1/training-runs", json={}).raise_for_status().json()
     while run["status"] in {"queued", "running"}:

@@ -1,8 +1,8 @@
-from app.database import Base, Database, advance, revision
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 import migrations
+from app.database import Base, Database, advance, revision
 from migrations import VERSION_TABLE
 
 
