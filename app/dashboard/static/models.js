@@ -1,0 +1,64 @@
+// "Model": what answers now, what it has learned, and the versions one can go back to.
+
+import { activateModel, listModels } from "/dashboard/api.js";
+import { ago, element, find, number, trying } from "/dashboard/dom.js";
+
+let whenActivated = () => {};
+
+/** onActivated() is called after the service has switched to another version. */
+export function startModels(onActivated) {
+  whenActivated = onActivated;
+}
+
+export function showStatus(status) {
+  const waiting = status.changes_since_training;
+  find("active").textContent = status.problem ?? activeText(status);
+  find("counts").replaceChildren(
+    count("Ratings", number(status.n_ratings)),
+    count("Users", number(status.n_users)),
+    count("Items", number(status.n_items)),
+    count("Trained through", status.trained_through == null ? "–" : `revision ${number(status.trained_through)}`),
+    count("Since then", `${number(waiting)} ${waiting === 1 ? "change" : "changes"}`),
+  );
+}
+
+function activeText(status) {
+  if (status.model_version != null) return `Version ${status.model_version} answers.`;
+  return status.n_ratings ? "No model yet: train one." : "No ratings yet.";
+}
+
+const count = (name, value) => element("div", {}, element("dt", {}, name), element("dd", {}, value));
+
+export async function showModels() {
+  const { models } = await listModels();
+  const rows = models.map(row);
+  if (!rows.length) rows.push(element("tr", {}, element("td", { colspan: 5, class: "muted" }, "No version yet.")));
+  find("versions").replaceChildren(...rows);
+}
+
+function row(model) {
+  const made = element("time", { datetime: model.created_at, title: new Date(model.created_at).toLocaleString() });
+  made.textContent = ago(model.created_at);
+  return element(
+    "tr",
+    { class: model.is_active ? "active" : "" },
+    element("th", { scope: "row" }, model.version),
+    element("td", {}, made),
+    element("td", {}, number(model.n_ratings)),
+    element("td", {}, number(model.metrics.holdout_rmse, 4)),
+    element("td", {}, model.is_active ? element("span", { class: "badge" }, "active") : activateButton(model.version)),
+  );
+}
+
+function activateButton(version) {
+  const button = element("button", { class: "quiet", "aria-label": `Activate version ${version}` }, "Activate");
+  button.addEventListener("click", () =>
+    trying(async () => {
+      button.disabled = true;
+      await activateModel(version).finally(() => (button.disabled = false));
+      await showModels();
+      whenActivated();
+    }),
+  );
+  return button;
+}

@@ -1,0 +1,57 @@
+// The page: who is rating, what follows from what, and a look at the service every few seconds.
+
+import { readStatus } from "/dashboard/api.js";
+import { find, say, trying } from "/dashboard/dom.js";
+import { showModels, showStatus, startModels } from "/dashboard/models.js";
+import { showRatingsOf, startRating } from "/dashboard/rate.js";
+import { showRecommendations } from "/dashboard/recommendations.js";
+import { showTraining, startTraining } from "/dashboard/training.js";
+
+const LOOK_EVERY = 3000; // ms; runs and activations may come from elsewhere
+const KEPT_AS = "palate.user_id";
+
+let user = "";
+let seen = {}; // what the last look found
+
+async function switchTo(userId) {
+  user = userId;
+  localStorage.setItem(KEPT_AS, userId);
+  find("user-id").value = userId;
+  await Promise.all([showRatingsOf(userId), showRecommendations(userId, seen.rating_scale)]);
+}
+
+async function look() {
+  const before = seen;
+  seen = await readStatus();
+  if (!before.service_version) startRating(seen.rating_scale, rated);
+  showStatus(seen);
+  if (seen.training_run !== before.training_run) await showTraining(seen.training_run);
+  if (seen.model_version === before.model_version && before.service_version) return;
+  await showModels();
+  if (user) await showRecommendations(user, seen.rating_scale);
+}
+
+const rated = () => trying(async () => {
+  say(null);
+  await Promise.all([showRecommendations(user, seen.rating_scale), look()]);
+});
+
+async function watch() {
+  if (document.visibilityState === "visible") {
+    const wasLost = seen.isLost;
+    await look().then(() => wasLost && say(null), (error) => { seen.isLost = true; say(error); });
+  }
+  setTimeout(watch, LOOK_EVERY);
+}
+
+find("who").addEventListener("submit", (event) => {
+  event.preventDefault();
+  trying(() => switchTo(find("user-id").value.trim()));
+});
+startModels(() => trying(look));
+startTraining(() => trying(look));
+
+await trying(look);
+const visitor = () => `visitor-${Math.floor(1000 + Math.random() * 9000)}`;
+if (seen.rating_scale) await trying(() => switchTo(localStorage.getItem(KEPT_AS) || visitor()));
+setTimeout(watch, LOOK_EVERY);
