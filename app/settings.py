@@ -3,12 +3,23 @@
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.engine.hyperparameters import Hyperparameters
+
+
+def _seconds(given: object) -> object:
+    """A bare number from the environment means seconds."""
+    try:
+        return timedelta(seconds=float(given)) if isinstance(given, str) else given
+    except ValueError:
+        return given  # an ISO 8601 duration, or something that pydantic refuses with a better message
+
+
+Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
 
 
 class _Group(BaseModel):
@@ -54,10 +65,10 @@ class RetrainPolicy(_Group):
 
     is_on: bool = Field(True, description="Whether the trainer starts runs by itself at all.")
     min_changes: int = Field(100, ge=1, description="Changed ratings that make a retrain worth while.")
-    min_interval: timedelta = Field(
+    min_interval: Duration = Field(
         timedelta(seconds=30), description="Shortest time between the starts of two such runs."
     )
-    max_interval: timedelta = Field(
+    max_interval: Duration = Field(
         timedelta(hours=1), description="Longest time that any changed rating waits for a retrain."
     )
 
@@ -66,11 +77,11 @@ class Training(_Group):
     """How the trainer process works."""
 
     n_threads: int | None = Field(None, ge=1, description="Threads of the fit; unset uses every processor.")
-    lease: timedelta = Field(
+    lease: Duration = Field(
         timedelta(seconds=10),
         description="How long a silent trainer keeps its run before another takes it over.",
     )
-    poll_interval: timedelta = Field(timedelta(seconds=0.25), description="How often an idle trainer looks for a run.")
+    poll_interval: Duration = Field(timedelta(seconds=0.25), description="How often an idle trainer looks for a run.")
     gate_margin: float = Field(
         0.02,
         ge=0,
@@ -82,7 +93,7 @@ class Versions(_Group):
     """Published model versions on disk."""
 
     keep: int = Field(5, ge=1, description="Versions kept; older ones are pruned after a publish.")
-    poll_interval: timedelta = Field(
+    poll_interval: Duration = Field(
         timedelta(seconds=0.5), description="How often a process looks for a newly active version."
     )
 

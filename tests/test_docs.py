@@ -1,0 +1,53 @@
+"""What the docs list is what there is."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from pydantic import BaseModel
+from typer.main import get_command
+
+from app.cli import app as cli
+from app.main import create_app
+from app.settings import Settings
+from tests.conftest import REPOSITORY
+
+DOCS = REPOSITORY / "docs"
+
+
+def variables(model: type[BaseModel], prefix: str = "PALATE_") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from variables(field.annotation, f"{prefix}{name.upper()}_")
+        else:
+            yield f"{prefix}{name.upper()}"
+
+
+def test_every_setting_is_documented_and_nothing_else_is() -> None:
+    documented = re.findall(r"^\| `(PALATE_\w+)` \|", (DOCS / "settings.md").read_text(), re.MULTILINE)
+    assert sorted(documented) == sorted(variables(Settings))
+
+
+def test_every_route_is_documented_and_nothing_else_is() -> None:
+    document = create_app(Settings(trainer="external")).openapi()
+    routes = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+    documented = re.findall(r"^\| `([A-Z]+ /\S*)` \|", (DOCS / "api.md").read_text(), re.MULTILINE)
+    assert sorted(documented) == sorted(routes)
+
+
+def commands(group: object, prefix: str = "palate") -> Iterator[str]:
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}"
+
+
+def test_every_command_is_documented_and_nothing_else_is() -> None:
+    documented = re.findall(r"^\| `(palate [a-z -]+?)(?: [A-Z].*)?` \|", (DOCS / "cli.md").read_text(), re.MULTILINE)
+    assert sorted(documented) == sorted(commands(get_command(cli)))
+
+
+@pytest.mark.parametrize("command", ["demo", "test"])
+def test_the_readme_names_the_two_commands(command: str) -> None:
+    assert f"make {command}" in (REPOSITORY / "README.md").read_text()

@@ -1,0 +1,57 @@
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import RatingScale, Settings
+
+
+def test_variables_reach_the_settings_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PALATE_DATA_DIR", "/somewhere")
+    monkeypatch.setenv("PALATE_RATING_MAX", "10")
+    monkeypatch.setenv("PALATE_RETRAIN_MAX_INTERVAL", "90")
+    monkeypatch.setenv("PALATE_HYPERPARAMETERS", '{"n_factors": 8}')
+    settings = Settings()
+    assert settings.data_dir == Path("/somewhere")
+    assert settings.rating.max == 10
+    assert settings.retrain.max_interval == timedelta(seconds=90)
+    assert settings.hyperparameters == {"n_factors": 8}
+    assert settings.sqlalchemy_url == "sqlite:////somewhere/palate.db"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "complaint"),
+    [
+        ("PALATE_RATING_MIN", "9", "must be below"),
+        ("PALATE_RATING_STEP", "0.7", "multiple of step"),
+        ("PALATE_RATING_MAKS", "5", "Extra inputs"),
+        ("PALATE_HYPERPARAMETERS", '{"n_factors": 0}', "n_factors must be"),
+        ("PALATE_TRAINER", "maybe", "'embedded' or 'external'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_at_start_up(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, complaint: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValidationError, match=complaint):
+        Settings()
+
+
+def test_settings_cannot_be_changed_after_start_up() -> None:
+    with pytest.raises(ValidationError):
+        Settings().trainer = "external"
+
+
+@pytest.mark.parametrize("value", [0.4, 5.5, float("nan"), float("inf"), 3.25])
+def test_a_rating_off_the_scale_or_between_the_steps_is_complained_about(value: float) -> None:
+    assert RatingScale(min=0.5, max=5, step=0.5).complaint(value)
+
+
+@pytest.mark.parametrize("value", [0.5, 3.0, 5.0])
+def test_a_rating_on_the_scale_is_not_complained_about(value: float) -> None:
+    assert RatingScale(min=0.5, max=5, step=0.5).complaint(value) is None
+
+
+def test_decimal_steps_forgive_the_rounding_of_binary_numbers() -> None:
+    assert RatingScale(min=0, max=1, step=0.1).complaint(0.1 + 0.2) is None
