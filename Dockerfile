@@ -10,14 +10,17 @@ COPY app app
 COPY migrations migrations
 RUN /opt/palate/bin/pip install --no-cache-dir --no-deps --force-reinstall .
 # Kernels compiled here are used where the processor is the same kind; elsewhere each is compiled once at start.
-RUN PALATE_DATA_DIR=/tmp/warm /opt/palate/bin/palate warm-up
+ENV NUMBA_CACHE_DIR=/opt/palate/kernels
+RUN /opt/palate/bin/palate warm-up
 
 FROM python:3.13-slim-trixie
 RUN useradd --system --uid 10001 --home-dir /var/lib/palate --create-home palate
 COPY --from=build /opt/palate /opt/palate
+# Numba only uses a cache that it could also write to.
+COPY --from=build --chown=palate /opt/palate/kernels /opt/palate/kernels
 ENV PATH=/opt/palate/bin:$PATH \
     PALATE_DATA_DIR=/var/lib/palate \
-    NUMBA_CACHE_DIR=/var/lib/palate/numba \
+    NUMBA_CACHE_DIR=/opt/palate/kernels \
     PYTHONUNBUFFERED=1
 USER palate
 VOLUME /var/lib/palate
