@@ -15,7 +15,6 @@ from app.database import Database
 from app.engine.arrays import Rows
 from app.engine.fold_in import UserSide, interval
 from app.engine.top_n import popular_items, similar_items, top_n
-from app.errors import NotFound
 from app.items import store as items
 from app.ratings import store as ratings
 from app.recommendations.catalogue import Catalogue, CatalogueView
@@ -37,12 +36,6 @@ from app.settings import Settings
 
 INTERVAL_LEVEL = 0.8
 NO_ROWS = np.zeros(0, np.int32)
-
-
-class UnknownItem(NotFound):
-    def __init__(self, item_id: str) -> None:
-        super().__init__(f"item {item_id!r} does not exist")
-        self.item_id = item_id
 
 
 class Interval(NamedTuple):
@@ -132,7 +125,7 @@ class Recommender:
             view = self._catalogue.view(connection, served)
             row = served.item_ids.row_of(item_id)
             if row is None and not items.exists(connection, item_id):
-                raise UnknownItem(item_id)
+                raise items.UnknownItem(item_id)
         found, similarities = NO_ROWS, np.zeros(0, np.float32)
         if row is not None:
             found, similarities = similar_items(
