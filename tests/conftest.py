@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import NoReturn
 from uuid import uuid4
 
+import httpx
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
 import migrations
 from app.database import Database, open_database
 from app.settings import Settings
+from tests.asgi import serving
 
 REPOSITORY = Path(__file__).parent.parent
 KERNELS = REPOSITORY / ".pytest_cache" / "kernels"  # compiled once for all tests
@@ -92,6 +94,24 @@ def database(settings: Settings) -> Iterator[Database]:
     database = open_database(settings)
     yield database
     database.dispose()
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[httpx.Client]:
+    """The service in this process on an empty database, once of each kind; no trainer."""
+    from app.main import create_app
+
+    with serving(create_app(settings)) as client:
+        yield client
+
+
+@pytest.fixture
+def sqlite_client(sqlite_settings: Settings) -> Iterator[httpx.Client]:
+    """The service in this process on SQLite, for tests in which the kind of database plays no part."""
+    from app.main import create_app
+
+    with serving(create_app(sqlite_settings)) as client:
+        yield client
 
 
 def _migrate(settings: Settings) -> None:
