@@ -1,0 +1,245 @@
+"""What `make demo` shows: ratings go in, a model is trained, a user gets a list, one more rating changes it."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import quote
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from app.demo.choice import Change, changes, telling_rating, user_with_a_clear_taste
+from app.demo.service_client import Json, ServiceClient
+from app.demo.world import sample_world, write_items_csv, write_ratings_csv
+
+TOP = 10
+_LOOKED_AT = 100_000  # ratings among which a user is sought
+_CHUNK = 256 << 10
+_ID_COLUMNS, _TITLE_COLUMNS, _CATEGORY_COLUMNS = ("movieId", "item_id"), ("title",), ("genres", "categories")
+
+
+class StoryFailed(Exception):
+    """The demo cannot go on; the message says why."""
+
+
+def run(base_url: str, ratings_path: Path | None, items_path: Path | None, console: Console) -> None:
+    """Tell the story against the service at `base_url`; without files, with the generated sample world.
+
+    Raises StoryFailed, ServiceRefused, httpx.TransportError and OSError.
+    """
+    with ServiceClient(base_url) as service, _files(ratings_path, items_path) as (ratings, items):
+        _import(service, ratings, items, console)
+        _train(service, console)
+        known = service.all_items()
+        user_id = _choose_user(service, known)
+        top = _show_user(service, user_id, known, console)
+        _rate_once_more(service, user_id, top, known, console)
+        _show_addresses(base_url, user_id, console)
+
+
+@contextmanager
+def _files(ratings: Path | None, items: Path | None) -> Iterator[tuple[Path, Path | None]]:
+    """The given files, titles from a movies.csv beside the ratings if there; or a sample world in a temporary folder."""
+    if ratings is not None:
+        beside = ratings.with_name("movies.csv")
+        yield ratings, items or (beside if beside.exists() else None)
+        return
+    with TemporaryDirectory(prefix="palate-sample-") as folder:
+        world = sample_world()
+        write_ratings_csv(world, Path(folder) / "ratings.csv")
+        write_items_csv(world, Path(folder) / "movies.csv")
+        yield Path(folder) / "ratings.csv", items or Path(folder) / "movies.csv"
+
+
+def _import(service: ServiceClient, ratings: Path, items: Path | None, console: Console) -> None:
+    if items is not None:
+        rows = _read_items(items)
+        service.put_items(rows)
+        console.print(f"[bold]{len(rows):,}[/] titles stored")
+    began = time.perf_counter()
+    report = _import_ratings(service, ratings, console)
+    took = time.perf_counter() - began
+    stored = report["created"] + report["updated"] + report["unchanged"]
+    if report["stopped_because"] or not stored:
+        raise StoryFailed(f"the import of {ratings} stopped: {report['stopped_because'] or _first_bad(report)}")
+    bad = f", {report['bad']:,} bad lines left out ({escape(_first_bad(report))})" if report["bad"] else ""
+    console.print(f"[bold]{stored:,}[/] ratings stored in {took:.1f} s{bad}")
+
+
+def _import_ratings(service: ServiceClient, ratings: Path, console: Console) -> Json:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress, ratings.open("rb") as file:
+        task = progress.add_task("importing ratings", total=ratings.stat().st_size)
+
+        def chunks() -> Iterator[bytes]:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+                progress.advance(task, len(chunk))
+
+        return service.import_ratings(chunks())
+
+
+def _first_bad(report: Json) -> str:
+    first = next(iter(report["bad_lines"]), None)
+    return f"line {first['line']}: {first['reason']}" if first else "no ratings in it"
+
+
+def _read_items(path: Path) -> list[Json]:
+    """Rows of a MovieLens movies.csv (or the same with our own names) as the batch endpoint takes them."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        names = [_column(reader.fieldnames or (), known) for known in (_ID_COLUMNS, _TITLE_COLUMNS, _CATEGORY_COLUMNS)]
+        item_id, title, categories = names
+        if item_id is None or title is None:
+            raise StoryFailed(f"{path} has no columns movieId and title: import it with `palate import-items`")
+        return [
+            {
+                "item_id": row[item_id],
+                "title": row[title],
+                "categories": _categories(row[categories or title], categories),
+            }
+            for row in reader
+        ]
+
+
+def _column(header: Sequence[str], known: Sequence[str]) -> str | None:
+    return next((name for name in known if name in header), None)
+
+
+def _categories(text: str, column: str | None) -> list[str]:
+    return [] if column is None or text in ("", "(no genres listed)") else text.split("|")
+
+
+def _train(service: ServiceClient, console: Console) -> None:
+    run = service.start_training()
+    last: Json = {}
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("waiting for the trainer (the first run compiles its kernels)", total=None)
+        for event in service.training_events(run["id"]):
+            if event.name == "epoch":
+                last = last if event.data["phase"] == "final" else event.data
+                progress.update(
+                    task,
+                    completed=event.data["epoch"],
+                    total=event.data["n_epochs"],
+                    description=_epoch_text(event.data),
+                )
+    run = service.training_run(run["id"])
+    if run["status"] != "succeeded":
+        raise StoryFailed(f"training run {run['id']} {run['status']}: {run['error'] or 'no reason given'}")
+    _wait_until_served(service, run["version"])
+    console.print(f"model version [bold]{run['version']}[/] trained and serving: {_epoch_text(last)}")
+
+
+def _epoch_text(epoch: Json) -> str:
+    if epoch["holdout_rmse"] is None:
+        return f"final fit with every rating: train RMSE {epoch['train_rmse']:.4f}"
+    rmse = f"train RMSE {epoch['train_rmse']:.4f}, hold-out RMSE {epoch['holdout_rmse']:.4f}"
+    return f"{rmse}, {epoch['ratings_per_second'] / 1e6:.1f} M ratings/s"
+
+
+def _wait_until_served(service: ServiceClient, version: int, patience: float = 10.0) -> None:
+    """Until the service has swapped to the version."""
+    deadline = time.monotonic() + patience
+    while (status := service.status())["model_version"] != version:
+        if time.monotonic() > deadline:
+            raise StoryFailed(f"version {version} is not served: {status['problem'] or 'no reason given'}")
+        time.sleep(0.05)
+
+
+def _choose_user(service: ServiceClient, known: dict[str, Json]) -> str:
+    categories = {item_id: item["categories"] for item_id, item in known.items()}
+    user_id = user_with_a_clear_taste(service.some_ratings(_LOOKED_AT), categories)
+    if user_id is None:
+        raise StoryFailed("there are no ratings")
+    return user_id
+
+
+def _show_user(service: ServiceClient, user_id: str, known: dict[str, Json], console: Console) -> list[Json]:
+    """Print what the user liked best and is recommended; the latter comes back."""
+    ratings = sorted(service.ratings_of(user_id), key=lambda rating: -rating["value"])
+    liked = _table(f"{escape(user_id)} gave {len(ratings)} ratings; liked best", "rating")
+    for rating in ratings[:TOP]:
+        liked.add_row(*_cells(known.get(rating["item_id"], rating)), f"{rating['value']:g}")
+    answer = service.recommend(user_id, TOP)
+    if not answer["items"]:
+        raise StoryFailed(f"{user_id} has rated every item; there is nothing to recommend")
+    wanted = _table(f"recommended by model version {answer['model_version']}", "predicted", "80 % interval")
+    for item in answer["items"]:
+        wanted.add_row(*_cells(item), f"{item['value']:.2f}", f"{item['lower']:.1f} - {item['upper']:.1f}")
+    console.print("", liked, "", wanted, sep="\n")
+    items: list[Json] = answer["items"]
+    return items
+
+
+def _rate_once_more(
+    service: ServiceClient, user_id: str, top: list[Json], known: dict[str, Json], console: Console
+) -> None:
+    """Store the rating that changes the list most, and print how."""
+    item, value = _choose_rating(service, user_id, top)
+    began = time.perf_counter()
+    service.rate(user_id, item["item_id"], value)
+    answer = service.recommend(user_id, TOP)
+    took = 1000 * (time.perf_counter() - began)
+    title = escape(known.get(item["item_id"], item)["title"] or item["item_id"])
+    console.print(f"\n{escape(user_id)} now rates [bold]{title}[/] with [bold]{value:g}[/]")
+    moved = _table(f"the list {took:.0f} ms later, without any training", "predicted", "moved")
+    for change in changes(top, answer["items"]):
+        style = "dim" if change.is_gone else None
+        moved.add_row(
+            *_cells(change.item), "" if change.is_gone else f"{change.item['value']:.2f}", _moved(change), style=style
+        )
+    console.print(moved)
+
+
+def _choose_rating(service: ServiceClient, user_id: str, top: list[Json]) -> tuple[Json, float]:
+    mine = [{"item_id": rating["item_id"], "value": rating["value"]} for rating in service.ratings_of(user_id)]
+    seen = {rating["item_id"] for rating in mine} | {item["item_id"] for item in top}
+    usual = {category for item in top for category in item["categories"]}
+    strangers = [item for item in service.popular_items(200) if item["item_id"] not in seen]
+    unlike = [item for item in strangers if not usual & set(item["categories"])] or strangers
+    scale = service.status()["rating_scale"]
+
+    def list_with(item: Json, value: float) -> list[Json]:
+        return service.recommend_for([*mine, {"item_id": item["item_id"], "value": value}], TOP)
+
+    return telling_rating(top, unlike, (scale["min"], scale["max"]), list_with)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table.add_column("title", overflow="fold")
+    table.add_column("categories", style="cyan", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _cells(item: Json) -> tuple[str, str]:
+    return escape(item.get("title") or item["item_id"]), escape(", ".join(item.get("categories") or ()))
+
+
+def _moved(change: Change) -> str:
+    if change.is_gone:
+        return "[red]gone[/]"
+    if change.place is None or change.place_before is None:
+        return "[magenta]new[/]"
+    steps = change.place_before - change.place
+    if not steps:
+        return "-"
+    return f"[green]up {steps}[/]" if steps > 0 else f"[yellow]down {-steps}[/]"
+
+
+def _show_addresses(base_url: str, user_id: str, console: Console) -> None:
+    address: Any = f"{base_url}/v1/users/{quote(user_id, safe='')}/recommendations"
+    console.print(f"\n[bold]dashboard[/]  {base_url}/\n[bold]API[/]        {base_url}/docs")
+    console.print(f"[bold]try[/]        curl '{address}?n=5'", soft_wrap=True)
