@@ -62,14 +62,14 @@ class Base(DeclarativeBase):
 
 
 class Counter(Base):
-    """The highest revision given out, one row for ratings and one for items."""
+    """The highest revision given out (ratings, items), and how many rows there are (n_ratings, n_users, n_items)."""
 
     __tablename__ = "counters"
     name: Mapped[str] = mapped_column(String(16), primary_key=True)
     value: Mapped[int] = mapped_column(BigInteger)
 
 
-CounterName = Literal["ratings", "items"]
+CounterName = Literal["ratings", "items", "n_ratings", "n_users", "n_items"]
 
 
 def utc_now() -> datetime:

@@ -3,10 +3,12 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, Integer, String, false
+from sqlalchemy import JSON, BigInteger, Boolean, Integer, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import ID_LENGTH, Base, UtcTime, utc_now
+
+TITLE_LENGTH = 1000
 
 
 class Item(Base):
@@ -20,7 +22,8 @@ class Item(Base):
 
     item_key: Mapped[int] = mapped_column(Integer, primary_key=True)
     item_id: Mapped[str] = mapped_column(String(ID_LENGTH), unique=True)
-    title: Mapped[str | None] = mapped_column(String(1000))
+    title: Mapped[str | None] = mapped_column(String(TITLE_LENGTH))
+    title_folded: Mapped[str] = mapped_column(Text, default="")  # what searches look into: see store.folded
     categories: Mapped[list[str]] = mapped_column(JSON, default=list)
     attributes: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     hidden: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())

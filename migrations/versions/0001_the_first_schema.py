@@ -39,6 +39,7 @@ def upgrade() -> None:
         sa.Column("item_key", sa.Integer(), nullable=False),
         sa.Column("item_id", sa.String(length=128), nullable=False),
         sa.Column("title", sa.String(length=1000), nullable=True),
+        sa.Column("title_folded", sa.Text(), nullable=False),
         sa.Column("categories", sa.JSON(), nullable=False),
         sa.Column("attributes", sa.JSON(), nullable=False),
         sa.Column("hidden", sa.Boolean(), server_default=sa.false(), nullable=False),
@@ -154,7 +155,7 @@ def upgrade() -> None:
     )
     op.bulk_insert(
         sa.table("counters", sa.column("name", sa.String), sa.column("value", sa.BigInteger)),
-        [{"name": "ratings", "value": 0}, {"name": "items", "value": 0}],
+        [{"name": name, "value": 0} for name in ("ratings", "items", "n_ratings", "n_users", "n_items")],
     )
 
 

@@ -1,0 +1,84 @@
+"""Endpoints for what is known about items."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from app.database import DatabaseDep
+from app.errors import declared
+from app.identifiers import ItemIdPath
+from app.items import store
+from app.items.models import TITLE_LENGTH
+from app.items.schemas import (
+    CATEGORY_LENGTH,
+    BatchCountsOut,
+    ItemBody,
+    ItemChanges,
+    ItemOut,
+    ItemPage,
+    NewItems,
+)
+
+router = APIRouter(prefix="/items", tags=["items"])
+
+_UNKNOWN = declared(HTTPStatus.NOT_FOUND)
+_INVALID = declared(HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+@router.get("", responses=_INVALID)
+def list_items(
+    database: DatabaseDep,
+    title: Annotated[
+        str | None,
+        Query(max_length=TITLE_LENGTH, description="Part of the title, capital or small.", examples=["dune"]),
+    ] = None,
+    category: Annotated[
+        str | None, Query(max_length=CATEGORY_LENGTH, description="Only items of this category.", examples=["Sci-Fi"])
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Most items on the page.")] = 100,
+    cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before.")] = None,
+) -> ItemPage:
+    """All items page by page, hidden ones included, or those whose title or category fits."""
+    with database.read() as connection:
+        rows, next_cursor = store.page(connection, limit, cursor, title, category)
+    return ItemPage(items=[ItemOut.model_validate(row) for row in rows], next_cursor=next_cursor)
+
+
+@router.post("/batch", responses=_INVALID)
+def put_items(body: NewItems, database: DatabaseDep) -> BatchCountsOut:
+    """Put up to 10,000 items in one transaction: all of them or none."""
+    changes = {item.item_id: item.model_dump(exclude={"item_id"}) for item in body.items}
+    with database.write() as connection:
+        counts = store.write_many(connection, changes)
+    return BatchCountsOut.model_validate(counts)
+
+
+@router.put(
+    "/{item_id}",
+    responses={HTTPStatus.CREATED.value: {"model": ItemOut, "description": "The item is new."}, **_INVALID},
+)
+def put_item(item_id: ItemIdPath, body: ItemBody, database: DatabaseDep, response: Response) -> ItemOut:
+    """Say everything that is known about an item; what is left out is emptied."""
+    with database.write() as connection:
+        is_new, row = store.put(connection, item_id, body.model_dump())
+    response.status_code = HTTPStatus.CREATED if is_new else HTTPStatus.OK
+    return ItemOut.model_validate(row)
+
+
+@router.patch("/{item_id}", responses={**_UNKNOWN, **_INVALID})
+def patch_item(item_id: ItemIdPath, body: ItemChanges, database: DatabaseDep) -> ItemOut:
+    """Change only the fields that are given."""
+    with database.write() as connection:
+        row = store.patch(connection, item_id, body.model_dump(exclude_unset=True))
+    return ItemOut.model_validate(row)
+
+
+@router.get("/{item_id}", responses={**_UNKNOWN, **_INVALID})
+def get_item(item_id: ItemIdPath, database: DatabaseDep) -> ItemOut:
+    """What is known about an item; a rated item exists even when nobody described it."""
+    with database.read() as connection:
+        row = store.get(connection, item_id)
+    return ItemOut.model_validate(row)

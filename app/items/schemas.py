@@ -1,0 +1,160 @@
+"""What item endpoints take and give."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from app.identifiers import OutsideId
+from app.items.models import TITLE_LENGTH
+
+MAX_BATCH = 10_000
+MAX_CATEGORIES = 100
+CATEGORY_LENGTH = 200
+ATTRIBUTES_BYTES = 64 << 10
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def complaint_about_text(text: str) -> str | None:
+    """Why this text cannot be a title or a category, or None when it can."""
+    return "must not hold control characters" if _CONTROL.search(text) else None
+
+
+def complaint_about_attributes(attributes: dict[str, Any]) -> str | None:
+    """Why these attributes cannot be stored, or None when they can."""
+    try:
+        encoded = json.dumps(attributes, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "must not hold broken characters (lone surrogates)"
+    except (TypeError, ValueError, RecursionError):
+        return "must be a JSON object (NaN and infinity are not JSON)"
+    return f"must fit into {ATTRIBUTES_BYTES} bytes of JSON" if len(encoded) > ATTRIBUTES_BYTES else None
+
+
+def _checked_text(text: str) -> str:
+    if complaint := complaint_about_text(text):
+        raise ValueError(complaint)
+    return text
+
+
+def _checked_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
+    if complaint := complaint_about_attributes(attributes):
+        raise ValueError(complaint)
+    return attributes
+
+
+Title = Annotated[
+    str,
+    Field(max_length=TITLE_LENGTH, description="What people call the item.", examples=["Dune (2021)"]),
+    AfterValidator(_checked_text),
+]
+_Category = Annotated[str, Field(min_length=1, max_length=CATEGORY_LENGTH), AfterValidator(_checked_text)]
+Categories = Annotated[
+    list[_Category],
+    Field(
+        max_length=MAX_CATEGORIES,
+        description="Kinds that lists can be narrowed to, in the order of the application.",
+        examples=[["Adventure", "Sci-Fi"]],
+    ),
+]
+Attributes = Annotated[
+    dict[str, Any],
+    Field(description="Anything the application wants to find here again.", examples=[{"year": 2021}]),
+    AfterValidator(_checked_attributes),
+]
+Hidden = Annotated[bool, Field(description="A hidden item is never recommended; its ratings still count.")]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ItemBody(_Body):
+    """Everything that is known about an item; what is left out is emptied."""
+
+    title: Title | None = None
+    categories: Categories = []
+    attributes: Attributes = {}
+    hidden: Hidden = False
+
+
+class ItemChanges(_Body):
+    """Only the given fields change; `title: null` removes the title."""
+
+    title: Title | None = None
+    categories: Categories = []
+    attributes: Attributes = {}
+    hidden: Hidden = False
+
+
+class NewItem(ItemBody):
+    """One item of a batch."""
+
+    item_id: OutsideId = Field(description="The application's id of the item.", examples=["dune"])
+
+
+class NewItems(_Body):
+    """Items to put; the last of several with one id wins."""
+
+    items: list[NewItem] = Field(max_length=MAX_BATCH)
+
+
+class ItemOut(BaseModel):
+    """An item as it is stored."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    item_id: str = Field(examples=["dune"])
+    title: str | None = Field(examples=["Dune (2021)"])
+    categories: list[str] = Field(examples=[["Adventure", "Sci-Fi"]])
+    attributes: dict[str, Any] = Field(examples=[{"year": 2021}])
+    hidden: bool = Field(examples=[False])
+    revision: int = Field(description="The items revision of its last change.", examples=[42])
+
+
+class ItemPage(BaseModel):
+    """Some items, and where the rest begins."""
+
+    items: list[ItemOut]
+    next_cursor: str | None = Field(description="Give it as `cursor` to get the next page; null on the last.")
+
+
+class BatchCountsOut(BaseModel):
+    """What became of a batch."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    created: int = Field(description="New ones.", examples=[2])
+    updated: int = Field(description="Replaced ones.", examples=[1])
+    unchanged: int = Field(description="Those stored exactly so before.", examples=[0])
+    revision: int = Field(description="The newest revision after the write.", examples=[4711])
+
+
+class BadLineOut(BaseModel):
+    """A line of an import that could not be used."""
+
+    line: int = Field(description="Its number; the first line of the file is 1.", examples=[17])
+    reason: str = Field(examples=["rating: must be a number from 0.5 to 5"])
+    text: str = Field(description="How it begins.", examples=["1,31,9.5,1260759144"])
+
+
+class ImportReport(BaseModel):
+    """What became of the lines of an import."""
+
+    format: str | None = Field(None, description="How the file was read; null when it was empty.", examples=["csv"])
+    lines: int = Field(0, description="Lines that held something, the header left out.", examples=[100836])
+    created: int = Field(0, examples=[100836])
+    updated: int = Field(0, examples=[0])
+    unchanged: int = Field(0, description="Lines that say what was stored before.", examples=[0])
+    duplicates: int = Field(0, description="Lines overtaken by a later line of the same batch.", examples=[0])
+    bad: int = Field(0, description="Lines that could not be used.", examples=[0])
+    bad_lines: list[BadLineOut] = Field([], description="The first of them.")
+    revision: int = Field(0, description="The newest revision after the import.", examples=[100836])
+    stopped_because: str | None = Field(
+        None,
+        description="Why the import ended early; the counts then say what was committed. Null: it read everything.",
+        examples=[None],
+    )

@@ -1,0 +1,255 @@
+"""Statements on the items table. Functions take a connection and never commit."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import (
+    Connection,
+    Row,
+    Select,
+    String,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from app.database import advance, revision, utc_now
+from app.errors import NotFound
+from app.items.models import DeletedItem, Item
+from app.items.paging import cursor_after, key_before
+
+_FIELDS = (Item.item_id, Item.title, Item.categories, Item.attributes, Item.hidden, Item.revision)
+_EMPTY: dict[str, Any] = {"title": None, "categories": [], "attributes": {}, "hidden": False}
+
+
+class UnknownItem(NotFound):
+    def __init__(self, item_id: str) -> None:
+        super().__init__(f"item {item_id!r} does not exist")
+        self.item_id = item_id
+
+
+class ItemCounts(NamedTuple):
+    """What became of a batch of items; `revision` is the items counter after it."""
+
+    created: int
+    updated: int
+    unchanged: int
+    revision: int
+
+
+class CatalogueItem(NamedTuple):
+    """What lists of items need to know."""
+
+    item_key: int
+    item_id: str
+    title: str | None
+    categories: list[str]
+    hidden: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueChanges:
+    """Items changed and keys of items deleted after one revision and at least up to another."""
+
+    changed: list[CatalogueItem]
+    deleted: list[int]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Every key with its outside id, by key."""
+
+    keys: npt.NDArray[np.int64]
+    ids: list[str]
+
+
+def given_ids(connection: Connection, ids: Collection[str]) -> Select[tuple[str]]:
+    """The ids as a query of one column: a single parameter, however many they are."""
+    if connection.dialect.name == "sqlite":
+        encoded = json.dumps(list(ids), ensure_ascii=False)
+        return select(func.json_each(encoded).table_valued("value", name="given").c.value)
+    return select(func.unnest(bindparam(None, list(ids), ARRAY(String))).column_valued("given"))
+
+
+def get(connection: Connection, item_id: str) -> Row[Any]:
+    """One item with all its fields; raises UnknownItem."""
+    row = connection.execute(select(*_FIELDS).where(Item.item_id == item_id)).one_or_none()
+    if row is None:
+        raise UnknownItem(item_id)
+    return row
+
+
+def exists(connection: Connection, item_id: str) -> bool:
+    return connection.execute(select(Item.item_key).where(Item.item_id == item_id)).first() is not None
+
+
+def key_of(connection: Connection, item_id: str) -> int:
+    """The key of an item; raises UnknownItem."""
+    key = connection.execute(select(Item.item_key).where(Item.item_id == item_id)).scalar_one_or_none()
+    if key is None:
+        raise UnknownItem(item_id)
+    return key
+
+
+def keys_of(connection: Connection, item_ids: Collection[str]) -> dict[str, int]:
+    """The keys of those ids that have an item."""
+    wanted = select(Item.item_id, Item.item_key).where(Item.item_id.in_(given_ids(connection, item_ids)))
+    return dict(connection.execute(wanted).tuples().all())
+
+
+def item_ids(connection: Connection) -> Ids:
+    """All items, those without ratings too."""
+    rows = connection.execute(select(Item.item_key, Item.item_id).order_by(Item.item_key)).all()
+    return Ids(np.fromiter((row[0] for row in rows), np.int64, len(rows)), [row[1] for row in rows])
+
+
+def ensure_items(connection: Connection, item_ids: Collection[str]) -> dict[str, int]:
+    """The key of each id; an item without metadata is made for every id that is new."""
+    keys = keys_of(connection, item_ids)
+    if len(keys) == len(set(item_ids)):
+        return keys
+    before = advance(connection, "items", 0)  # locks: nobody adds items between the next look and the insert
+    missing = [item_id for item_id in dict.fromkeys(item_ids) if item_id not in keys]
+    keys |= keys_of(connection, missing)
+    missing = [item_id for item_id in missing if item_id not in keys]
+    if missing:
+        keys |= _insert_bare(connection, missing, before)
+        _count(connection, changed=len(missing), created=len(missing))
+    return keys
+
+
+def _insert_bare(connection: Connection, item_ids: list[str], before: int) -> dict[str, int]:
+    given = given_ids(connection, item_ids).subquery("given_ids")
+    place = func.row_number().over()
+    rows = select(given.c[0], literal(before) + place)
+    statement = insert(Item).from_select(["item_id", "revision"], rows).returning(Item.item_id, Item.item_key)
+    return dict(connection.execute(statement).tuples().all())
+
+
+def put(connection: Connection, item_id: str, fields: Mapping[str, Any]) -> tuple[bool, Row[Any]]:
+    """Give an item these fields, the others stay or are empty; says whether the item is new."""
+    counts = write_many(connection, {item_id: fields})
+    return bool(counts.created), get(connection, item_id)
+
+
+def patch(connection: Connection, item_id: str, fields: Mapping[str, Any]) -> Row[Any]:
+    """Change the given fields of an item; raises UnknownItem."""
+    advance(connection, "items", 0)
+    get(connection, item_id)
+    write_many(connection, {item_id: fields})
+    return get(connection, item_id)
+
+
+def write_many(connection: Connection, changes: Mapping[str, Mapping[str, Any]]) -> ItemCounts:
+    """Set the given fields of each item and keep its others; an item that is new begins empty."""
+    newest = before = advance(connection, "items", 0)
+    wanted = select(Item.item_key, *_FIELDS).where(Item.item_id.in_(given_ids(connection, changes)))
+    stored = {row.item_id: row for row in connection.execute(wanted)}
+    new, changed = [], []
+    for item_id, fields in changes.items():
+        row = stored.get(item_id)
+        if row is None:
+            newest += 1
+            new.append({"item_id": item_id, "revision": newest} | _columns(_EMPTY | dict(fields)))
+        elif any(not _is_same(getattr(row, name), value) for name, value in fields.items()):
+            newest += 1
+            merged = {name: getattr(row, name) for name in _EMPTY} | dict(fields)
+            changed.append(
+                {"changed_key": row.item_key, "revision": newest, "updated_at": utc_now()} | _columns(merged)
+            )
+    if new:
+        connection.execute(insert(Item), new)
+    if changed:
+        connection.execute(_update_statement(), changed)
+    revision_now = _count(connection, changed=newest - before, created=len(new))
+    return ItemCounts(len(new), len(changed), len(changes) - len(new) - len(changed), revision_now)
+
+
+def _update_statement() -> Any:
+    names = ("title", "title_folded", "categories", "attributes", "hidden", "revision", "updated_at")
+    return (
+        update(Item).where(Item.item_key == bindparam("changed_key")).values({name: bindparam(name) for name in names})
+    )
+
+
+def _columns(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"title_folded": folded(fields["title"] or "")}
+
+
+def _is_same(stored: Any, given: Any) -> bool:
+    """As JSON: in Python 1, 1.0 and True are equal."""
+    return json.dumps(stored, sort_keys=True) == json.dumps(given, sort_keys=True)
+
+
+def _count(connection: Connection, *, changed: int, created: int) -> int:
+    if created:
+        advance(connection, "n_items", created)
+    return advance(connection, "items", changed) if changed else revision(connection, "items")
+
+
+def remove(connection: Connection, item_key: int) -> int:
+    """Delete an item, which must exist, but not its ratings: see `ratings.erasure`. Returns the items revision."""
+    newest = advance(connection, "items", 1)
+    connection.execute(delete(Item).where(Item.item_key == item_key))
+    connection.execute(insert(DeletedItem).values(item_key=item_key, revision=newest))
+    advance(connection, "n_items", -1)
+    return newest
+
+
+def page(
+    connection: Connection, limit: int, cursor: str | None, title: str | None, category: str | None
+) -> tuple[Sequence[Row[Any]], str | None]:
+    """Items in the order in which they came, and the cursor of the next page. Searches read the whole table."""
+    wanted = select(Item.item_key, *_FIELDS).where(Item.item_key > key_before(cursor))
+    if title:
+        wanted = wanted.where(Item.title_folded.contains(folded(title), autoescape=True))
+    if category is not None:
+        wanted = wanted.where(_has_category(connection, category))
+    rows = connection.execute(wanted.order_by(Item.item_key).limit(limit + 1)).all()
+    has_more = len(rows) > limit
+    return rows[:limit], cursor_after(rows[limit - 1].item_key) if has_more else None
+
+
+def _has_category(connection: Connection, category: str) -> Any:
+    if connection.dialect.name == "sqlite":
+        each = func.json_each(Item.categories).table_valued("value", name="each_category").c.value
+    else:
+        each = func.json_array_elements_text(Item.categories).column_valued("each_category")
+    return literal(category).in_(select(each))
+
+
+def folded(text: str) -> str:
+    """Text in the form in which capital letters and the ways to write an accent make no difference.
+
+    Databases disagree on what is a capital letter outside ASCII, so it is not left to them.
+    """
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def catalogue(connection: Connection, since_revision: int) -> CatalogueChanges:
+    """What changed after a revision; apply the deletions last.
+
+    A change committed while this reads may be in it already; the next call then gives it again.
+    """
+    newest = revision(connection, "items")
+    changed = connection.execute(
+        select(Item.item_key, Item.item_id, Item.title, Item.categories, Item.hidden)
+        .where(Item.revision > since_revision)
+        .order_by(Item.item_key)
+    )
+    items = [CatalogueItem(*row) for row in changed]
+    deleted = connection.execute(select(DeletedItem.item_key).where(DeletedItem.revision > since_revision)).scalars()
+    return CatalogueChanges(items, list(deleted), newest)

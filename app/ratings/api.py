@@ -1,0 +1,246 @@
+"""Endpoints for ratings: record, import, export, read, delete, erase."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import anyio
+import anyio.to_thread
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from app.database import Database, DatabaseDep, revision, time_of
+from app.errors import BadInput, declared
+from app.identifiers import ItemIdPath, UserIdPath
+from app.items.line_import import BLOCK_BYTES
+from app.items.line_reader import Encoding
+from app.items.schemas import BatchCountsOut, ImportReport
+from app.items.table_layout import FileFormat
+from app.ratings import erasure, everything, store
+from app.ratings.bulk_import import ImportOptions, begin_import
+from app.ratings.checks import refuse_bad_ratings
+from app.ratings.everything import ExportFormat
+from app.ratings.schemas import (
+    DeletedRatingOut,
+    ErasedItem,
+    ErasedUser,
+    NewRating,
+    NewRatings,
+    RatingBody,
+    RatingOut,
+    RatingsDigest,
+    SavedRatingOut,
+    UserRatingsPage,
+)
+from app.settings import RatingScale
+
+router = APIRouter(prefix="/ratings", tags=["ratings"])
+users_router = APIRouter(prefix="/users", tags=["users"])
+items_router = APIRouter(prefix="/items", tags=["items"])
+
+_UNKNOWN = declared(HTTPStatus.NOT_FOUND)
+_INVALID = declared(HTTPStatus.UNPROCESSABLE_ENTITY)
+_NEW: dict[int | str, dict[str, Any]] = {
+    HTTPStatus.CREATED.value: {"model": SavedRatingOut, "description": "The rating is new."}
+}
+_CSV = "userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n"
+_NDJSON = '{"user_id":"ann","item_id":"dune","value":4.5,"rated_at":"2026-01-31T12:00:00Z"}\n'
+_MEDIA_TYPES: dict[ExportFormat, str] = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
+_IMPORT_BODY = {
+    "required": True,
+    "description": "The file itself, packed with gzip or not.",
+    "content": {
+        "text/csv": {"schema": {"type": "string"}, "example": _CSV},
+        "text/tab-separated-values": {"schema": {"type": "string"}},
+        "application/x-ndjson": {"schema": {"type": "string"}, "example": _NDJSON},
+        "application/gzip": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+_EXPORT_BODY: dict[int | str, dict[str, Any]] = {
+    HTTPStatus.OK.value: {
+        "description": "One rating a line.",
+        "content": {
+            "application/x-ndjson": {"schema": {"type": "string"}, "example": _NDJSON},
+            "text/csv": {"schema": {"type": "string"}, "example": "user_id,item_id,value,rated_at\n"},
+        },
+    }
+}
+
+
+def _scale_of(request: Request) -> RatingScale:
+    scale: RatingScale = request.app.state.settings.rating
+    return scale
+
+
+ScaleDep = Annotated[RatingScale, Depends(_scale_of)]
+
+
+@router.post("", responses={**_NEW, **_INVALID})
+def add_rating(body: NewRating, scale: ScaleDep, database: DatabaseDep, response: Response) -> SavedRatingOut:
+    """Record one rating, or replace the one that the user gave the item before. The next answer counts it."""
+    return _save(database, scale, body.user_id, body.item_id, body, response)
+
+
+@router.post("/batch", responses=_INVALID)
+def add_ratings(body: NewRatings, scale: ScaleDep, database: DatabaseDep) -> BatchCountsOut:
+    """Record or replace up to 10,000 ratings in one transaction: all of them or none."""
+    refuse_bad_ratings(scale, ((f"ratings[{place}].", rating) for place, rating in enumerate(body.ratings)))
+    with database.write() as connection:
+        rows = [rating.to_row() for rating in body.ratings]
+        counts = store.save_many(connection, rows, database.now(connection))
+    return BatchCountsOut.model_validate(counts)
+
+
+@router.post("/import", responses=_INVALID, openapi_extra={"requestBody": _IMPORT_BODY})
+async def import_ratings(
+    request: Request,
+    database: DatabaseDep,
+    file_format: Annotated[
+        FileFormat, Query(alias="format", description="How the file is written; `auto` looks at its first line.")
+    ] = "auto",
+    encoding: Annotated[Encoding, Query(description="How its characters are written.")] = "utf-8",
+    user_column: Annotated[str | None, Query(description="Column of the user's id.", examples=["userId"])] = None,
+    item_column: Annotated[str | None, Query(description="Column of the item's id.", examples=["movieId"])] = None,
+    value_column: Annotated[str | None, Query(description="Column of the rating.", examples=["rating"])] = None,
+    rated_at_column: Annotated[str | None, Query(description="Column of the time.", examples=["timestamp"])] = None,
+) -> ImportReport:
+    """Record a file of ratings of any length: CSV, tabs, `::` or NDJSON, with or without a header.
+
+    It is committed in batches. Lines that cannot be used are reported and left out; after too many of them the
+    import stops, and the report says why and what was committed. Importing a file again changes nothing.
+    """
+    _refuse_packed_bodies(request)
+    options = ImportOptions(file_format, encoding, user_column, item_column, value_column, rated_at_column)
+    running = begin_import(database, request.app.state.settings, options)
+    async for block in _blocks(request):
+        await anyio.to_thread.run_sync(running.feed, block)
+        if running.is_stopped:
+            break
+    return await anyio.to_thread.run_sync(running.finish)
+
+
+def _refuse_packed_bodies(request: Request) -> None:
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise BadInput.at("Content-Type", "send the file itself as the body, not a form: curl --data-binary @FILE")
+    if request.headers.get("content-encoding", "identity").lower() not in {"identity", "gzip", "x-gzip"}:
+        raise BadInput.at("Content-Encoding", "only gzip is understood")
+
+
+async def _blocks(request: Request) -> AsyncIterator[bytes]:
+    """The body in blocks that are worth a change of threads."""
+    gathered = bytearray()
+    async for block in request.stream():
+        gathered += block
+        if len(gathered) >= BLOCK_BYTES:
+            yield bytes(gathered)
+            gathered.clear()
+    yield bytes(gathered)
+
+
+@router.get("/export", responses={**_EXPORT_BODY, **_INVALID}, response_class=StreamingResponse)
+def export_ratings(
+    database: DatabaseDep,
+    file_format: Annotated[ExportFormat, Query(alias="format", description="How the lines are written.")] = "ndjson",
+) -> StreamingResponse:
+    """All ratings of this moment, a line each, in a form that an import understands as it is."""
+    return StreamingResponse(
+        _in_threads(_exported(database, file_format)),
+        media_type=_MEDIA_TYPES[file_format],
+        headers={"Content-Disposition": f'attachment; filename="ratings.{file_format}"'},
+    )
+
+
+def _exported(database: Database, file_format: ExportFormat) -> Iterator[bytes]:
+    with database.read() as connection:
+        yield from everything.export(connection, file_format)
+
+
+async def _in_threads(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Blocks of a generator that blocks; it is closed, and its transaction with it, when the client goes away."""
+    try:
+        while (block := await anyio.to_thread.run_sync(next, blocks, None)) is not None:
+            yield block
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(blocks.close)  # type: ignore[attr-defined]
+
+
+@router.get("/digest")
+def ratings_digest(database: DatabaseDep) -> RatingsDigest:
+    """A fingerprint of all ratings; two services with the same ratings give the same one."""
+    with database.read() as connection:
+        digest = everything.ratings_digest(connection)
+        n_ratings, newest = store.totals(connection).n_ratings, revision(connection, "ratings")
+    return RatingsDigest(digest=digest, n_ratings=n_ratings, revision=newest)
+
+
+@users_router.get("/{user_id}/ratings", responses=_INVALID)
+def list_user_ratings(
+    user_id: UserIdPath,
+    database: DatabaseDep,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Most ratings on the page.")] = 100,
+    cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before.")] = None,
+) -> UserRatingsPage:
+    """All ratings of a user page by page; none for a user who never rated."""
+    with database.read() as connection:
+        rows, next_cursor = store.page_of_user(connection, user_id, limit, cursor)
+    ratings = [RatingOut.model_validate(row) for row in rows]
+    return UserRatingsPage(user_id=user_id, ratings=ratings, next_cursor=next_cursor)
+
+
+@users_router.put("/{user_id}/ratings/{item_id}", responses={**_NEW, **_INVALID})
+def put_rating(
+    user_id: UserIdPath,
+    item_id: ItemIdPath,
+    body: RatingBody,
+    scale: ScaleDep,
+    database: DatabaseDep,
+    response: Response,
+) -> SavedRatingOut:
+    """Record or replace the rating of this user for this item."""
+    return _save(database, scale, user_id, item_id, body, response)
+
+
+@users_router.get("/{user_id}/ratings/{item_id}", responses={**_UNKNOWN, **_INVALID})
+def get_rating(user_id: UserIdPath, item_id: ItemIdPath, database: DatabaseDep) -> RatingOut:
+    """The rating of this user for this item."""
+    with database.read() as connection:
+        row = store.get(connection, user_id, item_id)
+    return RatingOut.model_validate(row)
+
+
+@users_router.delete("/{user_id}/ratings/{item_id}", responses={**_UNKNOWN, **_INVALID})
+def delete_rating(user_id: UserIdPath, item_id: ItemIdPath, database: DatabaseDep) -> DeletedRatingOut:
+    """Take the rating back; the next answer does not count it any more."""
+    with database.write() as connection:
+        newest = store.remove(connection, user_id, item_id)
+    return DeletedRatingOut(user_id=user_id, item_id=item_id, revision=newest)
+
+
+@users_router.delete("/{user_id}", responses={**_UNKNOWN, **_INVALID})
+def erase_user(user_id: UserIdPath, database: DatabaseDep) -> ErasedUser:
+    """Erase a user and all ratings of that user, for good."""
+    with database.write() as connection:
+        erased = erasure.erase_user(connection, user_id)
+    return ErasedUser(user_id=user_id, erased_ratings=erased.erased_ratings, revision=erased.revision)
+
+
+@items_router.delete("/{item_id}", responses={**_UNKNOWN, **_INVALID})
+def erase_item(item_id: ItemIdPath, database: DatabaseDep) -> ErasedItem:
+    """Erase an item and all ratings of it, for good. To only keep it out of lists, hide it instead."""
+    with database.write() as connection:
+        erased = erasure.erase_item(connection, item_id)
+    return ErasedItem(item_id=item_id, erased_ratings=erased.erased_ratings, revision=erased.revision)
+
+
+def _save(
+    database: Database, scale: RatingScale, user_id: str, item_id: str, body: RatingBody, response: Response
+) -> SavedRatingOut:
+    refuse_bad_ratings(scale, [("", body)])
+    rated_at = None if body.rated_us is None else time_of(body.rated_us)  # in UTC
+    with database.write() as connection:
+        saved = store.save(connection, user_id, item_id, body.value, rated_at, database.now(connection))
+    response.status_code = HTTPStatus.CREATED if saved.outcome == "created" else HTTPStatus.OK
+    return SavedRatingOut.model_validate(saved)

@@ -1,0 +1,199 @@
+"""Streaming import of ratings: CSV, tabs, `::` and NDJSON in, committed batches and a report out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from app.database import Database
+from app.identifiers import complaint_about_id
+from app.items.line_import import ImportProgress as ImportProgress
+from app.items.line_import import LineImport, OnProgress, given_columns, run_import
+from app.items.line_reader import Encoding
+from app.items.schemas import ImportReport as ImportReport
+from app.items.table_layout import BadLine, Field, FileFormat, Layout, LayoutQuestion, Records, parse_object
+from app.ratings.checks import complaint_about_time, latest_us, time_of_text
+from app.ratings.store import BatchCounts, NewRating, save_many
+from app.settings import RatingScale, Settings
+
+FIELDS = (
+    Field.of("user_id", "user", "uid", "reviewerId", "customerId", is_required=True),
+    Field.of("item_id", "item", "iid", "movieId", "movie", "productId", "bookId", "isbn", "asin", is_required=True),
+    Field.of("value", "rating", "score", "stars", "overall", "bookRating", is_required=True),
+    Field.of("rated_at", "timestamp", "time", "date", "unixReviewTime"),
+)
+_KNOWN_TEXTS = 100_000  # ids and numbers that were found good are remembered, so many at most
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """What the caller knows about the file; all of it is found out when left unset."""
+
+    file_format: FileFormat = "auto"
+    encoding: Encoding = "utf-8"
+    user_column: str | None = None
+    item_column: str | None = None
+    value_column: str | None = None
+    rated_at_column: str | None = None
+
+
+def begin_import(
+    database: Database,
+    settings: Settings,
+    options: ImportOptions | None = None,
+    on_progress: OnProgress | None = None,
+) -> LineImport[NewRating]:
+    """An import that is fed block by block; see `LineImport`."""
+    options = options or ImportOptions()
+    columns = given_columns(
+        user_id=options.user_column,
+        item_id=options.item_column,
+        value=options.value_column,
+        rated_at=options.rated_at_column,
+    )
+
+    def save(batch: list[NewRating]) -> BatchCounts:
+        with database.write() as connection:
+            return save_many(connection, batch, database.now(connection))
+
+    return LineImport(
+        LayoutQuestion(FIELDS, _is_record, options.file_format, columns),
+        lambda layout: RatingParser(layout, settings.rating).parse,
+        save,
+        settings.imports,
+        options.encoding,
+        on_progress,
+    )
+
+
+def import_ratings(
+    database: Database,
+    settings: Settings,
+    source: BinaryIO | Iterable[bytes],
+    options: ImportOptions | None = None,
+    on_progress: OnProgress | None = None,
+) -> ImportReport:
+    """Read a file, or anything that gives bytes, to its end. Raises BadInput when its first line makes no sense."""
+    return run_import(begin_import(database, settings, options, on_progress), source)
+
+
+def _is_record(columns: Sequence[str]) -> bool:
+    """User, item, value and perhaps time, without a header."""
+    if not 3 <= len(columns) <= 4:
+        return False
+    try:
+        float(columns[2])
+    except ValueError:
+        return False
+    return True
+
+
+class RatingParser:
+    """Lines of one layout to ratings; raises BadLine naming the column at fault."""
+
+    def __init__(self, layout: Layout, scale: RatingScale) -> None:
+        self._scale = scale
+        self._latest_us = latest_us()
+        self._good_ids: set[str] = set()
+        self._good_values: dict[str, float] = {}
+        self.parse: Callable[[str], NewRating]
+        if isinstance(layout, Records):
+            self._keys = layout.keys
+            self.parse = self._from_object
+        else:
+            self._table = layout
+            self._places = [layout.positions[name] for name in ("user_id", "item_id", "value")]
+            self._time_place = layout.positions.get("rated_at")
+            self.parse = self._from_columns
+
+    def _from_columns(self, text: str) -> NewRating:
+        columns = self._table.split(text)
+        user, item, value = self._places
+        user_id, item_id, value_text = columns[user], columns[item], columns[value]
+        if user_id not in self._good_ids:
+            self._check_id("user_id", user_id)
+        if item_id not in self._good_ids:
+            self._check_id("item_id", item_id)
+        rating = self._good_values.get(value_text)
+        if rating is None:
+            rating = self._value_of_text(value_text)
+        if self._time_place is None or not (time_text := columns[self._time_place]):
+            return NewRating(user_id, item_id, rating)
+        return NewRating(user_id, item_id, rating, self._time(time_text))
+
+    def _from_object(self, text: str) -> NewRating:
+        found = parse_object(text)
+        keys = self._keys
+        user_id = _id_of(found, keys, "user_id")
+        item_id = _id_of(found, keys, "item_id")
+        self._check_id("user_id", user_id)
+        self._check_id("item_id", item_id)
+        value = found.get(keys["value"])
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadLine(f"value: {'must be a number' if keys['value'] in found else 'is missing'}")
+        time = found.get(keys["rated_at"])
+        rating = self._value(value)
+        return NewRating(user_id, item_id, rating, None if time is None else self._time(time))
+
+    def _check_id(self, field: str, outside_id: str) -> None:
+        if complaint := complaint_about_id(outside_id):
+            raise BadLine(f"{field}: {complaint}")
+        if len(self._good_ids) >= _KNOWN_TEXTS:
+            self._good_ids.clear()
+        self._good_ids.add(outside_id)
+
+    def _value_of_text(self, text: str) -> float:
+        value = self._value(_number(text, "value"))
+        if len(self._good_values) < _KNOWN_TEXTS:
+            self._good_values[text] = value
+        return value
+
+    def _value(self, number: float) -> float:
+        if complaint := self._scale.complaint(number):
+            raise BadLine(f"value: {complaint}")
+        return float(number)
+
+    def _time(self, given: Any) -> int:
+        """Seconds since 1970 or ISO 8601."""
+        rated_us = _microseconds(given)
+        complaint = complaint_about_time(rated_us, self._latest_us)
+        if complaint and complaint_about_time(rated_us, latest_us()):  # a long import outlives its first clock
+            raise BadLine(f"rated_at: {complaint}")
+        return rated_us
+
+
+def _id_of(found: Mapping[str, Any], keys: Mapping[str, str], field: str) -> str:
+    """Whole numbers are ids too: files of other systems often hold them."""
+    given = found.get(keys[field])
+    if isinstance(given, str):
+        return given
+    if isinstance(given, int) and not isinstance(given, bool):
+        return str(given)
+    raise BadLine(f"{field}: {'must be text' if keys[field] in found else 'is missing'}")
+
+
+def _number(text: str, field: str) -> float:
+    try:
+        if "_" in text:  # Python's, nobody else's
+            raise ValueError
+        return float(text)
+    except ValueError:
+        raise BadLine(f"{field}: must be a number") from None
+
+
+def _microseconds(given: Any) -> int:
+    if isinstance(given, str):
+        if given.isascii() and given.isdigit() and len(given) < 20:
+            return int(given) * 1_000_000
+        try:
+            return time_of_text(given)
+        except ValueError as error:
+            complaint = str(error)
+        try:
+            given = float(given)
+        except ValueError:
+            raise BadLine(f"rated_at: {complaint}, or seconds since 1970") from None
+    if isinstance(given, bool) or not isinstance(given, int | float) or not abs(given) < 1e15:
+        raise BadLine("rated_at: must be a time")
+    return round(given * 1_000_000)

@@ -1,0 +1,318 @@
+"""Statements on users and ratings. Functions take a connection and never commit.
+
+Writers lock the ratings counter first, so they run one after the other and revisions become visible in the
+order of their numbers. Times are whole microseconds since 1970 where many ratings are handled at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, literal, select, update
+
+from app.database import Counter, advance, microseconds_of, revision, utc_now
+from app.errors import NotFound
+from app.items.models import Item
+from app.items.paging import cursor_after, key_before
+from app.items.store import ensure_items, given_ids
+from app.items.store import item_ids as item_ids
+from app.ratings import set_wise
+from app.ratings.everything import AllRatings as AllRatings
+from app.ratings.everything import load_all as load_all
+from app.ratings.everything import ratings_digest as ratings_digest
+from app.ratings.models import DeletedRating, Rating, User
+from app.ratings.set_wise import user_ids as user_ids
+
+Outcome = Literal["created", "updated", "unchanged"]
+Keys = npt.NDArray[np.int64]
+AnyRow = Row[*tuple[Any, ...]]
+
+_ABSENT = np.iinfo(np.int64).min  # stands for "no time given" in arrays of times
+
+
+class UnknownUser(NotFound):
+    def __init__(self, user_id: str) -> None:
+        super().__init__(f"user {user_id!r} does not exist")
+        self.user_id = user_id
+
+
+class UnknownRating(NotFound):
+    def __init__(self, user_id: str, item_id: str) -> None:
+        super().__init__(f"user {user_id!r} has not rated item {item_id!r}")
+        self.user_id = user_id
+        self.item_id = item_id
+
+
+class NewRating(NamedTuple):
+    """A rating to store; `rated_us` is in microseconds since 1970, None stands for the time of the write."""
+
+    user_id: str
+    item_id: str
+    value: float
+    rated_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRating:
+    """A rating as it is stored now, what saving it did, and the newest revision."""
+
+    user_id: str
+    item_id: str
+    value: float
+    rated_at: datetime
+    outcome: Outcome
+    revision: int
+
+
+class BatchCounts(NamedTuple):
+    """What became of the pairs of a batch; `revision` is the ratings counter after it."""
+
+    created: int
+    updated: int
+    unchanged: int
+    revision: int
+
+
+class Totals(NamedTuple):
+    n_ratings: int
+    n_users: int
+    n_items: int
+
+
+@dataclass(frozen=True, slots=True)
+class UserRatings:
+    """What a user rated, by item key; nobody has the key None and no ratings."""
+
+    user_key: int | None
+    item_keys: Keys
+    values: npt.NDArray[np.float64]
+    revisions: Keys
+
+
+NO_RATINGS = UserRatings(None, np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
+
+_LOOK_UP = select(
+    User.user_key,
+    Item.item_key,
+    Rating.value,
+    Rating.rated_at,
+    DeletedRating.revision.label("deleted"),
+).select_from(
+    select(literal(1).label("one"))
+    .subquery()
+    .outerjoin(User, User.user_id == bindparam("user_id"))
+    .outerjoin(Item, Item.item_id == bindparam("item_id"))
+    .outerjoin(Rating, and_(Rating.user_key == User.user_key, Rating.item_key == Item.item_key))
+    .outerjoin(DeletedRating, and_(DeletedRating.user_key == User.user_key, DeletedRating.item_key == Item.item_key))
+)
+_GET = (
+    select(User.user_id, Item.item_id, Rating.value, Rating.rated_at, Rating.revision)
+    .join_from(User, Rating, Rating.user_key == User.user_key)
+    .join(Item, Item.item_key == Rating.item_key)
+)
+
+
+def save(
+    connection: Connection, user_id: str, item_id: str, value: float, rated_at: datetime | None, now: datetime
+) -> SavedRating:
+    """Record or replace one rating. The same value with no time or the same time changes nothing."""
+    newest = advance(connection, "ratings", 1)
+    found = connection.execute(_LOOK_UP, {"user_id": user_id, "item_id": item_id}).one()
+    if found.value == value and rated_at in (None, found.rated_at):
+        newest = advance(connection, "ratings", -1)  # given back under the lock: nobody has seen it
+        return SavedRating(user_id, item_id, value, found.rated_at, "unchanged", newest)
+    rated_at = rated_at or now
+    row = {"value": value, "rated_at": rated_at, "revision": newest}
+    if found.value is not None:
+        same_pair = and_(Rating.user_key == found.user_key, Rating.item_key == found.item_key)
+        connection.execute(update(Rating).where(same_pair).values(row))
+        return SavedRating(user_id, item_id, value, rated_at, "updated", newest)
+    _create(connection, user_id, item_id, found, row)
+    return SavedRating(user_id, item_id, value, rated_at, "created", newest)
+
+
+def _create(connection: Connection, user_id: str, item_id: str, found: AnyRow, row: dict[str, Any]) -> None:
+    user_key, item_key = found.user_key, found.item_key
+    if user_key is None:
+        user_key = _ensure_users(connection, [user_id])[user_id]
+    if item_key is None:
+        item_key = ensure_items(connection, [item_id])[item_id]
+    connection.execute(insert(Rating).values(user_key=user_key, item_key=item_key, **row))
+    if found.deleted is not None:
+        connection.execute(
+            delete(DeletedRating).where(DeletedRating.user_key == user_key, DeletedRating.item_key == item_key)
+        )
+    advance(connection, "n_ratings", 1)
+
+
+def _ensure_users(connection: Connection, user_ids: Collection[str]) -> dict[str, int]:
+    """The key of each id; the ratings counter must be locked."""
+    keys = set_wise.user_keys_of(connection, user_ids)
+    missing = [user_id for user_id in user_ids if user_id not in keys]
+    if missing:
+        keys |= set_wise.add_users(connection, missing)
+        advance(connection, "n_users", len(missing))
+    return keys
+
+
+def save_many(connection: Connection, ratings: Sequence[NewRating], now: datetime | None = None) -> BatchCounts:
+    """Record or replace many ratings as `save` would one by one; of several for one pair only the last counts."""
+    before = advance(connection, "ratings", 0)
+    latest = {(rating.user_id, rating.item_id): rating for rating in ratings}
+    if not latest:
+        return BatchCounts(0, 0, 0, before)
+    user_keys, item_keys = _keys_of_pairs(connection, latest)
+    pairs = user_keys << 32 | item_keys
+    values = np.fromiter((rating.value for rating in latest.values()), np.float64, len(latest))
+    given_us = (_ABSENT if rating.rated_us is None else rating.rated_us for rating in latest.values())
+    rated_us = np.fromiter(given_us, np.int64, len(latest))
+    is_new, is_changed = _compare(set_wise.stored_ratings(connection, pairs), values, rated_us)
+    rated_us[rated_us == _ABSENT] = microseconds_of(now or utc_now())
+    rows = set_wise.RatingRows(user_keys, item_keys, values, rated_us, before + np.cumsum(is_changed))
+    return _write(connection, rows, pairs, is_new, is_changed)
+
+
+def _keys_of_pairs(connection: Connection, pairs: Collection[tuple[str, str]]) -> tuple[Keys, Keys]:
+    users = _ensure_users(connection, dict.fromkeys(user_id for user_id, _ in pairs))
+    items = ensure_items(connection, dict.fromkeys(item_id for _, item_id in pairs))
+    return (
+        np.fromiter((users[user_id] for user_id, _ in pairs), np.int64, len(pairs)),
+        np.fromiter((items[item_id] for _, item_id in pairs), np.int64, len(pairs)),
+    )
+
+
+def _compare(
+    stored: set_wise.StoredRatings, values: npt.NDArray[np.float64], rated_us: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which of the given ratings are new, and which change something."""
+    is_new = np.ones(values.size, bool)
+    is_new[stored.places] = False
+    given_us = rated_us[stored.places]
+    is_same = (stored.values == values[stored.places]) & ((given_us == _ABSENT) | (given_us == stored.rated_us))
+    is_changed = np.ones(values.size, bool)
+    is_changed[stored.places[is_same]] = False
+    return is_new, is_changed
+
+
+def _write(
+    connection: Connection,
+    rows: set_wise.RatingRows,
+    pairs: Keys,
+    is_new: npt.NDArray[np.bool_],
+    is_changed: npt.NDArray[np.bool_],
+) -> BatchCounts:
+    n_new, n_changed = int(is_new.sum()), int(is_changed.sum())
+    if n_changed:
+        set_wise.upsert(connection, rows.where(is_changed))
+    if n_new:
+        set_wise.forget_tombstones(connection, pairs[is_new])
+        advance(connection, "n_ratings", n_new)
+    newest = advance(connection, "ratings", n_changed)
+    return BatchCounts(n_new, n_changed - n_new, pairs.size - n_changed, newest)
+
+
+def get(connection: Connection, user_id: str, item_id: str) -> AnyRow:
+    """One rating with its ids; raises UnknownRating."""
+    row = connection.execute(_GET.where(User.user_id == user_id, Item.item_id == item_id)).one_or_none()
+    if row is None:
+        raise UnknownRating(user_id, item_id)
+    return row
+
+
+def page_of_user(
+    connection: Connection, user_id: str, limit: int, cursor: str | None
+) -> tuple[Sequence[AnyRow], str | None]:
+    """A user's ratings in the order in which their items came, and the cursor of the next page."""
+    wanted = _GET.add_columns(Rating.item_key).where(User.user_id == user_id, Rating.item_key > key_before(cursor))
+    rows = connection.execute(wanted.order_by(Rating.item_key).limit(limit + 1)).all()
+    has_more = len(rows) > limit
+    return rows[:limit], cursor_after(rows[limit - 1].item_key) if has_more else None
+
+
+def remove(connection: Connection, user_id: str, item_id: str) -> int:
+    """Delete one rating and leave its tombstone; returns the new revision or raises UnknownRating."""
+    newest = advance(connection, "ratings", 1)
+    found = connection.execute(_LOOK_UP, {"user_id": user_id, "item_id": item_id}).one()
+    if found.value is None:
+        raise UnknownRating(user_id, item_id)
+    keys = {"user_key": found.user_key, "item_key": found.item_key}
+    connection.execute(delete(Rating).filter_by(**keys))
+    connection.execute(insert(DeletedRating).values(**keys, revision=newest))
+    advance(connection, "n_ratings", -1)
+    return newest
+
+
+_OF_USER_SQLITE = """
+    SELECT users.user_key, coalesce(item_key, 0), coalesce(value, 0.0), coalesce(revision, 0)
+    FROM users LEFT JOIN ratings ON ratings.user_key = users.user_key WHERE user_id = ? ORDER BY item_key"""
+_OF_USER_POSTGRESQL = """
+    SELECT users.user_key, (
+        SELECT string_agg(int8send(item_key) || float8send(value) || int8send(revision), '' ORDER BY item_key)
+        FROM ratings WHERE ratings.user_key = users.user_key
+    ) FROM users WHERE user_id = %s"""
+_OF_USER_ROW = np.dtype([("user_key", "i8"), ("item_key", "i8"), ("value", "f8"), ("revision", "i8")])
+_PACKED_ROW = np.dtype([("item_key", ">i8"), ("value", ">f8"), ("revision", ">i8")])
+
+
+def ratings_of_user(connection: Connection, user_id: str) -> UserRatings:
+    """What a user rated. Every recommendation asks this, so it speaks to the driver itself: one statement."""
+    driver: Any = connection.connection.driver_connection
+    if not set_wise.is_sqlite(connection):
+        return _unpacked(driver.cursor(binary=True).execute(_OF_USER_POSTGRESQL, (user_id,)).fetchone())
+    rows = np.fromiter(driver.execute(_OF_USER_SQLITE, (user_id,)), _OF_USER_ROW)
+    if not rows.size:
+        return NO_RATINGS
+    rated = rows[rows["item_key"] > 0]  # keys begin at 1; a user who deleted every rating has one empty row
+    return UserRatings(
+        int(rows["user_key"][0]),
+        np.ascontiguousarray(rated["item_key"]),
+        np.ascontiguousarray(rated["value"]),
+        np.ascontiguousarray(rated["revision"]),
+    )
+
+
+def _unpacked(row: tuple[int, bytes | None] | None) -> UserRatings:
+    if row is None:
+        return NO_RATINGS
+    packed = np.frombuffer(row[1] or b"", _PACKED_ROW)
+    return UserRatings(
+        int(row[0]),
+        packed["item_key"].astype(np.int64),
+        packed["value"].astype(np.float64),
+        packed["revision"].astype(np.int64),
+    )
+
+
+def ratings_of_users(connection: Connection, user_ids: Collection[str]) -> dict[str, UserRatings]:
+    """What each of the users rated; those who do not exist are left out."""
+    keys = set_wise.user_keys_of(connection, user_ids)
+    wanted = (
+        select(Rating.user_key, Rating.item_key, Rating.value, Rating.revision)
+        .join(User, User.user_key == Rating.user_key)
+        .where(User.user_id.in_(given_ids(connection, user_ids)))
+        .order_by(Rating.user_key, Rating.item_key)
+    )
+    rows = np.fromiter(map(tuple, connection.execute(wanted)), _OF_USER_ROW)
+    first = np.searchsorted(rows["user_key"], list(keys.values()), "left").tolist()
+    last = np.searchsorted(rows["user_key"], list(keys.values()), "right").tolist()
+    return {
+        user_id: UserRatings(key, *(rows[name][low:high].copy() for name in ("item_key", "value", "revision")))
+        for (user_id, key), low, high in zip(keys.items(), first, last, strict=True)
+    }
+
+
+def count_changes_since(connection: Connection, since_revision: int) -> int:
+    """Ratings created, replaced or deleted after a revision: each took one number."""
+    return max(0, revision(connection, "ratings") - since_revision)
+
+
+def totals(connection: Connection) -> Totals:
+    """How many there are; counted as they come and go, never by scanning."""
+    names = ("n_ratings", "n_users", "n_items")
+    counts = dict(connection.execute(select(Counter.name, Counter.value).where(Counter.name.in_(names))).tuples().all())
+    return Totals(*(counts[name] for name in names))
