@@ -1,4 +1,4 @@
-"""The service as a child process on a port of its own: for the demo, the benchmarks and the tests of whole processes."""
+"""The service as a child process on a port of its own: for the demo, the benchmarks and tests of whole processes."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def run(base_url: str, ratings_path: Path | None, items_path: Path | None, conso
 
 @contextmanager
 def _files(ratings: Path | None, items: Path | None) -> Iterator[tuple[Path, Path | None]]:
-    """The given files, titles from a movies.csv beside the ratings if there; or a sample world in a temporary folder."""
+    """The given files, a movies.csv beside the ratings included; or a sample world in a temporary folder."""
     if ratings is not None:
         beside = ratings.with_name("movies.csv")
         yield ratings, items or (beside if beside.exists() else None)

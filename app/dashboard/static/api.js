@@ -34,7 +34,7 @@ const del = (address) => call("DELETE", address);
 
 export const readStatus = () => get("/v1/status");
 export const popularItems = (n) => get("/v1/items/popular", { n });
-export const searchItems = (search, limit) => get("/v1/items", { search, limit });
+export const searchItems = (title, limit) => get("/v1/items", { title, limit });
 export const ratingsOf = (userId, query) => get(path`/v1/users/${userId}/ratings`, query);
 export const rate = (userId, itemId, value) => put(path`/v1/users/${userId}/ratings/${itemId}`, { value });
 export const unrate = (userId, itemId) => del(path`/v1/users/${userId}/ratings/${itemId}`);

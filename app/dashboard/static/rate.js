@@ -4,7 +4,7 @@ import { popularItems, rate, ratingsOf, searchItems, unrate } from "/dashboard/a
 import { element, find, trying } from "/dashboard/dom.js";
 import { stars } from "/dashboard/stars.js";
 
-const PAGE = 24;
+const PAGE = 18;
 const SEARCH_PAUSE = 200; // ms after the last key
 
 let user = "";

@@ -26,7 +26,7 @@ export async function showRecommendations(userId, scale) {
   const took = performance.now() - began;
   const before = owner === userId ? places : new Map();
   const model = answer.model_version == null ? "" : `version ${answer.model_version}, `;
-  find("answer").textContent = `${model}${SOURCES[answer.source] ?? answer.source} · ${number(took)} ms`;
+  find("answer").textContent = `${model}${SOURCES[answer.source] ?? answer.source} · ${number(took)}\u00a0ms`;
   moving(list, () => list.replaceChildren(...answer.items.map((item, place) => row(item, place, before, scale))));
   if (!answer.items.length) list.append(element("li", { class: "empty" }, "Nothing to recommend yet."));
   list.setAttribute("aria-busy", "false");
