@@ -10,10 +10,8 @@ import hashlib
 import json
 import os
 import shutil
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +90,7 @@ class LoadedVersion:
     derived: dict[str, Any] = field(default_factory=dict)
     """For whoever answers from this version: things computed once per version; they go when it goes."""
 
-    def item_rows_of(self, item_keys: Keys) -> Rows:
+    def item_rows_of(self, item_keys: npt.NDArray[np.integer]) -> Rows:
         """The row of each item key, -1 for items that the version does not know."""
         return look_up(self._item_row_of_key, item_keys)
 
@@ -119,7 +117,7 @@ def rows_by_key(keys: Keys) -> Rows:
     return table
 
 
-def look_up(table: Rows, keys: Keys) -> Rows:
+def look_up(table: Rows, keys: npt.NDArray[np.integer]) -> Rows:
     """`table[key]` of each key, -1 for keys beyond the table."""
     if table.size == 0:
         return np.full(keys.shape, _NOT_HERE, np.int32)
@@ -206,18 +204,9 @@ def load_examiner(folder: Path, published: Manifest | None = None) -> Examiner |
         raise DamagedVersion(folder, f"{_EXAMINER}{invalid.name}.npy", invalid.reason) from invalid
 
 
-def leftovers(versions_dir: Path, known_folders: Iterable[str], older_than: timedelta) -> list[Path]:
-    """Folders that no row speaks of: half-written ones, and complete ones whose publish never committed.
-
-    Only the trainer that holds the lease may remove them, since nobody else can be about to publish one. Folders
-    changed within `older_than` are left for a later run, in case a trainer that lost its lease still writes there.
-    """
-    known = set(known_folders)
-    if not versions_dir.is_dir():
-        return []
-    newest = time.time() - older_than.total_seconds()
-    folders = [path for path in versions_dir.iterdir() if path.is_dir() and path.name not in known]
-    return [path for path in folders if path.stat().st_mtime <= newest]
+def folders(versions_dir: Path) -> list[Path]:
+    """Every version folder on disk: published ones, half-written ones, and complete ones that were never listed."""
+    return [path for path in versions_dir.iterdir() if path.is_dir()] if versions_dir.is_dir() else []
 
 
 def remove(folder: Path) -> None:

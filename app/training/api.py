@@ -1,0 +1,101 @@
+"""Training over HTTP: start a run, watch it, cancel it."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from app.database import DatabaseDep
+from app.errors import declared
+from app.training import events, queue
+from app.training.schemas import NewTraining, TrainingRunDetail, TrainingRunList, TrainingRunOut
+
+router = APIRouter(prefix="/training-runs", tags=["training"])
+
+RunId = Annotated[int, Path(description="Number of the run.", ge=1, le=2**31 - 1, examples=[12])]
+Limit = Annotated[int, Query(description="Runs per page.", ge=1, le=100)]
+Cursor = Annotated[
+    str | None,
+    Query(description="`next_cursor` of the page before.", pattern=r"^[0-9]{1,9}$", examples=["12"]),
+]
+
+
+@router.post("", status_code=HTTPStatus.ACCEPTED, responses=declared(HTTPStatus.UNPROCESSABLE_ENTITY))
+def start_training(
+    request: Request,
+    response: Response,
+    database: DatabaseDep,
+    body: Annotated[NewTraining | None, Body()] = None,
+) -> TrainingRunOut:
+    """Queue a training run; the trainer works on one after the other. `Location` is where to watch it."""
+    chosen = (body or NewTraining()).over(request.app.state.settings.hyperparameters)
+    with database.write() as connection:
+        run = queue.enqueue(connection, "api", chosen, database.now(connection))
+    response.headers["Location"] = request.url_for("get_training_run", run_id=run.id).path
+    return TrainingRunOut.of(run)
+
+
+@router.get("", responses=declared(HTTPStatus.UNPROCESSABLE_ENTITY))
+def list_training_runs(database: DatabaseDep, limit: Limit = 20, cursor: Cursor = None) -> TrainingRunList:
+    """Training runs, newest first."""
+    with database.read() as connection:
+        rows = queue.history(connection, limit=limit + 1, before=int(cursor) if cursor else None)
+        epochs = {row.id: queue.epochs_of(connection, row.id) for row in rows if row.status == "running"}
+    shown = [TrainingRunOut.of(row, epochs.get(row.id, ())) for row in rows[:limit]]
+    return TrainingRunList(runs=shown, next_cursor=str(shown[-1].id) if len(rows) > limit else None)
+
+
+@router.get("/{run_id}", responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
+def get_training_run(database: DatabaseDep, run_id: RunId) -> TrainingRunDetail:
+    """One run, with its epochs so far and, when it has ended, its metrics and the version it published."""
+    with database.read() as connection:
+        run, epochs = queue.get(connection, run_id), queue.epochs_of(connection, run_id)
+    return TrainingRunDetail.of(run, epochs)
+
+
+@router.post(
+    "/{run_id}/cancel",
+    responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
+def cancel_training(database: DatabaseDep, run_id: RunId) -> TrainingRunOut:
+    """Cancel a run: at once while it is queued, within a second while it is running."""
+    with database.write() as connection:
+        run = queue.request_cancel(connection, run_id, database.now(connection))
+        epochs = queue.epochs_of(connection, run_id)
+    return TrainingRunOut.of(run, epochs)
+
+
+@router.get(
+    "/{run_id}/events",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "`event: epoch` (EpochOut) and `event: status` (TrainingRunOut) until the run has ended.",
+            "content": {
+                "text/event-stream": {
+                    "schema": {"type": "string"},
+                    "example": 'id: 1.1\nevent: epoch\ndata: {"phase": "fit", "epoch": 1, "train_rmse": 0.98}\n\n',
+                }
+            },
+        },
+        **declared(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY),
+    },
+)
+def stream_training_events(
+    request: Request,
+    database: DatabaseDep,
+    run_id: RunId,
+    last_event_id: Annotated[str | None, Header(description="Id of the last epoch event that was received.")] = None,
+) -> StreamingResponse:
+    """Follow a run as server-sent events: past epochs first, then each as it ends; the stream ends with the run."""
+    with database.read() as connection:
+        queue.get(connection, run_id)
+    state = request.app.state
+    return StreamingResponse(
+        events.stream(database, run_id, last_event_id, lambda: getattr(state, "is_stopping", False)),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )

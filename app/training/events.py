@@ -1,0 +1,89 @@
+"""A run as a stream of server-sent events (WHATWG HTML, section 9.2): epochs as they end, and changes of status.
+
+Epoch events carry an id, `attempt.number`. A client that comes back with it in Last-Event-ID gets what it has
+missed; after a take-over the epochs begin anew, and so does the stream. Status events carry none: the newest
+status is sent first whenever somebody connects.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from sqlalchemy import Row
+
+from app.database import Database
+from app.training import queue
+from app.training.models import FINISHED
+from app.training.queue import RunRow, UnknownRun
+from app.training.schemas import EpochOut, TrainingRunOut
+
+LOOK_INTERVAL = 0.25
+KEEP_ALIVE = 10.0
+"""Seconds of silence after which a comment is sent, so that proxies keep the connection open."""
+
+
+@dataclass(slots=True)
+class Reader:
+    """What one client has seen of a run."""
+
+    attempt: int = -1
+    n_epochs: int = 0
+    told: tuple[Any, ...] | None = None
+
+    @classmethod
+    def after(cls, last_event_id: str | None) -> Reader:
+        """Goes on after an event id; text that is none begins at the beginning."""
+        attempt, _, number = (last_event_id or "").partition(".")
+        if attempt.isdecimal() and number.isdecimal() and len(number) < 10:
+            return cls(int(attempt), int(number))
+        return cls()
+
+    def news(self, run: RunRow, epochs: list[Row[Any]]) -> Iterator[str]:
+        """Events for what happened since the last look: epochs first, then the status if it changed."""
+        if run.attempt != self.attempt or len(epochs) < self.n_epochs:
+            self.attempt, self.n_epochs = run.attempt, 0
+        for number, epoch in enumerate(epochs[self.n_epochs :], start=self.n_epochs + 1):
+            yield _event("epoch", EpochOut.of(epoch).model_dump_json(), f"{run.attempt}.{number}")
+        self.n_epochs = len(epochs)
+        status = (run.status, run.attempt, run.is_cancel_requested, run.version)
+        if status != self.told:
+            yield _event("status", TrainingRunOut.of(run, epochs).model_dump_json())
+        self.told = status
+
+
+async def stream(
+    database: Database, run_id: int, last_event_id: str | None, is_stopping: Callable[[], bool]
+) -> AsyncIterator[str]:
+    """Events until the run has ended. Each look at the database is a short visit to a thread."""
+    reader = Reader.after(last_event_id)
+    spoke_at = time.monotonic()
+    while not is_stopping():
+        try:
+            run, epochs = await anyio.to_thread.run_sync(_look, database, run_id)
+        except UnknownRun:
+            return
+        for event in reader.news(run, epochs):
+            yield event
+            spoke_at = time.monotonic()
+        if run.status in FINISHED:
+            return
+        if time.monotonic() - spoke_at >= KEEP_ALIVE:
+            yield ": still here\n\n"
+            spoke_at = time.monotonic()
+        await anyio.sleep(LOOK_INTERVAL)
+
+
+def _look(database: Database, run_id: int) -> tuple[RunRow, list[Row[Any]]]:
+    with database.read() as connection:
+        run = queue.get(connection, run_id)  # before the epochs: of a run that has ended, none may be missing
+        return run, queue.epochs_of(connection, run_id)
+
+
+def _event(name: str, data: str, event_id: str | None = None) -> str:
+    id_line = f"id: {event_id}\n" if event_id else ""
+    return f"{id_line}event: {name}\ndata: {data}\n\n"

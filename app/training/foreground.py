@@ -1,0 +1,116 @@
+"""A run that somebody waits for: `palate train`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Row
+
+from app.database import Database
+from app.engine.hyperparameters import Hyperparameters
+from app.engine.trainers.base import EpochReport
+from app.settings import Settings
+from app.training import queue
+from app.training.models import FINISHED
+from app.training.queue import Claim, Epoch, RunRow, worker_name
+from app.training.run import execute
+
+
+def train_now(
+    database: Database,
+    settings: Settings,
+    hyperparameters: Hyperparameters,
+    *,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+    on_wait: Callable[[str], None] | None = None,
+) -> RunRow:
+    """Queue a run, see it through, and return it finished, whatever its outcome.
+
+    This process takes part as one more trainer: it works on the run itself, or, where another trainer holds the
+    lease, tells so by `on_wait` and reports the epochs that the other one records.
+    """
+    return _Foreground(database, settings, on_epoch, is_cancelled, on_wait).train(hyperparameters)
+
+
+class _Foreground:
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        on_epoch: Callable[[Epoch], None] | None,
+        is_cancelled: Callable[[], bool] | None,
+        on_wait: Callable[[str], None] | None,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._on_epoch = on_epoch or (lambda _: None)
+        self._is_cancelled = is_cancelled or (lambda: False)
+        self._on_wait = on_wait or (lambda _: None)
+        self._told: str | None = None
+        self._n_seen = 0
+
+    def train(self, hyperparameters: Hyperparameters) -> RunRow:
+        with self._database.write() as connection:
+            run = queue.enqueue(connection, "cli", hyperparameters, self._database.now(connection))
+        while run.status not in FINISHED:
+            if self._is_cancelled() and not run.is_cancel_requested:
+                self._cancel(run.id)
+            claim = self._claim()
+            if claim:
+                self._work_on(claim, run.id)
+            else:
+                self._watch(run.id)
+                time.sleep(self._settings.training.poll_interval.total_seconds())
+            with self._database.read() as connection:
+                run = queue.get(connection, run.id)
+        return run
+
+    def _claim(self) -> Claim | None:
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            return queue.claim(connection, worker_name(), self._settings.training.lease, now)
+
+    def _work_on(self, claim: Claim, run_id: int) -> None:
+        is_ours = claim.run_id == run_id
+        if not is_ours:
+            self._tell(f"run {claim.run_id} was queued before this one: training it first")
+        execute(
+            self._database,
+            self._settings,
+            claim,
+            is_stopping=self._is_cancelled,
+            on_epoch=self._on_epoch if is_ours else None,
+        )
+
+    def _watch(self, run_id: int) -> None:
+        with self._database.read() as connection:
+            running = queue.running(connection)
+            epochs = queue.epochs_of(connection, run_id)
+        if running and running.id == run_id:
+            self._tell(f"another trainer ({running.worker}) is working on this run")
+        elif running:
+            self._tell(f"waiting for run {running.id}, which another trainer ({running.worker}) is working on")
+        for row in epochs[self._n_seen :]:
+            self._on_epoch(_epoch_of(row))
+        self._n_seen = len(epochs)
+
+    def _cancel(self, run_id: int) -> None:
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            if queue.get(connection, run_id).status not in FINISHED:
+                queue.request_cancel(connection, run_id, now)
+
+    def _tell(self, message: str) -> None:
+        if message != self._told:
+            self._on_wait(message)
+        self._told = message
+
+
+def _epoch_of(row: Row[Any]) -> Epoch:
+    report = EpochReport(
+        row.epoch, row.n_epochs, row.learning_rate, row.train_rmse, row.holdout_rmse, row.ratings_per_second
+    )
+    return Epoch(row.phase, report, row.finished_at)

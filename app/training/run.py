@@ -1,0 +1,316 @@
+"""The story of one training run, from the claim to its outcome."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import platform
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numba
+import numpy as np
+from sqlalchemy import Connection
+
+from app import __version__
+from app.database import Database, utc_now
+from app.engine.dataset import Ratings
+from app.engine.factors import FactorModel
+from app.engine.hyperparameters import Hyperparameters
+from app.engine.trainers.base import Diverged, Fit, FitCancelled
+from app.engine.trainers.local import LocalTrainer
+from app.registry import artifacts, versions
+from app.registry.artifacts import DamagedVersion, Examiner, VersionContents, look_up
+from app.settings import Settings
+from app.training import queue
+from app.training.examine import Questions, Rejected, Sheet, answer, measure, refuse_if_worse, refuse_unless_finite
+from app.training.lease import DATABASE_IS_AWAY, Lease, RunStopped
+from app.training.models import Phase, RunStatus
+from app.training.queue import Claim, Epoch, LeaseLost
+from app.training.snapshot import TrainingSnapshot, take_snapshot
+
+log = logging.getLogger(__name__)
+
+MIN_HOLDOUT = 20
+"""A hold-out of fewer ratings says nothing about the best epoch; then every rating is learned at once."""
+
+
+class Untrainable(Exception):
+    """The ratings cannot be learned from: says why."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """What the steps of a run share."""
+
+    lease: Lease
+    database: Database
+    settings: Settings
+    metrics: dict[str, Any] = field(default_factory=dict)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        return self.lease.claim.hyperparameters
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Writes down how long a step took; a run that is to stop stops before the step."""
+        self.lease.check()
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = self.metrics.setdefault("seconds", {})
+            seconds[step] = round(time.perf_counter() - started, 4)
+
+    def fit(self, phase: Phase, ratings: Ratings, chosen: Hyperparameters, holdout: Ratings | None = None) -> Fit:
+        """One fit, every epoch reported; raises FitCancelled soon after the run is to stop."""
+        trainer = LocalTrainer(self.settings.training.n_threads, self.settings.kernels_dir)
+        fit = trainer.fit(
+            ratings,
+            chosen,
+            holdout=holdout,
+            on_epoch=lambda report: self.lease.report(phase, report),
+            is_cancelled=self.lease.must_stop,
+        )
+        self.curve += [{"phase": phase, **dataclasses.asdict(report)} for report in fit.epochs]
+        return fit
+
+
+def execute(
+    database: Database,
+    settings: Settings,
+    claim: Claim,
+    *,
+    is_stopping: Callable[[], bool],
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> None:
+    """Work on a claimed run until it has an outcome in the database, or is handed back because we are stopping."""
+    with Lease(database, claim, settings.training.lease, is_stopping=is_stopping, on_epoch=on_epoch) as lease:
+        run = _Run(lease, database, settings)
+        log.info("run %d starts (attempt %d)", claim.run_id, claim.attempt)
+        try:
+            _work_on(run)
+        except LeaseLost as lost:
+            log.warning("%s; what was done for it is dropped", lost)
+        except RunStopped:
+            log.warning("run %d is left to whoever takes it over: the database is away", claim.run_id)
+
+
+def _work_on(run: _Run) -> None:
+    try:
+        version = _train(run)
+    except (RunStopped, FitCancelled):
+        _stop(run)
+    except Rejected as rejected:
+        _end(run, "rejected", str(rejected))
+    except (Untrainable, Diverged) as unusable:
+        _end(run, "failed", str(unusable))
+    except LeaseLost:
+        raise
+    except Exception as error:  # the worker's edge: whatever it was, the worker goes on
+        log.exception("run %d failed", run.lease.claim.run_id)
+        _end(run, "failed", f"{type(error).__name__}: {error}")
+    else:
+        log.info("run %d published version %d: %s", run.lease.claim.run_id, version, run.metrics)
+        _prune(run)
+
+
+def _train(run: _Run) -> int:
+    """Load, fit with a hold-out, examine, learn the hold-out too, publish; returns the new version's number."""
+    _remove_leftovers(run)
+    with run.timed("load"):
+        snapshot = run.lease.patiently(lambda: take_snapshot(run.database))
+    _note_snapshot(run, snapshot)
+    _refuse_untrainable(snapshot)
+    train, holdout = _split(snapshot, run.hyperparameters.holdout_fraction)
+    chosen, examined = run.hyperparameters, None
+    if holdout is not None:
+        with run.timed("fit"):
+            fit = run.fit("fit", train, chosen, holdout)
+        with run.timed("evaluate"):
+            _examine(run, snapshot, fit, train, holdout)
+        chosen, examined = chosen.replace(stop_after=fit.best_epoch), fit.model
+    with run.timed("final_fit"):
+        final = run.fit("final", snapshot.ratings, chosen)
+    refuse_unless_finite(final.model)
+    return _publish(run, snapshot, final.model, examined)
+
+
+def _remove_leftovers(run: _Run) -> None:
+    """Remove folders that a trainer left when it was killed.
+
+    The folders are listed before the transaction that proves the lease ours: whoever made one that has no row by
+    then can never list it, so it is rubbish.
+    """
+    found = artifacts.folders(run.settings.versions_dir)
+    listed = set(run.lease.settle(lambda connection, _: versions.folders(connection)))
+    for folder in found:
+        if folder.name not in listed:
+            log.info("removing the version folder %s, which was never published", folder.name)
+            artifacts.remove(folder)
+
+
+def _note_snapshot(run: _Run, snapshot: TrainingSnapshot) -> None:
+    facts = {"n_ratings": len(snapshot.ratings), "trained_through": snapshot.revision}
+    run.lease.settle(lambda connection, _: queue.note(connection, run.lease.claim, **facts))
+
+
+def _refuse_untrainable(snapshot: TrainingSnapshot) -> None:
+    if len(snapshot.ratings) < 2:
+        raise Untrainable(f"training needs at least 2 ratings; there are {len(snapshot.ratings)}")
+
+
+def _split(snapshot: TrainingSnapshot, fraction: float) -> tuple[Ratings, Ratings | None]:
+    """Training part and hold-out; no hold-out where it would be too small to mean anything."""
+    mask = snapshot.holdout_mask(fraction)
+    if not MIN_HOLDOUT <= int(mask.sum()) <= len(mask) - 2:
+        return snapshot.ratings, None
+    return snapshot.ratings.take(~mask), snapshot.ratings.take(mask)
+
+
+def _examine(run: _Run, snapshot: TrainingSnapshot, fit: Fit, train: Ratings, holdout: Ratings) -> None:
+    """Measure the fit on the hold-out, and let it pass unless the active version's own fit was clearly better."""
+    scale = run.settings.rating
+    refuse_unless_finite(fit.model)
+    questions = Questions.of(train, holdout)
+    sheet = answer(fit.model, questions, scale)
+    run.metrics |= measure(fit.model, questions, sheet, scale)
+    run.metrics |= {"n_holdout": len(holdout), "best_epoch": fit.best_epoch}
+    run.metrics["train_rmse"] = round(fit.best.train_rmse, 6)
+    _pass_the_gate(run, snapshot, fit.model, train, holdout)
+
+
+def _pass_the_gate(run: _Run, snapshot: TrainingSnapshot, model: FactorModel, train: Ratings, holdout: Ratings) -> None:
+    """Raises Rejected when the active version, before it learned its hold-out, was clearly better than this fit.
+
+    Both are asked about ratings that neither has learned from: what is held out is fixed by the ids of a rating,
+    so this run's hold-out was held out of the active version's fit too (see `TrainingSnapshot.holdout_mask`).
+    Comparing with what the active version serves would not be fair, since it has learned most of these ratings.
+    """
+    active = run.lease.patiently(lambda: _active_version(run.database))
+    examiner = _examiner_of(run, active) if active else None
+    if active is None or examiner is None:
+        return
+    fraction = min(run.hyperparameters.holdout_fraction, active.manifest["hyperparameters"]["holdout_fraction"])
+    shared = Questions.of(train, _held_out_by_both(snapshot, holdout, fraction))
+    scale = run.settings.rating
+    model_rows = look_up(examiner.item_row_of_key, snapshot.item_keys)
+    old, new = answer(examiner.model, shared, scale, model_rows), answer(model, shared, scale)
+    run.metrics["gate"] = {
+        "active_version": active.version,
+        "n_ratings": len(shared.asked),
+        "rmse": _rmse(new),
+        "active_rmse": _rmse(old),
+    }
+    refuse_if_worse(new, old, active.version, run.settings.training.gate_margin)
+
+
+def _active_version(database: Database) -> versions.VersionRow | None:
+    with database.read() as connection:
+        return versions.find_active(connection)
+
+
+def _examiner_of(run: _Run, active: versions.VersionRow) -> Examiner | None:
+    try:
+        return artifacts.load_examiner(run.settings.versions_dir / active.folder, active.manifest)
+    except DamagedVersion as damaged:  # all the more reason to publish a new one
+        log.warning("no comparison with the active version %d: %s", active.version, damaged)
+        return None
+
+
+def _held_out_by_both(snapshot: TrainingSnapshot, holdout: Ratings, fraction: float) -> Ratings:
+    """Of this run's hold-out what a run with this fraction holds out as well."""
+    mask = snapshot.holdout_mask(fraction)
+    width = np.int64(snapshot.ratings.n_items)
+    pairs = snapshot.ratings.user_rows.astype(np.int64) * width + snapshot.ratings.item_rows
+    return holdout.take(np.isin(holdout.user_rows.astype(np.int64) * width + holdout.item_rows, pairs[mask]))
+
+
+def _rmse(sheet: Sheet) -> float | None:
+    return round(float(np.sqrt(sheet.squared_errors.mean())), 6) if sheet.actual.size else None
+
+
+def _publish(run: _Run, snapshot: TrainingSnapshot, model: FactorModel, examined: FactorModel | None) -> int:
+    """Write the folder, then list and activate it in the transaction that proves that the run is still ours."""
+    contents = VersionContents(
+        model, snapshot.user_keys, snapshot.item_keys, snapshot.item_ids, examined and _item_side(examined)
+    )
+    created_at = utc_now()
+    folder = f"{created_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+    with run.timed("publish"):
+        facts = _facts(run, snapshot, created_at)
+        manifest = artifacts.write(run.settings.versions_dir, folder, contents, facts)
+
+    def list_and_activate(connection: Connection, now: datetime) -> int:
+        if run.lease.is_cancel_requested:
+            raise RunStopped
+        claim = run.lease.claim
+        version = versions.publish(
+            connection, run_id=claim.run_id, folder=folder, manifest=manifest, created_at=created_at
+        )
+        queue.finish(connection, claim, "succeeded", now, version=version, metrics=run.metrics)
+        return version
+
+    return run.lease.settle(list_and_activate)
+
+
+def _item_side(model: FactorModel) -> FactorModel:
+    """The model without its users: all that folding in needs."""
+    return dataclasses.replace(
+        model, user_bias=model.user_bias[:0], user_factors=model.user_factors[:0], user_counts=model.user_counts[:0]
+    )
+
+
+def _facts(run: _Run, snapshot: TrainingSnapshot, created_at: datetime) -> Mapping[str, Any]:
+    return {
+        "created_at": created_at.isoformat(),
+        "trained_through": snapshot.revision,
+        "n_ratings": len(snapshot.ratings),
+        "data_digest": snapshot.digest(),
+        "loss": LocalTrainer().loss.error,
+        "seed": run.hyperparameters.seed,
+        "hyperparameters": run.hyperparameters.to_dict(),
+        "metrics": dict(run.metrics),
+        "learning_curve": run.curve,
+        "software": {
+            "palate": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "numba": numba.__version__,
+        },
+    }
+
+
+def _stop(run: _Run) -> None:
+    """A cancelled run ends; one that was interrupted because we stop goes back to the queue."""
+    lease = run.lease
+    if lease.is_cancel_requested:
+        _end(run, "cancelled")
+    elif lease.is_lost:
+        raise LeaseLost(lease.claim.run_id, lease.claim.attempt)
+    else:
+        lease.settle(lambda connection, now: queue.hand_back(connection, lease.claim, now))
+        log.info("run %d is back in the queue", lease.claim.run_id)
+
+
+def _end(run: _Run, status: RunStatus, error: str | None = None) -> None:
+    facts = {"error": error, "metrics": run.metrics}
+    run.lease.settle(lambda connection, now: queue.finish(connection, run.lease.claim, status, now, **facts))
+    log.info("run %d %s%s", run.lease.claim.run_id, status, f": {error}" if error else "")
+
+
+def _prune(run: _Run) -> None:
+    try:
+        pruned = versions.prune(run.database, run.settings.versions_dir, run.settings.versions.keep)
+    except DATABASE_IS_AWAY as error:  # the next publish does it
+        log.warning("old versions are not pruned: %s", error.orig)
+    else:
+        if pruned:
+            log.info("pruned model versions %s", ", ".join(map(str, pruned)))

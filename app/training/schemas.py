@@ -1,0 +1,146 @@
+"""What the training endpoints take and answer with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from sqlalchemy import Row
+
+from app.engine.hyperparameters import Hyperparameters
+from app.training.models import FINISHED, Phase, RequestedBy, RunStatus
+from app.training.queue import RunRow
+
+
+class _Given(BaseModel):
+    """What a run shall do differently from the service's own settings; leave out what may stay as it is."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{}, {"n_factors": 32, "n_epochs": 20, "seed": 7}]},
+    )
+
+    def over(self, defaults: Mapping[str, Any]) -> Hyperparameters:
+        """The defaults, with what was given put over them."""
+        return Hyperparameters.from_dict({**defaults, **self.model_dump(exclude_none=True)})
+
+
+def _optional(field: dataclasses.Field[Any], kind: Any) -> tuple[Any, Any]:
+    """A field of the request: the engine's own range and words, and null for "the default"."""
+    low, high = field.metadata.get("low"), field.metadata.get("high")
+    described = f"{field.metadata['doc'].capitalize()} (default {field.default})."
+    return kind | None, Field(None, ge=low, le=high, description=described)
+
+
+if TYPE_CHECKING:
+    NewTraining = _Given
+else:
+    _KINDS = get_type_hints(Hyperparameters)
+    NewTraining = create_model(
+        "NewTraining",
+        __base__=_Given,
+        __doc__=_Given.__doc__,
+        **{field.name: _optional(field, _KINDS[field.name]) for field in dataclasses.fields(Hyperparameters)},
+    )
+
+
+class EpochOut(BaseModel):
+    """One pass over the ratings."""
+
+    phase: Phase = Field(description="`fit`: watched by the hold-out; `final`: learns every rating.", examples=["fit"])
+    epoch: int = Field(description="Counted from 1.", examples=[12])
+    n_epochs: int = Field(description="Epochs that the phase takes at most.", examples=[30])
+    learning_rate: float = Field(description="Step size of the epoch.", examples=[0.019])
+    train_rmse: float = Field(description="Error on the ratings as they were learned.", examples=[0.71])
+    holdout_rmse: float | None = Field(description="Error on the hold-out after the epoch.", examples=[0.86])
+    ratings_per_second: float = Field(description="Speed of the epoch.", examples=[48_000_000.0])
+    finished_at: datetime = Field(description="When the epoch ended.", examples=["2026-01-31T12:00:01Z"])
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> Self:
+        return cls.model_validate(row, from_attributes=True)
+
+
+class TrainingRunOut(BaseModel):
+    """A training run, from request to outcome."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": 12,
+                    "status": "succeeded",
+                    "requested_by": "api",
+                    "hyperparameters": {"n_factors": 64, "n_epochs": 30, "seed": 0},
+                    "created_at": "2026-01-31T12:00:00Z",
+                    "started_at": "2026-01-31T12:00:00.2Z",
+                    "finished_at": "2026-01-31T12:00:02Z",
+                    "is_cancel_requested": False,
+                    "attempt": 1,
+                    "progress": 1.0,
+                    "n_ratings": 100836,
+                    "trained_through": 4711,
+                    "metrics": {"holdout_rmse": 0.846, "seconds": {"load": 0.1, "fit": 0.6}},
+                    "version": 7,
+                    "error": None,
+                }
+            ]
+        }
+    )
+
+    id: int = Field(description="Number of the run; never given out twice.")
+    status: RunStatus = Field(
+        description="`rejected`: fitted, but clearly worse than the active version, so not published."
+    )
+    requested_by: RequestedBy = Field(description="Who asked for it: the API, the command line, or the retrain policy.")
+    hyperparameters: dict[str, Any] = Field(description="Everything that was chosen about the fit.")
+    created_at: datetime = Field(description="When it was asked for.")
+    started_at: datetime | None = Field(description="When a trainer last took it up.")
+    finished_at: datetime | None = Field(description="When it ended.")
+    is_cancel_requested: bool = Field(description="Whether somebody asked for its end.")
+    attempt: int = Field(description="How often a trainer took it up; above 1 after a crash or a restart.")
+    progress: float = Field(description="Share of the epochs done, from 0 to 1; early stopping jumps ahead.")
+    n_ratings: int | None = Field(description="Ratings that it learns.")
+    trained_through: int | None = Field(description="The last rating revision that it sees.")
+    metrics: dict[str, Any] = Field(description="Errors on the hold-out, and seconds per step of the run.")
+    version: int | None = Field(description="The model version that it published.")
+    error: str | None = Field(description="Why it failed or was rejected.")
+
+    @classmethod
+    def of(cls, row: RunRow, epochs: Sequence[Row[Any]] = ()) -> Self:
+        """`epochs` of a running run say how far it is."""
+        return cls(**{**row._mapping, "progress": progress_of(row, epochs)})
+
+
+class TrainingRunDetail(TrainingRunOut):
+    """A training run with its epochs."""
+
+    epochs: list[EpochOut] = Field(description="What each epoch did, in order.")
+
+    @classmethod
+    def of(cls, row: RunRow, epochs: Sequence[Row[Any]] = ()) -> Self:
+        shown = [EpochOut.of(epoch) for epoch in epochs]
+        return cls(**{**row._mapping, "progress": progress_of(row, epochs), "epochs": shown})
+
+
+class TrainingRunList(BaseModel):
+    """A page of training runs, newest first."""
+
+    runs: list[TrainingRunOut] = Field(description="The runs of this page.")
+    next_cursor: str | None = Field(description="Pass it as `cursor` for the next page; null on the last.")
+
+
+def progress_of(row: RunRow, epochs: Sequence[Row[Any]]) -> float:
+    """Share of the epochs done: the two phases count half each, for they take about as long."""
+    if row.status == "succeeded":
+        return 1.0
+    if row.status in FINISHED or not epochs:
+        return 0.0
+    last = epochs[-1]
+    share: float = last.epoch / last.n_epochs
+    has_holdout = epochs[0].phase == "fit"
+    return round(share if not has_holdout else share / 2 if last.phase == "fit" else (1 + share) / 2, 4)
