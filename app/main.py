@@ -21,6 +21,7 @@ from app.engine.warm_up import warm_up
 from app.errors import answer_problems, declare_problems
 from app.health.api import probes_router, status_router
 from app.items.api import router as items_router
+from app.ratings.api import items_router as rated_items_router
 from app.ratings.api import router as ratings_router
 from app.ratings.api import users_router
 from app.recommendations.api import router as recommendations_router
@@ -84,6 +85,7 @@ def _mount(app: FastAPI) -> None:
         recommendations_router,
         similar_router,  # before items: /items/popular must not be taken for an item
         items_router,
+        rated_items_router,
         training_router,
         models_router,
         status_router,

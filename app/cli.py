@@ -1,0 +1,382 @@
+"""`palate`: every command reads its arguments, calls one function and prints what came of it.
+
+Heavy modules are imported inside the commands, so that `palate --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.database import Database
+    from app.items.line_import import OnProgress
+    from app.items.schemas import ImportReport
+    from app.training.queue import Epoch, RunRow
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Palate: recommendations from rating values.")
+models_app = typer.Typer(no_args_is_help=True, help="Published model versions.")
+app.add_typer(models_app, name="models")
+
+console = Console()
+complaints = Console(stderr=True)
+
+File = Annotated[Path, typer.Argument(help="The file; - reads standard input.", allow_dash=True)]
+Column = Annotated[str | None, typer.Option(help="Name of the column, where it is not found by itself.")]
+
+
+class Failed(typer.Exit):
+    """Ends the command with exit code 1 after a line that says why."""
+
+    def __init__(self, reason: str, code: int = 1) -> None:
+        complaints.print(reason, style="red", markup=False, highlight=False, soft_wrap=True)
+        super().__init__(code)
+
+
+@app.callback()
+def choose_data(
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the data; the same as PALATE_DATA_DIR.", show_default=False)
+    ] = None,
+) -> None:
+    """Settings come from the environment (PALATE_...); docs/settings.md lists them."""
+    if data_dir is not None:
+        os.environ["PALATE_DATA_DIR"] = str(data_dir)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="API processes.")] = 1,
+) -> None:
+    """Start the service, and its trainer unless PALATE_TRAINER=external."""
+    import uvicorn
+
+    settings = _settings()
+    if settings.auth != "off" and not _is_loopback(host):
+        raise Failed(f"{host} is open to other machines: say PALATE_AUTH=off to answer everybody who can connect", 2)
+    uvicorn.run(
+        "app.main:app",
+        host=host,
+        port=port,
+        workers=workers,
+        log_level=settings.log_level,
+        timeout_graceful_shutdown=20,
+    )
+
+
+@app.command()
+def worker() -> None:
+    """Run a trainer process, for services started with PALATE_TRAINER=external."""
+    from app.worker import main as run_worker
+
+    raise typer.Exit(run_worker(_settings()))
+
+
+@app.command()
+def demo(
+    ratings: Annotated[Path | None, typer.Option(help="Your own ratings instead of the sample.")] = None,
+    items: Annotated[Path | None, typer.Option(help="Titles for them; movies.csv beside them by default.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder to keep the data in; a temporary one else.")] = None,
+    port: Annotated[int, typer.Option(help="Port of the service; 0 takes a free one.")] = 0,
+    exit_after: Annotated[bool, typer.Option("--exit", help="End after the story instead of serving on.")] = False,
+) -> None:
+    """Start a service, load ratings, train, recommend, and show what one more rating changes."""
+    from app.demo.run import demo as run_demo
+
+    raise typer.Exit(run_demo(ratings, items, data_dir, port, exit_after))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database schema up to date."""
+    with _database() as (database, _):
+        console.print(f"the schema of {database.engine.url.render_as_string()} is current", soft_wrap=True)
+
+
+@app.command("warm-up")
+def warm_up() -> None:
+    """Compile the serving kernels now, so that no process has to later."""
+    from app.engine.warm_up import warm_up as compile_kernels
+
+    compile_kernels()
+
+
+@app.command("import")
+def import_ratings(
+    file: File,
+    user_column: Column = None,
+    item_column: Column = None,
+    value_column: Column = None,
+    rated_at_column: Column = None,
+) -> None:
+    """Import ratings: CSV, tabs, `::` or NDJSON, with or without a header, gzip or not."""
+    from app.ratings import bulk_import
+
+    options = bulk_import.ImportOptions(
+        user_column=user_column, item_column=item_column, value_column=value_column, rated_at_column=rated_at_column
+    )
+    with _database() as (database, settings):
+        _import(
+            file,
+            lambda source, progress: bulk_import.import_ratings(database, settings, source, options, progress),
+            "ratings",
+        )
+
+
+@app.command("import-items")
+def import_items(
+    file: File, item_column: Column = None, title_column: Column = None, categories_column: Column = None
+) -> None:
+    """Import titles and categories: movies.csv of MovieLens, or any CSV or NDJSON."""
+    from app.items import bulk_import
+
+    options = bulk_import.ItemImportOptions(
+        item_column=item_column, title_column=title_column, categories_column=categories_column
+    )
+    with _database() as (database, settings):
+        _import(
+            file,
+            lambda source, progress: bulk_import.import_items(database, settings, source, options, progress),
+            "items",
+        )
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="Where to; .csv or .ndjson; - writes NDJSON.", allow_dash=True)],
+) -> None:
+    """Export all ratings in a form that `palate import` reads."""
+    from app.ratings import everything
+
+    with _database() as (database, _), database.read() as connection, _opened_to_write(file) as out:
+        for block in everything.export(connection, "csv" if file.suffix == ".csv" else "ndjson"):
+            out.write(block)
+
+
+@app.command()
+def digest() -> None:
+    """Print a fingerprint of all ratings: two services with the same ratings print the same one."""
+    from app.ratings.everything import ratings_digest
+
+    with _database() as (database, _), database.read() as connection:
+        console.print(ratings_digest(connection), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def train(
+    hyperparameter: Annotated[
+        list[str] | None, typer.Option("--set", help="A hyperparameter, as n_factors=32; repeat for several.")
+    ] = None,
+) -> None:
+    """Train in the foreground and publish what passes the gate; Ctrl-C cancels."""
+    from app.engine.hyperparameters import Hyperparameters, InvalidHyperparameter
+    from app.training.foreground import train_now
+
+    settings = _settings()
+    try:
+        chosen = Hyperparameters.from_dict(settings.hyperparameters | _assignments(hyperparameter or []))
+    except InvalidHyperparameter as invalid:
+        raise Failed(str(invalid), 2) from invalid
+    with _database() as (database, settings), _epochs_shown() as show, _interrupted() as is_interrupted:
+        run = train_now(database, settings, chosen, on_epoch=show, is_cancelled=is_interrupted, on_wait=console.print)
+    _print_outcome(run)
+
+
+@models_app.command("list")
+def list_models() -> None:
+    """List the published versions, newest first."""
+    from app.registry import versions
+
+    with _database() as (database, _), database.read() as connection:
+        active = versions.active_number(connection)
+        rows = versions.history(connection, limit=1000)
+    table = Table("version", "created", "ratings", "trained through", "hold-out RMSE", "digest")
+    for row in rows:
+        mark = " (active)" if row.version == active else ""
+        rmse = row.manifest["metrics"].get("rmse")
+        table.add_row(
+            f"{row.version}{mark}",
+            f"{row.created_at:%Y-%m-%d %H:%M:%S}",
+            str(row.manifest["n_ratings"]),
+            str(row.trained_through),
+            "-" if rmse is None else f"{rmse:.4f}",
+            row.digest[:12],
+        )
+    console.print(table)
+
+
+@models_app.command("activate")
+def activate_model(version: Annotated[int, typer.Argument(help="Its number.")]) -> None:
+    """Answer from this version; every process follows within two seconds."""
+    from app.registry import versions
+
+    with _database() as (database, settings):
+        versions.activate(database, settings.versions_dir, version)
+    console.print(f"version {version} is active")
+
+
+@models_app.command("delete")
+def delete_model(version: Annotated[int, typer.Argument(help="Its number.")]) -> None:
+    """Delete a version that is not active."""
+    from app.registry import versions
+
+    with _database() as (database, settings):
+        versions.remove(database, settings.versions_dir, version)
+    console.print(f"version {version} is deleted")
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as invalid:
+        names = ("_".join(str(part) for part in each["loc"]).upper() for each in invalid.errors())
+        told = (f"PALATE_{name}: {each['msg']}" for name, each in zip(names, invalid.errors(), strict=True))
+        raise Failed("\n".join(told), 2) from invalid
+
+
+@contextmanager
+def _database() -> Iterator[tuple[Database, Settings]]:
+    """The database at its newest schema; what the service refuses is one line here, not a traceback."""
+    import migrations
+    from app.database import open_database
+    from app.errors import ServiceError
+
+    settings = _settings()
+    database = open_database(settings)
+    try:
+        migrations.upgrade(database, settings)
+        yield database, settings
+    except ServiceError as error:
+        raise Failed(str(error)) from error
+    finally:
+        database.dispose()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _import(file: Path, run: Callable[[BinaryIO, OnProgress], ImportReport], what: str) -> None:
+    columns = (TextColumn(f"importing {what}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with _opened_to_read(file) as source, Progress(*columns, console=console, transient=True) as progress:
+        size = None if str(file) == "-" else file.stat().st_size
+        task = progress.add_task(what, total=size)
+        report = run(source, lambda seen: progress.update(task, completed=seen.n_bytes))
+    _print_report(report, what)
+    if report.stopped_because:
+        raise Failed(report.stopped_because)
+
+
+def _print_report(report: ImportReport, what: str) -> None:
+    console.print(
+        f"{report.created:,} {what} created, {report.updated:,} updated, {report.unchanged:,} unchanged, "
+        f"{report.bad:,} bad lines; revision {report.revision}"
+    )
+    for bad in report.bad_lines:
+        console.print(f"  line {bad.line}: {bad.reason}: {bad.text}", markup=False, highlight=False)
+
+
+@contextmanager
+def _opened_to_read(file: Path) -> Iterator[BinaryIO]:
+    if str(file) == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        with file.open("rb") as source:
+            yield source
+    except OSError as error:
+        raise Failed(f"{file}: {error.strerror}") from error
+
+
+@contextmanager
+def _opened_to_write(file: Path) -> Iterator[BinaryIO]:
+    if str(file) == "-":
+        yield sys.stdout.buffer
+        return
+    with file.open("wb") as out:
+        yield out
+
+
+def _assignments(texts: list[str]) -> dict[str, Any]:
+    """`n_factors=32` as {"n_factors": 32}; what is no number stays text."""
+    import json
+
+    given: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise Failed(f"--set {text}: write NAME=VALUE", 2)
+        try:
+            given[name] = json.loads(value)
+        except ValueError:
+            given[name] = value
+    return given
+
+
+@contextmanager
+def _epochs_shown() -> Iterator[Callable[[Epoch], None]]:
+    """A bar per phase, with the errors and the speed of the latest epoch."""
+    columns = (TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.fields[told]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bars: dict[str, Any] = {}
+
+        def show(epoch: Epoch) -> None:
+            report = epoch.report
+            if epoch.phase not in bars:
+                names = {"fit": "fit", "final": "learn all"}
+                bars[epoch.phase] = progress.add_task(names[epoch.phase], total=report.n_epochs, told="")
+            holdout = "" if report.holdout_rmse is None else f"  hold-out {report.holdout_rmse:.4f}"
+            told = f"epoch {report.epoch:>3}  train {report.train_rmse:.4f}{holdout}"
+            speed = f"  {report.ratings_per_second / 1e6:.1f} M ratings/s"
+            progress.update(bars[epoch.phase], completed=report.epoch, told=told + speed)
+
+        yield show
+
+
+@contextmanager
+def _interrupted() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed; the run is then cancelled, not torn down in the middle."""
+    import signal
+    import threading
+
+    pressed = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _print_outcome(run: RunRow) -> None:
+    if run.status != "succeeded":
+        raise Failed(f"run {run.id} {run.status}" + (f": {run.error}" if run.error else ""))
+    rmse = run.metrics.get("rmse")
+    told = "" if rmse is None else f", hold-out RMSE {rmse:.4f}"
+    console.print(f"run {run.id} published version {run.version}: {run.n_ratings:,} ratings{told}")
+
+
+def main() -> None:
+    """Entry point of the `palate` script."""
+    app(prog_name="palate")
+
+
+if __name__ == "__main__":
+    main()
