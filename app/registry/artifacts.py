@@ -144,11 +144,13 @@ def write(versions_dir: Path, name: str, contents: VersionContents, facts: Mappi
         "n_factors": contents.model.n_factors,
         "files": {file: _write_array(temporary / file, array) for file, array in files.items()},
     }
-    _write_text(temporary / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False))
+    text = json.dumps(manifest, indent=2, allow_nan=False)
+    _write_text(temporary / MANIFEST, text)
     _sync_folder(temporary)
     temporary.rename(versions_dir / name)
     _sync_folder(versions_dir)
-    return manifest
+    written: Manifest = json.loads(text)
+    return written
 
 
 def verify(folder: Path, published: Manifest | None = None) -> Manifest:
