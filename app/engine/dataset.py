@@ -51,11 +51,9 @@ class Ratings:
             raise InvalidArray("ratings", f"need equal lengths, not {users.size}, {items.size} and {ratings.size}")
         refuse_rows_outside(users, n_users, "user_rows")
         refuse_rows_outside(items, n_items, "item_rows")
-        pairs = users.astype(np.int64) * n_items + items
-        order = _sorting_order(pairs)
-        if order is not None:
-            pairs, users, items, ratings = pairs[order], users[order], items[order], ratings[order]
-        _refuse_duplicates(pairs, n_items)
+        if not _is_canonical(users, items):
+            users, items, ratings = _sorted(users, items, ratings, n_users, n_items)
+            _refuse_duplicates(users, items)
         return cls(users, items, ratings, n_users, n_items)
 
     def __len__(self) -> int:
@@ -68,19 +66,34 @@ class Ratings:
             self.user_rows[chosen], self.item_rows[chosen], self.values[chosen], self.n_users, self.n_items
         )
 
-
-def _sorting_order(pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.intp] | None:
-    """Positions that sort the pairs, or None when they are sorted already."""
-    if pairs.size < 2 or bool((pairs[1:] >= pairs[:-1]).all()):
-        return None
-    return np.argsort(pairs, kind="stable")
+    def of_user(self, user_row: int) -> slice:
+        """Where a user's ratings lie in the arrays; O(log n)."""
+        start, end = np.searchsorted(self.user_rows, np.array([user_row, user_row + 1], np.int32))
+        return slice(int(start), int(end))
 
 
-def _refuse_duplicates(pairs: npt.NDArray[np.int64], n_items: int) -> None:
-    repeated = np.flatnonzero(pairs[1:] == pairs[:-1])
+def _is_canonical(users: Rows, items: Rows) -> bool:
+    """Strictly rising by (user_row, item_row), so without duplicates too."""
+    same_user = users[1:] == users[:-1]
+    return bool(((users[1:] > users[:-1]) | (same_user & (items[1:] > items[:-1]))).all())
+
+
+def _sorted(users: Rows, items: Rows, values: Vector32, n_users: int, n_items: int) -> tuple[Rows, Rows, Vector32]:
+    """By item, then by user, each stable: linear time, where a comparison sort of 20 million takes seconds."""
+    from app.engine.sorting import sort_by  # Numba is loaded where ratings need sorting, not at import
+
+    first = (np.empty_like(items), np.empty_like(users), np.empty_like(values))
+    sort_by(items, users, values, n_items, *first)
+    second = (np.empty_like(users), np.empty_like(items), np.empty_like(values))
+    sort_by(first[1], first[0], first[2], n_users, *second)
+    return second
+
+
+def _refuse_duplicates(users: Rows, items: Rows) -> None:
+    repeated = np.flatnonzero((users[1:] == users[:-1]) & (items[1:] == items[:-1]))
     if repeated.size:
-        user_row, item_row = divmod(int(pairs[repeated[0]]), n_items)
-        raise InvalidArray("ratings", f"hold user row {user_row} with item row {item_row} more than once")
+        pair = f"user row {users[repeated[0]]} with item row {items[repeated[0]]}"
+        raise InvalidArray("ratings", f"hold {pair} more than once")
 
 
 class Vocabulary:

@@ -129,7 +129,7 @@ class FactorModel:
             array = np.ascontiguousarray(arrays[name])
             little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
             sha.update(f"{name} {little_endian.dtype.str} {array.shape}\n".encode())
-            sha.update(memoryview(little_endian.reshape(-1).view(np.uint8)))
+            sha.update(little_endian.reshape(-1).view(np.uint8).data)
         return sha.hexdigest()
 
     def predict(self, user_rows: Rows, item_rows: Rows) -> Vector32:

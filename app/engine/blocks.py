@@ -1,0 +1,140 @@
+"""The grid: ratings partitioned so that threads never meet and rows stay in the core's own cache.
+
+Users and items are dealt into n_groups groups each, which cuts the ratings into n_groups^2 blocks. Stratum s is the
+blocks (g, (g + s) mod n_groups): no two of them share a user or an item, so they may be learned in any order or at once
+with the same result (distributed stratified SGD: Gemulla et al. 2011). A group of items fits the core's cache. Inside a
+block the ratings are sorted by user, cut into 8 equal parts and interleaved: each user's vector stays in the core's first
+cache, and steps of different users do not wait for each other. The shape depends on the data alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from app.engine.arrays import Counts, Offsets, Rows, Vector32
+from app.engine.dataset import Ratings
+
+_ITEM_GROUP_BYTES = 512 * 1024
+"""Half of a common second-level cache: the group's item vectors stay there while the users stream past."""
+_MIN_GROUPS = 8
+_MIN_BLOCK_RATINGS = 4096
+"""Blocks of fewer ratings than this cost more in hand-over than they gain in cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """One side's rows dealt into groups: places are positions in the order of groups, each group contiguous."""
+
+    place_of: Rows
+    """[n]: place of each row."""
+    row_at: Rows
+    """[n]: row at each place; the inverse of place_of."""
+    group_of: Rows
+    """[n]: group of each row."""
+    starts: Offsets
+    """[n_groups + 1]: first place of each group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Ratings in blocks, their rows replaced by places; block (g, h) is number g * n_groups + h."""
+
+    n_groups: int
+    users: Deal
+    items: Deal
+    user_places: Rows
+    item_places: Rows
+    values: Vector32
+    block_starts: Offsets
+
+    def stratum(self, number: int) -> npt.NDArray[np.int64]:
+        """Block numbers of stratum 0..n_groups - 1, in the order in which they are offered."""
+        groups = np.arange(self.n_groups, dtype=np.int64)
+        return groups * self.n_groups + (groups + number) % self.n_groups
+
+
+def n_groups_for(n_ratings: int, n_items: int, n_columns: int) -> int:
+    """Groups per side: enough that a group's item vectors fit the cache, not so many that blocks get tiny."""
+    by_cache = math.ceil(n_items * n_columns * 4 / _ITEM_GROUP_BYTES)
+    by_size = math.isqrt(n_ratings // _MIN_BLOCK_RATINGS)
+    return max(_MIN_GROUPS, min(by_cache, by_size))
+
+
+def deal(counts: Counts, n_groups: int) -> Deal:
+    """Rows dealt by falling count, back and forth, so that groups hold nearly equal numbers of rows and ratings."""
+    falling = np.argsort(-counts, kind="stable")
+    there_and_back = np.concatenate([np.arange(n_groups), np.arange(n_groups)[::-1]]).astype(np.int32)
+    group_of = np.empty(counts.size, np.int32)
+    group_of[falling] = np.resize(there_and_back, counts.size)
+    row_at = np.argsort(group_of, kind="stable").astype(np.int32)
+    place_of = np.empty(counts.size, np.int32)
+    place_of[row_at] = np.arange(counts.size, dtype=np.int32)
+    starts = np.zeros(n_groups + 1, np.int64)
+    np.cumsum(np.bincount(group_of, minlength=n_groups), out=starts[1:])
+    return Deal(place_of, row_at, group_of, starts)
+
+
+def lay_out(ratings: Ratings, n_columns: int, pool: Executor, n_threads: int) -> Grid:
+    """The grid of these ratings, the same for every number of threads; linear time, two passes over the ratings."""
+    n_groups = n_groups_for(len(ratings), ratings.n_items, n_columns)
+    users = deal(count_rows(ratings.user_rows, ratings.n_users), n_groups)
+    items = deal(count_rows(ratings.item_rows, ratings.n_items), n_groups)
+    scattered, block_starts = _scatter(ratings, users, items, n_groups, pool, n_threads)
+    laid_out = _order_blocks(scattered, block_starts, users.starts, n_groups, pool, n_threads)
+    return Grid(n_groups, users, items, *laid_out, block_starts)
+
+
+def count_rows(rows: Rows, n_rows: int) -> Counts:
+    """Ratings per row."""
+    return np.bincount(rows, minlength=n_rows).astype(np.int32)
+
+
+_Columns = tuple[Rows, Rows, Vector32]
+
+
+def _empty(n_ratings: int) -> _Columns:
+    return np.empty(n_ratings, np.int32), np.empty(n_ratings, np.int32), np.empty(n_ratings, np.float32)
+
+
+def _scatter(
+    ratings: Ratings, users: Deal, items: Deal, n_groups: int, pool: Executor, n_threads: int
+) -> tuple[_Columns, Offsets]:
+    """Ratings moved to their blocks, in their old order within a block, whatever the number of threads."""
+    from app.engine.block_kernels import count_blocks, scatter
+
+    bounds = np.linspace(0, len(ratings), n_threads + 1).astype(np.int64)
+    counts = np.zeros((n_threads, n_groups * n_groups), np.int64)
+    source = (ratings.user_rows, ratings.item_rows)
+    parts = range(n_threads)
+    run_all(pool, count_blocks, [(*source, users.group_of, items.group_of, n_groups, bounds, p, counts) for p in parts])
+    block_starts = np.zeros(n_groups * n_groups + 1, np.int64)
+    np.cumsum(counts.sum(axis=0), out=block_starts[1:])
+    # Thread p writes a block's ratings after those of the threads before it.
+    next_free = block_starts[:-1] + np.cumsum(counts, axis=0) - counts
+    moved = _empty(len(ratings))
+    deals = (users.group_of, items.group_of, users.place_of, items.place_of)
+    run_all(pool, scatter, [(*source, ratings.values, *deals, n_groups, bounds, p, next_free, *moved) for p in parts])
+    return moved, block_starts
+
+
+def _order_blocks(
+    scattered: _Columns, block_starts: Offsets, user_starts: Offsets, n_groups: int, pool: Executor, n_threads: int
+) -> _Columns:
+    from app.engine.block_kernels import order_blocks
+
+    ordered = _empty(scattered[0].size)
+    turn = np.zeros(1, np.int64)
+    run_all(pool, order_blocks, [(*scattered, block_starts, user_starts, n_groups, turn, *ordered)] * n_threads)
+    return ordered
+
+
+def run_all(pool: Executor, kernel: Callable[..., None], calls: Sequence[tuple[object, ...]]) -> None:
+    """Runs a nogil kernel once per call, at the same time; the first error is raised here."""
+    for done in [pool.submit(kernel, *call) for call in calls]:
+        done.result()

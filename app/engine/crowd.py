@@ -1,0 +1,119 @@
+"""What the ratings say of the users as a crowd, of the noise, and of how far popularity can be trusted."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from app.engine.arrays import Counts, Matrix32, Matrix64, Vector32, Vector64
+from app.engine.dataset import Ratings
+from app.engine.factors import FactorModel, UserPrior
+
+_NOISE_USERS = 1000
+"""Users whose held-out ratings measure the noise: more would cost time and change the third digit."""
+_NOISE_WEIGHT = 20.0
+"""Held-out ratings that the estimate without a hold-out weighs against those there are."""
+
+_BIAS_SHARE = 0.15
+"""Share of the ratings' variance that users' biases have where people rate films: the guess before there are users."""
+_BIAS_WEIGHT = 10.0
+"""Users that this guess weighs against those there are."""
+
+
+def crowd_prior(user_bias: Vector32, user_factors: Matrix32, user_counts: Counts, value_variance: float) -> UserPrior:
+    """Mean and covariance of x_u = [b_u, p_u] over the users with ratings, each user once.
+
+        m = sum x_u / (n + 1)        C = (sum (x_u - m)(x_u - m)' + nu T) / (n + nu),  nu = 2 (k + 1)
+
+    T is diagonal, one variance for biases and one for factors: few users say little about (k + 1)^2 covariances, and
+    shrinking towards T lowers the error of what they do say (Ledoit & Wolf 2004; nu as in a Wishart prior). With hardly
+    any users the bias variance is near a usual one, so that a new user's first rating counts.
+    """
+    rated = user_counts > 0
+    x = np.hstack([user_bias[rated, None], user_factors[rated]])
+    n, size = x.shape
+    mean = x.sum(axis=0, dtype=np.float64) / (n + 1)
+    scatter = _scatter(x, mean)
+    target = np.full(size, np.diag(scatter)[1:].mean() / max(n, 1) + 1e-4 * value_variance)
+    usual_bias_variance = _BIAS_SHARE * value_variance
+    target[0] = (scatter[0, 0] + _BIAS_WEIGHT * usual_bias_variance) / (n + _BIAS_WEIGHT)
+    weight = 2.0 * size
+    return UserPrior(mean, (scatter + weight * np.diag(target)) / (n + weight))
+
+
+def with_measured_noise(model: FactorModel, ratings: Ratings, holdout: Ratings, seed: int) -> FactorModel:
+    """The model with s2 such that the variance promised for held-out ratings is the one found:
+
+        s2 = mean (r - r_hat)^2 - mean y' A_u^-1 y
+
+    over the held-out ratings of known items of up to 1,000 users, folded in from their training ratings. s2 enters A_u,
+    so this is repeated once. A few held-out ratings move the model's own estimate only a little.
+    """
+    for _ in range(2):
+        squared_error, doubt, n = _held_out_errors(model, ratings, holdout, seed)
+        found = max(squared_error - doubt, 0.1 * squared_error)
+        noise = (found + _NOISE_WEIGHT * model.noise_variance) / (n + _NOISE_WEIGHT)
+        model = dataclasses.replace(model, noise_variance=noise)
+    return model
+
+
+def spread_of(values: Vector32) -> float:
+    """Standard deviation of the ratings; where all are equal, a twentieth of them (or 1 for zeros) instead of none."""
+    spread, mean = float(values.std(dtype=np.float64)), abs(float(values.mean(dtype=np.float64)))
+    return spread if spread > 1e-6 * mean else 0.05 * mean or 1.0
+
+
+def item_means(ratings: Ratings, item_counts: Counts) -> Vector32:
+    """Plain mean of each item's ratings; the overall mean where there are none."""
+    sums = np.bincount(ratings.item_rows, weights=ratings.values, minlength=ratings.n_items)
+    overall = ratings.values.mean(dtype=np.float64)
+    return np.where(item_counts > 0, sums / np.maximum(item_counts, 1), overall).astype(np.float32)
+
+
+def popularity_shrinkage(ratings: Ratings, item_counts: Counts, means: Vector32) -> float:
+    """Ratings that the overall mean weighs: variance within items / variance between items' true means.
+
+    Moment estimate of the one-way random effects model (Searle, Casella & McCulloch 1992, section 3.6), kept between
+    1 and 100 so that a handful of ratings cannot make it absurd.
+    """
+    sizes = item_counts[item_counts > 0].astype(np.float64)
+    n, n_items = len(ratings), sizes.size
+    if n <= n_items or n_items < 2:
+        return 5.0
+    overall = ratings.values.mean(dtype=np.float64)
+    within = float(np.square(ratings.values - means[ratings.item_rows], dtype=np.float64).sum()) / (n - n_items)
+    between = float((sizes * (means[item_counts > 0] - overall) ** 2).sum()) / (n_items - 1)
+    effective_size = (n - (sizes**2).sum() / n) / (n_items - 1)
+    true_between = (between - within) / effective_size
+    return float(np.clip(within / max(true_between, 1e-12), 1.0, 100.0))
+
+
+def _scatter(x: Matrix32, mean: Vector64) -> Matrix64:
+    """sum (x_u - m)(x_u - m)', in a fixed order of additions: BLAS would let its number of threads into the digest."""
+    from app.engine.crowd_kernels import add_outer_products
+
+    scatter = np.zeros((mean.size, mean.size))
+    add_outer_products(np.ascontiguousarray(x), mean, scatter)
+    return scatter
+
+
+def _held_out_errors(model: FactorModel, ratings: Ratings, holdout: Ratings, seed: int) -> tuple[float, float, int]:
+    """Sums of (r - r_hat)^2 and of y' A_u^-1 y over held-out ratings of known items, and their number."""
+    from app.engine.fold_in import FoldIn
+
+    fold_in = FoldIn(model)
+    users = np.unique(holdout.user_rows)
+    if users.size > _NOISE_USERS:
+        users = np.sort(np.random.default_rng(seed).choice(users, _NOISE_USERS, replace=False))
+    squared_error, doubt, n = 0.0, 0.0, 0
+    for user_row in users.tolist():
+        seen, asked = ratings.of_user(user_row), holdout.of_user(user_row)
+        is_known = model.item_counts[holdout.item_rows[asked]] > 0
+        side = fold_in.fold_in(ratings.item_rows[seen], ratings.values[seen])
+        values, variances = fold_in.predict(side, holdout.item_rows[asked][is_known])
+        errors = (holdout.values[asked][is_known] - values).astype(np.float64)
+        squared_error += float((errors**2).sum())
+        doubt += float((variances.astype(np.float64) - model.noise_variance).sum())
+        n += errors.size
+    return squared_error, doubt, n

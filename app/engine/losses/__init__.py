@@ -1,0 +1,1 @@
+"""Losses are declared as expressions; their slopes are derived, never written by hand."""

@@ -1,0 +1,162 @@
+"""The kernels of the Gaussian belief about one user.
+
+With y_i = [1, q_i], d_i = r_ui - mean - b_i, prior x_u ~ Normal(m, C) and noise variance s2 (Bishop 2006, 3.50-3.51):
+
+    A_u = C^-1 + (1/s2) sum_i y_i y_i'      A_u x_u = C^-1 m + (1/s2) sum_i y_i d_i
+"""
+
+import numpy as np
+from numba import boolean, float32, float64, int32, njit, void
+from numba.core.types import Array
+
+from app.engine.arrays import Mask, Matrix32, Matrix64, Rows, Vector32, Vector64
+from app.engine.small_algebra import READ_MATRIX64, factorise, solve_transposed, solve_upper
+
+READ_ROWS = Array(int32, 1, "C", readonly=True)
+READ_VECTOR = Array(float32, 1, "C", readonly=True)
+READ_MATRIX = Array(float32, 2, "C", readonly=True)
+READ_VECTOR64 = Array(float64, 1, "C", readonly=True)
+READ_MASK = Array(boolean, 1, "C", readonly=True)
+
+
+@njit(void(float64[:, ::1], float64, float64[:, ::1]), nogil=True, cache=True, fastmath={"contract"})
+def _add_products(y: Matrix64, precision: float, upper: Matrix64) -> None:
+    """Adds precision * sum over the four rows of y y' to the upper triangle."""
+    n = upper.shape[0]
+    for i in range(n):
+        a, b, c, d = precision * y[0, i], precision * y[1, i], precision * y[2, i], precision * y[3, i]
+        for j in range(i, n):
+            upper[i, j] += (a * y[0, j] + b * y[1, j]) + (c * y[2, j] + d * y[3, j])
+
+
+@njit(
+    void(
+        READ_ROWS,
+        READ_VECTOR,
+        READ_MATRIX,
+        READ_VECTOR,
+        READ_MASK,
+        float64,
+        float64,
+        float64,
+        float64,
+        READ_MATRIX64,
+        READ_VECTOR64,
+        float64[:, ::1],
+        float64[::1],
+    ),
+    nogil=True,
+    cache=True,
+)
+def solve_user(
+    item_rows: Rows,
+    values: Vector32,
+    item_factors: Matrix32,
+    item_bias: Vector32,
+    is_known: Mask,
+    mean: float,
+    precision: float,
+    unknown_bias: float,
+    unknown_precision: float,
+    prior_precision: Matrix64,
+    prior_pull: Vector64,
+    upper: Matrix64,
+    solution: Vector64,
+) -> None:
+    """x_u and the Cholesky factor U of A_u from one user's n ratings.
+
+    item_rows, values [n]   item_factors [n_items, k]   precision = 1 / s2   prior_precision = C^-1 [k+1, k+1]
+    prior_pull = C^-1 m [k+1]   upper [k+1, k+1]: overwritten with U in its upper triangle   solution [k+1]: overwritten
+    Row -1 and items that are not known say something of b_u alone: y = [1, 0], with unknown_bias and unknown_precision.
+    """
+    k = item_factors.shape[1]
+    for i in range(k + 1):
+        solution[i] = prior_pull[i]
+        for j in range(i, k + 1):
+            upper[i, j] = prior_precision[i, j]
+    y = np.zeros((4, k + 1))  # four ratings at a time: one pass over the matrix for the four
+    waiting = 0
+    for t in range(item_rows.size):
+        row = item_rows[t]
+        if row < 0 or not is_known[row]:
+            upper[0, 0] += unknown_precision
+            solution[0] += unknown_precision * (float64(values[t]) - mean - unknown_bias)
+            continue
+        y[waiting, 0] = 1.0
+        for f in range(k):
+            y[waiting, f + 1] = item_factors[row, f]
+        weighted = precision * (float64(values[t]) - mean - float64(item_bias[row]))
+        for i in range(k + 1):
+            solution[i] += weighted * y[waiting, i]
+        waiting += 1
+        if waiting == 4:
+            _add_products(y, precision, upper)
+            waiting = 0
+    if waiting > 0:
+        y[waiting:] = 0.0
+        _add_products(y, precision, upper)
+    factorise(upper)
+    solve_transposed(upper, solution)
+    solve_upper(upper, solution)
+
+
+@njit(
+    void(
+        READ_VECTOR,
+        float64,
+        READ_MATRIX64,
+        READ_ROWS,
+        READ_MATRIX,
+        READ_VECTOR,
+        READ_MASK,
+        float64,
+        float64,
+        float64,
+        float64,
+        float32[::1],
+        float32[::1],
+    ),
+    nogil=True,
+    cache=True,
+    fastmath={"reassoc", "contract"},
+)
+def predict_items(
+    factors: Vector32,
+    bias: float,
+    upper: Matrix64,
+    item_rows: Rows,
+    item_factors: Matrix32,
+    item_bias: Vector32,
+    is_known: Mask,
+    mean: float,
+    noise_variance: float,
+    unknown_bias: float,
+    unknown_variance: float,
+    values: Vector32,
+    variances: Vector32,
+) -> None:
+    """mean + b_u + b_i + p.q_i, and its variance s2 + y' A_u^-1 y = s2 + |U'^-1 y|^2, of n items.
+
+    factors [k]   upper [k+1, k+1]: U with U'U = A_u   item_rows [n]; -1 and items that are not known have y = [1, 0],
+    unknown_bias, and unknown_variance more   values, variances [n], overwritten
+    """
+    k = item_factors.shape[1]
+    y = np.empty(k + 1)
+    for t in range(item_rows.size):
+        row = item_rows[t]
+        value, variance = mean + bias, noise_variance
+        y[:] = 0.0
+        y[0] = 1.0
+        if row < 0 or not is_known[row]:
+            value += unknown_bias
+            variance += unknown_variance
+        else:
+            value += item_bias[row]
+            for f in range(k):
+                value += factors[f] * item_factors[row, f]
+                y[f + 1] = item_factors[row, f]
+        solve_transposed(upper, y)
+        for i in range(k + 1):
+            variance += y[i] * y[i]
+        values[t] = float32(value)
+        variances[t] = float32(variance)

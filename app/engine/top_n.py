@@ -1,0 +1,82 @@
+"""The best rows by score: exact, ties by the smaller row, never an excluded row, fewer when fewer are left."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from app.engine.arrays import InvalidArray, Rows, Vector32, refuse_rows_outside
+from app.engine.factors import FactorModel
+from app.engine.fold_in import UserSide
+from app.engine.top_n_kernels import cosines, score_items, select_top
+
+_NONE = np.zeros(0, np.int32)
+_NONE.flags.writeable = False
+
+
+def top_n(
+    model: FactorModel, user: UserSide, n: int, *, excluded: Rows = _NONE, candidates: Rows | None = None
+) -> tuple[Rows, Vector32]:
+    """The n items with the highest r_hat for this user, best first, with r_hat (not clipped to any scale).
+
+    Only candidates are considered where given. Rows of -1 (items outside the model) in either list are passed over;
+    other rows outside the model raise InvalidArray. Items whose score is not a number never appear.
+    """
+    scores = np.empty(model.n_items, np.float32)
+    score_items(user.factors, model.mean + user.bias, model.item_factors, model.item_bias, scores)
+    return best_rows(scores, n, excluded=excluded, candidates=candidates)
+
+
+def similar_items(
+    model: FactorModel, item_row: int, n: int, *, excluded: Rows = _NONE, candidates: Rows | None = None
+) -> tuple[Rows, Vector32]:
+    """The n items whose vectors point most nearly the same way, with the cosine (Sarwar et al. 2001, section 3.1.1).
+
+    The item itself never appears, nor do items without a direction; nothing is similar to one of those.
+    """
+    if not 0 <= item_row < model.n_items:
+        raise InvalidArray("item_row", f"{item_row} is not in a model of {model.n_items} items")
+    scores = np.empty(model.n_items, np.float32)
+    cosines(model.item_factors[item_row], model.item_factors, scores)
+    itself = np.array([item_row], np.int32)
+    return best_rows(scores, n, excluded=np.concatenate([excluded, itself]), candidates=candidates)
+
+
+def popular_items(
+    model: FactorModel, n: int, *, excluded: Rows = _NONE, candidates: Rows | None = None
+) -> tuple[Rows, Vector32]:
+    """The n rated items with the highest Bayesian mean, so that one enthusiastic vote does not win; with that mean."""
+    scores = bayesian_means(model)
+    return best_rows(scores, n, excluded=excluded, candidates=candidates)
+
+
+def bayesian_means(model: FactorModel) -> Vector32:
+    """(c m + n_i m_i) / (c + n_i): m the overall mean, n_i and m_i an item's count and mean, c the model's shrinkage.
+
+    The posterior mean of an item's mean in the one-way random effects model (Gelman et al. 2013, eq. 5.17). NaN for
+    items without ratings.
+    """
+    counts = model.item_counts.astype(np.float32)
+    c = np.float32(model.popularity_shrinkage)
+    means = (c * np.float32(model.mean) + counts * model.item_means) / (c + counts)
+    return np.where(counts > 0, means, np.float32(np.nan)).astype(np.float32)
+
+
+def best_rows(
+    scores: Vector32, n: int, *, excluded: Rows = _NONE, candidates: Rows | None = None
+) -> tuple[Rows, Vector32]:
+    """The n rows with the highest scores, best first, and those scores; NaN never appears."""
+    if n < 0:
+        raise InvalidArray("n", f"must not be negative, not {n}")
+    pool = _sorted_known(candidates, scores.size, "candidates") if candidates is not None else _NONE
+    n_wanted = min(n, pool.size if candidates is not None else scores.size)
+    rows, values = np.empty(n_wanted, np.int32), np.empty(n_wanted, np.float32)
+    hidden = _sorted_known(excluded, scores.size, "excluded")
+    n_found = select_top(scores, hidden, pool, candidates is not None, rows, values)
+    return rows[:n_found], values[:n_found]
+
+
+def _sorted_known(rows: Rows, n_rows: int, name: str) -> Rows:
+    """Sorted, each once, without those outside the model."""
+    refuse_rows_outside(rows, n_rows, name, unknown_allowed=True)
+    distinct = np.unique(rows).astype(np.int32, copy=False)
+    return distinct[1:] if distinct.size and distinct[0] < 0 else distinct

@@ -1,0 +1,233 @@
+"""SGD on the threads of this machine."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from app.engine.arrays import Matrix32, Rows, Vector32
+from app.engine.blocks import lay_out, run_all
+from app.engine.crowd import spread_of
+from app.engine.dataset import Ratings
+from app.engine.factors import FactorModel
+from app.engine.hyperparameters import Hyperparameters
+from app.engine.kernel import LearnBlocks, default_kernel_folder, load_kernel
+from app.engine.lanes import aligned_matrix, padded
+from app.engine.losses.base import Loss
+from app.engine.losses.catalog import SQUARED
+from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled, NoRatings
+from app.engine.trainers.finish import finish
+
+log = logging.getLogger(__name__)
+
+_RATINGS_PER_THREAD = 250_000
+"""Fewer ratings than this per thread cost more in hand-over than a further thread saves."""
+_EXPLODED = 3.0
+"""An error this many times that of the untrained model is not on its way anywhere."""
+
+
+@dataclass(slots=True)
+class _State:
+    """The parameters in the grid's order of rows, in units of `scale`, rows padded with zeros to 16 lanes."""
+
+    user_factors: Matrix32
+    item_factors: Matrix32
+    user_bias: Vector32
+    item_bias: Vector32
+
+    def copy_to(self, other: _State) -> None:
+        for name in self.__slots__:
+            np.copyto(getattr(other, name), getattr(self, name))
+
+
+class LocalTrainer:
+    """Fits by grid-blocked SGD on n_threads threads (default: the cores this process may use).
+
+    Compiled kernels are kept in kernel_folder (default: the user's cache folder). The number of threads changes the
+    time of a fit and not one bit of its result.
+    """
+
+    def __init__(self, n_threads: int | None = None, kernel_folder: Path | None = None, loss: Loss = SQUARED) -> None:
+        self.n_threads = n_threads or len(os.sched_getaffinity(0))
+        self.kernel_folder = kernel_folder or default_kernel_folder()
+        self.loss = loss
+
+    def fit(
+        self,
+        ratings: Ratings,
+        hyperparameters: Hyperparameters,
+        *,
+        holdout: Ratings | None = None,
+        on_epoch: Callable[[EpochReport], None] | None = None,
+        is_cancelled: Callable[[], bool] | None = None,
+    ) -> Fit:
+        """See `Trainer.fit`."""
+        if not len(ratings):
+            raise NoRatings
+        n_threads = max(1, min(self.n_threads, len(ratings) // _RATINGS_PER_THREAD))
+        kernel = load_kernel(self.loss, padded(hyperparameters.n_factors), self.kernel_folder)
+        with ThreadPoolExecutor(n_threads, thread_name_prefix="palate-sgd") as pool:
+            run = _Run(ratings, hyperparameters, holdout, self.loss, kernel, pool, n_threads)
+            return run.fit(on_epoch or (lambda _: None), is_cancelled or (lambda: False))
+
+
+class _Run:
+    """One fit, from the layout to the model."""
+
+    def __init__(
+        self,
+        ratings: Ratings,
+        hyperparameters: Hyperparameters,
+        holdout: Ratings | None,
+        loss: Loss,
+        kernel: LearnBlocks,
+        pool: ThreadPoolExecutor,
+        n_threads: int,
+    ) -> None:
+        self.ratings = ratings
+        self.settings = hyperparameters
+        self.holdout = holdout if holdout is not None and len(holdout) else None
+        self.kernel = kernel
+        self.pool = pool
+        self.n_threads = n_threads
+        self.mean = float(ratings.values.mean(dtype=np.float64))
+        self.scale = spread_of(ratings.values) if loss.is_scale_free else 1.0
+        self.grid = lay_out(ratings, padded(hyperparameters.n_factors), pool, n_threads)
+        np.divide(self.grid.values, np.float32(self.scale), out=self.grid.values)
+        seeds = np.random.SeedSequence(hyperparameters.seed).spawn(2)
+        self.first_factors, self.strata_order = (np.random.default_rng(seed) for seed in seeds)
+        self.state = self._first_state()
+
+    def fit(self, on_epoch: Callable[[EpochReport], None], is_cancelled: Callable[[], bool]) -> Fit:
+        """Epochs until the schedule, the patience or the caller ends them."""
+        reports: list[EpochReport] = []
+        best = self._empty_state()
+        best_epoch = 0
+        limits = self._error_limits()
+        for epoch in range(1, self.settings.last_epoch + 1):
+            report = self._epoch(epoch, is_cancelled)
+            _refuse_divergence(report, *limits)
+            reports.append(report)
+            on_epoch(report)
+            if _is_better(report, reports[best_epoch - 1] if best_epoch else None):
+                best_epoch = epoch
+                if self.holdout is not None:
+                    self.state.copy_to(best)
+            elif epoch - best_epoch >= self.settings.patience:
+                break
+        state = best if self.holdout is not None else self.state
+        return Fit(self._model(state, reports[best_epoch - 1]), tuple(reports), best_epoch)
+
+    def _empty_state(self) -> _State:
+        n_users, n_items = self.ratings.n_users, self.ratings.n_items
+        n_columns = padded(self.settings.n_factors)
+        return _State(
+            aligned_matrix(n_users, n_columns),
+            aligned_matrix(n_items, n_columns),
+            np.zeros(n_users, np.float32),
+            np.zeros(n_items, np.float32),
+        )
+
+    def _first_state(self) -> _State:
+        state = self._empty_state()
+        k = self.settings.n_factors
+        for factors in (state.user_factors, state.item_factors):
+            factors[:, :k] = self.first_factors.standard_normal((factors.shape[0], k), np.float32)
+            factors *= np.float32(self.settings.initial_scale)
+        return state
+
+    def _epoch(self, epoch: int, is_cancelled: Callable[[], bool]) -> EpochReport:
+        """Every stratum once, in an order drawn from the seed."""
+        started = time.perf_counter()
+        learning_rate = self.settings.learning_rate_of(epoch)
+        squared_errors = np.zeros(self.grid.n_groups**2)
+        for number in self.strata_order.permutation(self.grid.n_groups):
+            if is_cancelled():
+                raise FitCancelled(epoch=epoch)
+            self._learn_stratum(int(number), learning_rate, squared_errors)
+        seconds = max(time.perf_counter() - started, 1e-9)
+        return EpochReport(
+            epoch=epoch,
+            n_epochs=self.settings.last_epoch,
+            learning_rate=learning_rate,
+            train_rmse=self.scale * math.sqrt(squared_errors.sum() / len(self.ratings)),
+            holdout_rmse=self._rmse(self.holdout) if self.holdout is not None else None,
+            ratings_per_second=len(self.ratings) / seconds,
+        )
+
+    def _learn_stratum(self, number: int, learning_rate: float, squared_errors: np.ndarray) -> None:
+        grid, state = self.grid, self.state
+        keep = 1.0 - learning_rate * self.settings.regularization
+        keep_bias = 1.0 - learning_rate * self.settings.reg_bias
+        call = (
+            *(grid.user_places, grid.item_places, grid.values, grid.block_starts, grid.stratum(number)),
+            *(np.zeros(1, np.int64), self.mean / self.scale, learning_rate, keep, keep_bias),
+            *(state.user_factors, state.item_factors, state.user_bias, state.item_bias, squared_errors),
+        )
+        run_all(self.pool, self.kernel, [call] * self.n_threads)
+
+    def _rmse(self, ratings: Ratings) -> float:
+        from app.engine.trainers.measure import sum_squared_errors
+
+        users, items = self.grid.users.place_of[ratings.user_rows], self.grid.items.place_of[ratings.item_rows]
+        state = self.state
+        total = sum_squared_errors(
+            *(users, items, ratings.values / np.float32(self.scale), self.mean / self.scale),
+            *(state.user_factors, state.item_factors, state.user_bias, state.item_bias),
+        )
+        return self.scale * math.sqrt(total / len(ratings))
+
+    def _error_limits(self) -> tuple[float, float]:
+        """Train and hold-out errors beyond which the fit has exploded."""
+        start = self._rmse(self.ratings)
+        on_holdout = self._rmse(self.holdout) if self.holdout is not None else start
+        floor = _EXPLODED * max(start, 1e-3 * self.scale)
+        return floor, max(floor, _EXPLODED * on_holdout)
+
+    def _model(self, state: _State, report: EpochReport) -> FactorModel:
+        k = self.settings.n_factors
+        users, items = self.grid.users.place_of, self.grid.items.place_of
+        root, scale = np.float32(math.sqrt(self.scale)), np.float32(self.scale)
+        return finish(
+            self.ratings,
+            mean=self.mean,
+            item_bias=state.item_bias[items] * scale,
+            item_factors=_rows(state.item_factors, items, k) * root,
+            user_bias=state.user_bias[users] * scale,
+            user_factors=_rows(state.user_factors, users, k) * root,
+            train_rmse=report.train_rmse,
+            holdout=self.holdout,
+            seed=self.settings.seed,
+        )
+
+
+def _rows(factors: Matrix32, places: Rows, k: int) -> Matrix32:
+    return np.ascontiguousarray(factors[places, :k])
+
+
+def _is_better(report: EpochReport, best: EpochReport | None) -> bool:
+    """Lower on the hold-out; without one, every later epoch is taken for better."""
+    if best is None or report.holdout_rmse is None or best.holdout_rmse is None:
+        return True
+    return report.holdout_rmse < best.holdout_rmse
+
+
+def _refuse_divergence(report: EpochReport, train_limit: float, holdout_limit: float) -> None:
+    errors = {"training": (report.train_rmse, train_limit), "hold-out": (report.holdout_rmse, holdout_limit)}
+    for part, (error, limit) in errors.items():
+        if error is None or error <= limit:
+            continue
+        reason = (
+            f"the {part} error rose to {error:.4g}, more than {limit:.4g}"
+            if math.isfinite(error)
+            else f"the {part} error is not a finite number"
+        )
+        raise Diverged(epoch=report.epoch, learning_rate=report.learning_rate, reason=reason)

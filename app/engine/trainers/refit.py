@@ -1,0 +1,29 @@
+"""Learning the hold-out too: what is published has seen every rating."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from app.engine.dataset import Ratings
+from app.engine.hyperparameters import Hyperparameters
+from app.engine.trainers.base import EpochReport, Fit, Trainer
+
+
+def refit(
+    trainer: Trainer,
+    ratings: Ratings,
+    hyperparameters: Hyperparameters,
+    first: Fit,
+    *,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> Fit:
+    """A fit of all ratings with the schedule of the first fit, ended after its best epoch.
+
+    The noise is the first fit's: only ratings that were held out can tell it.
+    """
+    settings = hyperparameters.replace(stop_after=first.best_epoch)
+    fit = trainer.fit(ratings, settings, on_epoch=on_epoch, is_cancelled=is_cancelled)
+    model = dataclasses.replace(fit.model, noise_variance=first.model.noise_variance)
+    return dataclasses.replace(fit, model=model)
