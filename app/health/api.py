@@ -55,7 +55,7 @@ def get_status(database: DatabaseDep, request: Request) -> StatusOut:
         model_version=served.version if served else None,
         trained_through=served.trained_through if served else None,
         changes_since_training=changes,
-        training_run=run,
+        training_run=run.id if run else None,
         problem=live.problem,
     )
 
