@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from app.database import DatabaseDep
 from app.errors import declared
 from app.training import events, queue
-from app.training.schemas import NewTraining, TrainingRunDetail, TrainingRunList, TrainingRunOut
+from app.training.schemas import HyperparametersIn, TrainingRunDetail, TrainingRunList, TrainingRunOut
 
 router = APIRouter(prefix="/training-runs", tags=["training"])
 
@@ -28,10 +28,10 @@ def start_training(
     request: Request,
     response: Response,
     database: DatabaseDep,
-    body: Annotated[NewTraining | None, Body()] = None,
+    body: Annotated[HyperparametersIn | None, Body()] = None,
 ) -> TrainingRunOut:
     """Queue a training run; the trainer works on one after the other. `Location` is where to watch it."""
-    chosen = (body or NewTraining()).over(request.app.state.settings.hyperparameters)
+    chosen = (body or HyperparametersIn()).over(request.app.state.settings.hyperparameters)
     with database.write() as connection:
         run = queue.enqueue(connection, "api", chosen, database.now(connection))
     response.headers["Location"] = request.url_for("get_training_run", run_id=run.id).path

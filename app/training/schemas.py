@@ -37,11 +37,11 @@ def _optional(field: dataclasses.Field[Any], kind: Any) -> tuple[Any, Any]:
 
 
 if TYPE_CHECKING:
-    NewTraining = _Given
+    HyperparametersIn = _Given
 else:
     _KINDS = get_type_hints(Hyperparameters)
-    NewTraining = create_model(
-        "NewTraining",
+    HyperparametersIn = create_model(
+        "HyperparametersIn",
         __base__=_Given,
         __doc__=_Given.__doc__,
         **{field.name: _optional(field, _KINDS[field.name]) for field in dataclasses.fields(Hyperparameters)},
