@@ -3,8 +3,8 @@
 Users and items are dealt into n_groups groups each, which cuts the ratings into n_groups^2 blocks. Stratum s is the
 blocks (g, (g + s) mod n_groups): no two of them share a user or an item, so they may be learned in any order or at once
 with the same result (distributed stratified SGD: Gemulla et al. 2011). A group of items fits the core's cache. Inside a
-block the ratings are sorted by user, cut into 8 equal parts and interleaved: each user's vector stays in the core's first
-cache, and steps of different users do not wait for each other. The shape depends on the data alone.
+block the ratings are sorted by user, cut into 8 equal parts and interleaved: each user's vector stays in the cache next
+to the core, and steps of different users do not wait for each other. The shape depends on the data alone.
 """
 
 from __future__ import annotations

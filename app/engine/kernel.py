@@ -129,7 +129,7 @@ def load_kernel(loss: Loss, n_columns: int, folder: Path, *, explicit_vectors: b
     with _import_lock:
         module = sys.modules.get(_module_name(name))
         if module is None:
-            module = _import(name, _kernel_file(name, loss, n_columns, folder, explicit_vectors))
+            module = _load(name, loss, n_columns, folder, explicit_vectors)
     learn_blocks: LearnBlocks = module.learn_blocks
     return learn_blocks
 
@@ -168,18 +168,23 @@ def _module_name(kernel_name: str) -> str:
     return f"palate_kernels.{kernel_name}"
 
 
-def _kernel_file(name: str, loss: Loss, n_columns: int, folder: Path, explicit_vectors: bool) -> Path:
-    path = folder / f"{name}.py"
-    if _is_whole(path):
-        return path
-    source = kernel_source(loss, n_columns, explicit_vectors=explicit_vectors)
+def _load(name: str, loss: Loss, n_columns: int, folder: Path, explicit_vectors: bool) -> ModuleType:
     try:
+        return _import(name, _kernel_file(name, loss, n_columns, folder, explicit_vectors))
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "cannot cache" not in str(error):
+            raise  # RuntimeError is also how Numba says that it finds no place for its cache
+        log.warning("kernels cannot be kept in %s (%s); compiling this one anew", folder, error)
+        private = Path(tempfile.mkdtemp(prefix="palate-kernels-"))
+        return _import(name, _kernel_file(name, loss, n_columns, private, explicit_vectors))
+
+
+def _kernel_file(name: str, loss: Loss, n_columns: int, folder: Path, explicit_vectors: bool) -> Path:
+    """The kernel's file in this folder, written if it is not there or damaged."""
+    path = folder / f"{name}.py"
+    if not _is_whole(path):
         folder.mkdir(parents=True, exist_ok=True)
-        _write(path, source)
-    except OSError as error:
-        path = Path(tempfile.mkdtemp(prefix="palate-kernels-")) / f"{name}.py"
-        log.warning("kernels cannot be kept in %s (%s); compiling this one anew", folder, error.strerror)
-        _write(path, source)
+        _write(path, kernel_source(loss, n_columns, explicit_vectors=explicit_vectors))
     return path
 
 

@@ -17,6 +17,7 @@ from app.engine.arrays import Matrix32, Rows, Vector32
 from app.engine.blocks import lay_out, run_all
 from app.engine.crowd import spread_of
 from app.engine.dataset import Ratings
+from app.engine.evaluation import rmse
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.kernel import LearnBlocks, default_kernel_folder, load_kernel
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 _RATINGS_PER_THREAD = 250_000
 """Fewer ratings than this per thread cost more in hand-over than a further thread saves."""
 _EXPLODED = 3.0
-"""An error this many times that of the untrained model is not on its way anywhere."""
+"""An error this many times that of predicting the mean for everybody is not on its way anywhere."""
 
 
 @dataclass(slots=True)
@@ -56,7 +57,7 @@ class LocalTrainer:
     """
 
     def __init__(self, n_threads: int | None = None, kernel_folder: Path | None = None, loss: Loss = SQUARED) -> None:
-        self.n_threads = n_threads or len(os.sched_getaffinity(0))
+        self.n_threads = n_threads or usable_cores()
         self.kernel_folder = kernel_folder or default_kernel_folder()
         self.loss = loss
 
@@ -186,11 +187,11 @@ class _Run:
         return self.scale * math.sqrt(total / len(ratings))
 
     def _error_limits(self) -> tuple[float, float]:
-        """Train and hold-out errors beyond which the fit has exploded."""
-        start = self._rmse(self.ratings)
-        on_holdout = self._rmse(self.holdout) if self.holdout is not None else start
-        floor = _EXPLODED * max(start, 1e-3 * self.scale)
-        return floor, max(floor, _EXPLODED * on_holdout)
+        """Train and hold-out errors beyond which the fit has exploded, from those of predicting the mean."""
+        limit = _EXPLODED * spread_of(self.ratings.values)
+        if self.holdout is None:
+            return limit, limit
+        return limit, max(limit, _EXPLODED * rmse(np.full(len(self.holdout), self.mean), self.holdout.values))
 
     def _model(self, state: _State, report: EpochReport) -> FactorModel:
         k = self.settings.n_factors
@@ -207,6 +208,14 @@ class _Run:
             holdout=self.holdout,
             seed=self.settings.seed,
         )
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, where the system tells; else all of them."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
 
 
 def _rows(factors: Matrix32, places: Rows, k: int) -> Matrix32:
