@@ -35,6 +35,7 @@ from app.registry.live import LiveModel
 from app.settings import Settings
 
 INTERVAL_LEVEL = 0.8
+DECIMALS = 4  # of predicted ratings in answers; lists are ordered by the exact numbers
 NO_ROWS = np.zeros(0, np.int32)
 
 
@@ -86,7 +87,7 @@ class Recommender:
         intervals: dict[int, Interval] = {}
         sources: dict[str, Source] = {}
         for user_id, places in _places_by_user(pairs).items():
-            known = users[user_id]
+            known = users.get(user_id, ratings.NO_RATINGS)
             rated = RatedItems(served.item_rows_of(known.item_keys), known.values)
             user = served.fold_in.fold_in(rated.rows, rated.values)
             intervals.update(zip(places, self._predict(served, user, rows[places]), strict=True))
@@ -197,7 +198,10 @@ class Recommender:
         """Value and interval of each row, on the rating scale."""
         values, variances = served.fold_in.predict(user, rows)
         lower, upper = interval(values, variances, INTERVAL_LEVEL)
-        on_scale = (np.clip(array, self._scale.min, self._scale.max).tolist() for array in (values, lower, upper))
+        on_scale = (
+            np.clip(array.astype(np.float64), self._scale.min, self._scale.max).round(DECIMALS).tolist()
+            for array in (values, lower, upper)
+        )
         return [Interval(value, low, high) for value, low, high in zip(*on_scale, strict=True)]
 
 

@@ -46,15 +46,28 @@ class Interval(BaseModel):
     upper: float = Field(description="Upper end of the 80 % interval.", examples=[5.0])
 
 
-class PredictionOut(Interval):
-    """The predicted rating of one item by one user."""
+class PairRef(BaseModel):
+    """Which user and which item."""
 
     user_id: str = Field(examples=["ann"])
     item_id: str = Field(examples=["dune"])
+
+
+class ItemRef(BaseModel):
+    """Which item."""
+
+    item_id: str = Field(examples=["dune"])
+    title: str | None = Field(examples=["Dune"])
+    categories: list[str] = Field(examples=[["Sci-Fi", "Adventure"]])
+
+
+class PredictionOut(Interval, PairRef):
+    """The predicted rating of one item by one user."""
+
     source: SourceField
 
 
-class SinglePredictionOut(Answer, PredictionOut):
+class SinglePredictionOut(PredictionOut, Answer):
     """One prediction and the model that made it."""
 
 
@@ -86,12 +99,8 @@ class PredictionsOut(Answer):
     predictions: list[PredictionOut]
 
 
-class RecommendedItem(Interval):
+class RecommendedItem(Interval, ItemRef):
     """One item of a list, best first."""
-
-    item_id: str = Field(examples=["dune"])
-    title: str | None = Field(examples=["Dune"])
-    categories: list[str] = Field(examples=[["Sci-Fi", "Adventure"]])
 
 
 class RecommendationsOut(Answer):
@@ -129,12 +138,9 @@ class RecommendationsIn(BaseModel):
     include_rated: bool = Field(default=False, description="Whether items rated in this body may appear.")
 
 
-class SimilarItem(BaseModel):
+class SimilarItem(ItemRef):
     """An item liked by the same people."""
 
-    item_id: str = Field(examples=["solaris"])
-    title: str | None = Field(examples=["Solaris"])
-    categories: list[str] = Field(examples=[["Sci-Fi"]])
     similarity: float = Field(description="Cosine of the two items' vectors, at most 1.", examples=[0.83])
 
 
@@ -145,12 +151,9 @@ class SimilarItemsOut(Answer):
     items: list[SimilarItem]
 
 
-class PopularItem(BaseModel):
+class PopularItem(ItemRef):
     """An item rated highly by many."""
 
-    item_id: str = Field(examples=["dune"])
-    title: str | None = Field(examples=["Dune"])
-    categories: list[str] = Field(examples=[["Sci-Fi", "Adventure"]])
     value: float = Field(description="Bayesian mean: the mean rating, drawn to the overall mean.", examples=[4.2])
     n_ratings: int = Field(description="Ratings behind it, as of trained_through.", examples=[317])
 
