@@ -55,7 +55,7 @@ def test_the_generated_client_rates_trains_recommends_and_gets_typed_errors(
         for i, item in enumerate(ITEMS)
         if (u, i) != (0, 1)
     ]
-    counts = _call("ratings.add_ratings", client, body=models.RatingBatch(ratings=rated))
+    counts = _call("ratings.add_ratings", client, body=models.NewRatings(ratings=rated))
     assert counts.created == len(rated)
 
     run = _call("training.start_training", client, body=models.HyperparametersIn(n_factors=4))

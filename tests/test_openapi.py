@@ -52,12 +52,17 @@ def test_every_error_is_declared_as_a_problem(document: dict[str, Any]) -> None:
 
 
 def test_every_body_and_every_answer_shows_an_example(document: dict[str, Any]) -> None:
+    bare = []
     for name, operation in operations(document):
-        for media_type, entry in operation.get("requestBody", {}).get("content", {}).items():
-            assert _has_example(document, entry), f"{name} body {media_type}"
-        for status, answer in operation["responses"].items():
-            for media_type, entry in answer.get("content", {}).items():
-                assert _has_example(document, entry), f"{name} {status} {media_type}"
+        contents = {status: answer.get("content", {}) for status, answer in operation["responses"].items()}
+        contents["body"] = operation.get("requestBody", {}).get("content", {})
+        bare += [
+            f"{name} {part} {media_type}"
+            for part, content in contents.items()
+            for media_type, entry in content.items()
+            if not _has_example(document, entry)
+        ]
+    assert not bare, "\n".join(bare)
 
 
 def test_an_unknown_path_is_answered_with_the_declared_problem() -> None:

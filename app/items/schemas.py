@@ -119,7 +119,9 @@ class ItemPage(BaseModel):
     """Some items, and where the rest begins."""
 
     items: list[ItemOut]
-    next_cursor: str | None = Field(description="Give it as `cursor` to get the next page; null on the last.")
+    next_cursor: str | None = Field(
+        description="Give it as `cursor` to get the next page; null on the last.", examples=[None]
+    )
 
 
 class BatchCountsOut(BaseModel):

@@ -53,9 +53,12 @@ _IMPORT_BODY = {
     "description": "The file itself, packed with gzip or not.",
     "content": {
         "text/csv": {"schema": {"type": "string"}, "example": _CSV},
-        "text/tab-separated-values": {"schema": {"type": "string"}},
+        "text/tab-separated-values": {"schema": {"type": "string"}, "example": "196\t242\t3\t881250949\n"},
         "application/x-ndjson": {"schema": {"type": "string"}, "example": _NDJSON},
-        "application/gzip": {"schema": {"type": "string", "format": "binary"}},
+        "application/gzip": {
+            "schema": {"type": "string", "format": "binary"},
+            "example": "(a file of any of these kinds, packed with gzip)",
+        },
     },
 }
 _EXPORT_BODY: dict[int | str, dict[str, Any]] = {

@@ -113,7 +113,9 @@ class UserRatingsPage(BaseModel):
 
     user_id: str = Field(examples=["ann"])
     ratings: list[RatingOut]
-    next_cursor: str | None = Field(description="Give it as `cursor` to get the next page; null on the last.")
+    next_cursor: str | None = Field(
+        description="Give it as `cursor` to get the next page; null on the last.", examples=[None]
+    )
 
 
 class ErasedUser(BaseModel):
