@@ -85,7 +85,9 @@ class ModelList(BaseModel):
     """A page of versions, newest first."""
 
     models: list[Model] = Field(description="The versions of this page.")
-    next_cursor: str | None = Field(description="Pass it as `cursor` for the next page; null on the last.")
+    next_cursor: str | None = Field(
+        description="Pass it as `cursor` for the next page; null on the last.", examples=[None]
+    )
 
     @classmethod
     def of(cls, rows: list[VersionRow], limit: int) -> Self:

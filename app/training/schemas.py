@@ -131,7 +131,9 @@ class TrainingRunList(BaseModel):
     """A page of training runs, newest first."""
 
     runs: list[TrainingRunOut] = Field(description="The runs of this page.")
-    next_cursor: str | None = Field(description="Pass it as `cursor` for the next page; null on the last.")
+    next_cursor: str | None = Field(
+        description="Pass it as `cursor` for the next page; null on the last.", examples=[None]
+    )
 
 
 def progress_of(row: RunRow, epochs: Sequence[Row[Any]]) -> float:
