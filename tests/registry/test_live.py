@@ -1,0 +1,146 @@
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.database import Database
+from app.registry import versions
+from app.registry.live import LiveModel
+from app.settings import Settings, Versions
+from tests.registry.world import publish, publish_many
+
+
+@pytest.fixture
+def quick(settings: Settings) -> Settings:
+    return settings.model_copy(update={"versions": Versions(poll_interval=0.02)})
+
+
+@pytest.fixture
+def live(database: Database, quick: Settings) -> Iterator[LiveModel]:
+    live = LiveModel(database, quick)
+    yield live
+    live.stop()
+
+
+@pytest.fixture
+def versions_dir(settings: Settings) -> Path:
+    return settings.versions_dir
+
+
+def _answering(live: LiveModel) -> int | None:
+    return live.current.version if live.current else None
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
+
+
+def test_before_the_first_publish_nothing_answers_and_nothing_is_wrong(live: LiveModel) -> None:
+    live.start()
+    assert live.current is None
+    assert live.problem is None
+
+
+def test_the_active_version_is_loaded_before_start_returns(
+    database: Database, live: LiveModel, versions_dir: Path
+) -> None:
+    version = publish(database, versions_dir)
+    live.start()
+    assert _answering(live) == version
+
+
+def test_a_newly_active_version_takes_over_by_itself(database: Database, live: LiveModel, versions_dir: Path) -> None:
+    live.start()
+    first, second = publish_many(database, versions_dir, [1.0, 2.0])
+    _wait_until(lambda: _answering(live) == second)
+    versions.activate(database, versions_dir, first)
+    _wait_until(lambda: _answering(live) == first)
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_a_damaged_version_is_refused_and_the_old_one_keeps_answering(
+    database: Database, live: LiveModel, versions_dir: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = publish(database, versions_dir, 1.0)
+    live.refresh()
+    publish(database, versions_dir, 2.0)
+    file = versions_dir / "version-2.0" / "item_factors.npy"
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(bytes(file.stat().st_size))
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            live.refresh()
+    assert _answering(live) == good
+    assert live.problem is not None
+    assert "version-2.0: item_factors.npy" in live.problem
+    assert len(caplog.records) == 1
+
+
+def test_a_problem_is_over_when_a_sound_version_is_active(
+    database: Database, live: LiveModel, versions_dir: Path
+) -> None:
+    good = publish(database, versions_dir, 1.0)
+    publish(database, versions_dir, 2.0)
+    (versions_dir / "version-2.0" / "manifest.json").unlink()
+    live.refresh()
+    assert live.current is None
+    versions.activate(database, versions_dir, good)
+    live.refresh()
+    assert _answering(live) == good
+    assert live.problem is None
+
+
+def test_while_the_database_is_away_the_version_keeps_answering(
+    sqlite_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    from app.database import open_database
+
+    database = open_database(sqlite_settings)
+    version = publish(database, sqlite_settings.versions_dir)
+    live = LiveModel(database, sqlite_settings)
+    live.refresh()
+    database.dispose()
+    file = sqlite_settings.data_dir / "palate.db"
+    file.rename(file.with_suffix(".away"))
+    file.mkdir()  # cannot be opened as a database
+    live.refresh()
+    assert _answering(live) == version
+    assert live.problem == "the active version cannot be looked up: OperationalError"
+
+
+def test_readers_never_see_a_mixture_of_two_versions(database: Database, live: LiveModel, versions_dir: Path) -> None:
+    first, second = publish_many(database, versions_dir, [1.0, 2.0])
+    mean_of = {first: 1.0, second: 2.0}
+    live.start()
+    stop, seen, mixed = threading.Event(), set(), []
+
+    def read() -> None:
+        while not stop.is_set():
+            current = live.current
+            assert current is not None
+            seen.add(current.version)
+            means = {current.model.mean, float(current.model.item_means[0]), mean_of[current.version]}
+            if len(means) != 1:
+                mixed.append(current.version)
+            time.sleep(0.0005)  # leave the swap some of the processor
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for turn in range(10):
+        wanted = (first, second)[turn % 2]
+        versions.activate(database, versions_dir, wanted)
+        _wait_until(lambda wanted=wanted: _answering(live) == wanted)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert seen == {first, second}
+    assert mixed == []
