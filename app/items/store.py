@@ -107,7 +107,7 @@ def key_of(connection: Connection, item_id: str) -> int:
 def keys_of(connection: Connection, item_ids: Collection[str]) -> dict[str, int]:
     """The keys of those ids that have an item."""
     wanted = select(Item.item_id, Item.item_key).where(Item.item_id.in_(given_ids(connection, item_ids)))
-    return dict(connection.execute(wanted).tuples().all())
+    return dict(connection.execute(wanted).all())
 
 
 def item_ids(connection: Connection) -> Ids:
@@ -136,7 +136,7 @@ def _insert_bare(connection: Connection, item_ids: list[str], before: int) -> di
     place = func.row_number().over()
     rows = select(given.c[0], literal(before) + place)
     statement = insert(Item).from_select(["item_id", "revision"], rows).returning(Item.item_id, Item.item_key)
-    return dict(connection.execute(statement).tuples().all())
+    return dict(connection.execute(statement).all())
 
 
 def put(connection: Connection, item_id: str, fields: Mapping[str, Any]) -> tuple[bool, Row[Any]]:

@@ -127,7 +127,7 @@ def _ratings_of_keys(connection: Connection, user_keys: npt.NDArray[np.int64]) -
     driver: Any = connection.connection.driver_connection
     if set_wise.is_sqlite(connection):
         wanted = (
-            "SELECT user_key, item_key, value, rated_at FROM json_each(?) AS given"
+            "SELECT user_key, item_key, ratings.value, rated_at FROM json_each(?) AS given"
             " CROSS JOIN ratings ON user_key = given.value"
         )
         return np.fromiter(driver.execute(wanted, (json.dumps(user_keys.tolist()),)), _ROW)

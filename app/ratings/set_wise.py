@@ -77,7 +77,7 @@ def is_sqlite(connection: Connection) -> bool:
 def user_keys_of(connection: Connection, user_ids: Collection[str]) -> dict[str, int]:
     """The keys of those ids that have a user."""
     wanted = select(User.user_id, User.user_key).where(User.user_id.in_(given_ids(connection, user_ids)))
-    return dict(connection.execute(wanted).tuples().all())
+    return dict(connection.execute(wanted).all())
 
 
 def user_ids(connection: Connection) -> Ids:
@@ -89,7 +89,7 @@ def user_ids(connection: Connection) -> Ids:
 def add_users(connection: Connection, user_ids: Collection[str]) -> dict[str, int]:
     """Keys of users that do not exist yet; the ratings counter must be locked."""
     added = insert(User).from_select(["user_id"], given_ids(connection, user_ids))
-    return dict(connection.execute(added.returning(User.user_id, User.user_key)).tuples().all())
+    return dict(connection.execute(added.returning(User.user_id, User.user_key)).all())
 
 
 def stored_ratings(connection: Connection, pairs: Pairs) -> StoredRatings:

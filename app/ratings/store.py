@@ -314,5 +314,5 @@ def count_changes_since(connection: Connection, since_revision: int) -> int:
 def totals(connection: Connection) -> Totals:
     """How many there are; counted as they come and go, never by scanning."""
     names = ("n_ratings", "n_users", "n_items")
-    counts = dict(connection.execute(select(Counter.name, Counter.value).where(Counter.name.in_(names))).tuples().all())
+    counts = dict(connection.execute(select(Counter.name, Counter.value).where(Counter.name.in_(names))).all())
     return Totals(*(counts[name] for name in names))
