@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 _FEWEST, _MOST = 50, 300  # ratings of somebody who is worth a look
 _CAUTION = 8.0  # a category needs about so many ratings before its mean is believed
-_TRIED = 12  # what-if questions asked
+_TRIED = 40  # what-if questions asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def telling_rating(
 ) -> tuple[Json, float]:
     """The item and value that would change the list most: the lowest for a favourite, or the highest for a stranger.
 
-    `list_with(item, value)` answers what the list would be; it is asked a dozen times. `top` must not be empty.
+    `list_with(item, value)` answers what the list would be; it is asked a few dozen times. `top` must not be empty.
     """
     lowest, highest = scale
     tries = [(item, lowest) for item in top[:3]] + [(item, highest) for item in unlike]

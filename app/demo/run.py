@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,8 +55,10 @@ def demo(ratings: Path | None, items: Path | None, data_dir: Path | None, port: 
 def _demo(
     ratings: Path | None, items: Path | None, folder: Path, port: int, exit_after: bool, console: Console
 ) -> None:
-    console.print(f"starting the service with its data in {folder} (its first start compiles the kernels)")
+    console.print(f"starting the service with its data in {folder}", soft_wrap=True)
+    began = time.perf_counter()
     with running_service(folder, port=port, environment=_ENVIRONMENT) as service:
+        console.print(f"ready after {time.perf_counter() - began:.1f} s at {service.url}")
         story.run(service.url, ratings, items, console)
         if not exit_after:
             console.print("\nThe service runs until Ctrl-C.")

@@ -76,7 +76,10 @@ def _import(service: ServiceClient, ratings: Path, items: Path | None, console: 
 
 def _import_ratings(service: ServiceClient, ratings: Path, console: Console) -> Json:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress, ratings.open("rb") as file:
+    with (
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+        ratings.open("rb") as file,
+    ):
         task = progress.add_task("importing ratings", total=ratings.stat().st_size)
 
         def chunks() -> Iterator[bytes]:
@@ -122,11 +125,11 @@ def _train(service: ServiceClient, console: Console) -> None:
     run = service.start_training()
     last: Json = {}
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("waiting for the trainer (the first run compiles its kernels)", total=None)
         for event in service.training_events(run["id"]):
             if event.name == "epoch":
-                last = last if event.data["phase"] == "final" else event.data
+                last = event.data if event.data["phase"] == "fit" or not last else last
                 progress.update(
                     task,
                     completed=event.data["epoch"],
@@ -137,10 +140,14 @@ def _train(service: ServiceClient, console: Console) -> None:
     if run["status"] != "succeeded":
         raise StoryFailed(f"training run {run['id']} {run['status']}: {run['error'] or 'no reason given'}")
     _wait_until_served(service, run["version"])
-    console.print(f"model version [bold]{run['version']}[/] trained and serving: {_epoch_text(last)}")
+    console.print(
+        f"model version [bold]{run['version']}[/] trained and serving{': ' if last else ''}{_epoch_text(last)}"
+    )
 
 
 def _epoch_text(epoch: Json) -> str:
+    if not epoch:
+        return ""
     if epoch["holdout_rmse"] is None:
         return f"final fit with every rating: train RMSE {epoch['train_rmse']:.4f}"
     rmse = f"train RMSE {epoch['train_rmse']:.4f}, hold-out RMSE {epoch['holdout_rmse']:.4f}"

@@ -44,6 +44,8 @@ function follow(newRun) {
   if (isOver(newRun.status)) return;
   events = runEvents(newRun.id);
   events.addEventListener("epoch", (event) => {
+    // ids are attempt.number; the stream begins with the first epoch, and so does a trainer that takes the run over
+    if (event.lastEventId.endsWith(".1")) epochs = [];
     epochs.push(JSON.parse(event.data));
     draw();
   });
@@ -73,11 +75,19 @@ function draw() {
   find("run").textContent = run == null ? "No run yet." : [`Run ${run.id} ${WORDS[run.status]}`, ...details(last)].join(" · ");
   find("train").disabled = isOn;
   find("cancel").hidden = !isOn;
-  find("progress").hidden = !isOn;
-  if (last) find("progress").value = last.epoch / last.n_epochs;
-  else find("progress").removeAttribute("value");
-  const fit = epochs.filter((epoch) => epoch.phase === "fit");
+  find("progress").classList.toggle("off", !isOn);
+  if (last) find("progress").value = share(last);
+  else find("progress").removeAttribute("value"); // moves to and fro
+  const watched = epochs.filter((epoch) => epoch.phase === "fit");
+  const fit = watched.length ? watched : epochs; // few ratings are learned at once, with nothing held out
   find("chart").replaceChildren(...(fit.length ? chart(fit) : []));
+}
+
+/** How much is done: learning with a hold-out and then with everything takes about half of the time each. */
+function share(last) {
+  const done = last.epoch / last.n_epochs;
+  if (epochs[0].phase === "final") return done;
+  return last.phase === "fit" ? done / 2 : (1 + done) / 2;
 }
 
 function details(last) {
