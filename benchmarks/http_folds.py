@@ -39,14 +39,14 @@ def main() -> None:
 
 
 def _measure(rows: list[list[str]], folds: list[int], fold: int) -> tuple[float, float, float, float]:
-    train = [row for row, its in zip(rows, folds, strict=True) if its != fold]
+    known = [row for row, its in zip(rows, folds, strict=True) if its != fold]
     test = [row for row, its in zip(rows, folds, strict=True) if its == fold]
     with (
         tempfile.TemporaryDirectory() as folder,
         running_service(Path(folder), environment={"PALATE_RETRAIN_IS_ON": "false"}) as service,
         httpx.Client(base_url=service.url, timeout=300) as client,
     ):
-        _import(client, train)
+        _import(client, known)
         seconds = train(client)
         predictions = _predict(client, test)
     actual = np.array([float(value) for _, _, value in test])
@@ -54,7 +54,7 @@ def _measure(rows: list[list[str]], folds: list[int], fold: int) -> tuple[float,
     rmse = float(np.sqrt(np.mean((actual - value) ** 2)))
     mae = float(np.mean(np.abs(actual - value)))
     cover = float(np.mean((lower <= actual) & (actual <= upper)))
-    print(f"{fold:>4} {len(train):>7} {len(test):>6} {rmse:7.4f} {mae:7.4f} {cover:10.3f} {seconds:10.1f}", flush=True)
+    print(f"{fold:>4} {len(known):>7} {len(test):>6} {rmse:7.4f} {mae:7.4f} {cover:10.3f} {seconds:10.1f}", flush=True)
     return rmse, mae, cover, seconds
 
 
