@@ -149,10 +149,13 @@ def record_epochs(connection: Connection, held: Claim, epochs: Sequence[Epoch]) 
 
     Writing them again changes nothing, for a caller who lost the connection and cannot know whether it was done.
     """
-    for epoch in epochs:
-        same = (TrainingEpoch.phase == epoch.phase, TrainingEpoch.epoch == epoch.report.epoch)
-        connection.execute(delete(TrainingEpoch).where(TrainingEpoch.run_id == held.run_id, *same))
-        connection.execute(insert(TrainingEpoch).values(_epoch_values(held.run_id, epoch)))
+    if not epochs:
+        return
+    first = {epoch.phase: epoch.report.epoch for epoch in reversed(epochs)}
+    for phase, number in first.items():
+        again = (TrainingEpoch.phase == phase, TrainingEpoch.epoch >= number)
+        connection.execute(delete(TrainingEpoch).where(TrainingEpoch.run_id == held.run_id, *again))
+    connection.execute(insert(TrainingEpoch), [_epoch_values(held.run_id, epoch) for epoch in epochs])
 
 
 def finish(connection: Connection, held: Claim, status: RunStatus, now: datetime, **facts: Any) -> None:
