@@ -1,0 +1,105 @@
+"""All ratings at once: arrays, digest and export agree with what is stored."""
+
+import random
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from app.database import Database
+from app.ratings import everything, store
+from app.ratings.erasure import erase_user
+from app.ratings.store import NewRating
+
+MOMENT = int(datetime(2026, 1, 5, tzinfo=UTC).timestamp()) * 1_000_000
+
+
+def fill(database: Database, ratings: list[NewRating]) -> None:
+    with database.write() as connection:
+        store.save_many(connection, ratings)
+
+
+def some_ratings(n_users: int, n_items: int) -> list[NewRating]:
+    dice = random.Random(7)
+    return [
+        NewRating(f"u{user}", f"i{item}", dice.randrange(1, 11) / 2, MOMENT + dice.randrange(10**9))
+        for user in range(n_users)
+        for item in range(n_items)
+        if dice.random() < 0.5
+    ]
+
+
+def digest(database: Database) -> str:
+    with database.read() as connection:
+        return everything.ratings_digest(connection)
+
+
+def test_the_arrays_hold_every_stored_rating(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(everything, "_CHUNK_ROWS", 1000)
+    monkeypatch.setattr(everything, "_CHUNK_PAGES", 3)
+    fill(database, some_ratings(120, 50))
+    with database.read() as connection:
+        found = everything.load_all(connection)
+        stored = connection.exec_driver_sql("SELECT user_key, item_key, value, rated_at FROM ratings").all()
+    columns = (found.user_keys, found.item_keys, found.values, found.rated_at)
+    assert sorted(zip(*(column.tolist() for column in columns), strict=True)) == sorted(map(tuple, stored))
+    assert [column.dtype for column in columns] == [np.int32, np.int32, np.float64, np.int64]
+    assert found.revision == len(stored)
+
+
+def test_an_empty_store_gives_empty_arrays(database: Database) -> None:
+    with database.read() as connection:
+        found = everything.load_all(connection)
+    assert (found.values.size, found.values.dtype, found.revision) == (0, np.float64, 0)
+
+
+def test_ids_and_keys_belong_together(database: Database) -> None:
+    fill(database, [NewRating("bob", "heat", 1.0), NewRating("ann", "dune", 2.0)])
+    with database.read() as connection:
+        users, items = store.user_ids(connection), store.item_ids(connection)
+        bob = store.ratings_of_user(connection, "bob")
+    assert users.ids[users.keys.tolist().index(bob.user_key)] == "bob"
+    assert items.ids[items.keys.tolist().index(bob.item_keys[0])] == "heat"
+
+
+def test_the_digest_does_not_depend_on_the_order_or_the_keys(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(everything, "_DIGEST_USERS", 7)
+    ratings = some_ratings(30, 20)
+    fill(database, ratings)
+    first = digest(database)
+    with database.write() as connection:
+        for user in range(30):
+            erase_user(connection, f"u{user}")
+    assert digest(database) != first
+    monkeypatch.setattr(everything, "_DIGEST_USERS", 11)
+    fill(database, ratings[::-1])
+    assert digest(database) == first
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        NewRating("ann", "dune", 4.5, MOMENT),
+        NewRating("ann", "dune", 4.0, MOMENT + 1),
+        NewRating("ann", "heat", 4.0, MOMENT),
+        NewRating("bob", "dune", 4.0, MOMENT),
+    ],
+)
+def test_every_part_of_a_rating_counts_in_the_digest(database: Database, other: NewRating) -> None:
+    fill(database, [NewRating("ann", "dune", 4.0, MOMENT)])
+    before = digest(database)
+    fill(database, [other])
+    assert digest(database) != before
+
+
+def test_an_export_of_many_pages_holds_every_rating_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(everything, "_EXPORT_ROWS", 7)
+    ratings = some_ratings(20, 15)
+    fill(database, ratings)
+    with database.read() as connection:
+        lines = b"".join(everything.export(connection, "csv")).decode().splitlines()[1:]
+    assert sorted(tuple(line.split(",")[:3]) for line in lines) == sorted(
+        (one.user_id, one.item_id, str(one.value)) for one in ratings
+    )
