@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+
+from app.engine.arrays import InvalidArray, matrix32, rows, vector32
+
+
+def test_whole_numbers_of_any_width_become_rows():
+    made = rows(np.array([3, 1, 2], np.int64))
+    assert made.dtype == np.int32
+    assert made.tolist() == [3, 1, 2]
+
+
+def test_an_empty_list_is_no_rows():
+    assert rows([]).shape == (0,)
+
+
+@pytest.mark.parametrize("values", [[0.5], [2**31], [[1, 2]], ["a"]], ids=["fraction", "too large", "matrix", "text"])
+def test_what_would_not_survive_as_rows_is_refused(values):
+    with pytest.raises(InvalidArray, match=r"^item_rows "):
+        rows(values, "item_rows")
+
+
+def test_a_number_that_is_not_finite_is_named_with_its_place():
+    with pytest.raises(InvalidArray, match=r"values holds nan at position \[1\]"):
+        vector32([1.0, float("nan")])
+
+
+def test_a_matrix_in_column_order_is_copied_to_row_order():
+    made = matrix32(np.asfortranarray(np.ones((2, 3))))
+    assert made.flags.c_contiguous
+    assert made.dtype == np.float32
