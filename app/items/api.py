@@ -20,6 +20,7 @@ from app.items.schemas import (
     ItemOut,
     ItemPage,
     NewItems,
+    SearchedText,
 )
 
 router = APIRouter(prefix="/items", tags=["items"])
@@ -32,11 +33,12 @@ _INVALID = declared(HTTPStatus.UNPROCESSABLE_ENTITY)
 def list_items(
     database: DatabaseDep,
     title: Annotated[
-        str | None,
+        SearchedText | None,
         Query(max_length=TITLE_LENGTH, description="Part of the title, capital or small.", examples=["dune"]),
     ] = None,
     category: Annotated[
-        str | None, Query(max_length=CATEGORY_LENGTH, description="Only items of this category.", examples=["Sci-Fi"])
+        SearchedText | None,
+        Query(max_length=CATEGORY_LENGTH, description="Only items of this category.", examples=["Sci-Fi"]),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most items on the page.")] = 100,
     cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before.")] = None,

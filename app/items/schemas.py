@@ -46,6 +46,7 @@ def _checked_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
     return attributes
 
 
+SearchedText = Annotated[str, AfterValidator(_checked_text)]
 Title = Annotated[
     str,
     Field(max_length=TITLE_LENGTH, description="What people call the item.", examples=["Dune (2021)"]),

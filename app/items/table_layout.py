@@ -86,7 +86,8 @@ class LayoutQuestion:
         is_object = first_line.lstrip().startswith("{")
         if self.file_format == "ndjson" or (self.file_format == "auto" and is_object):
             return self._records(first_line)
-        for delimiter in _DELIMITERS[self.file_format]:
+        present = (delimiter for delimiter in _DELIMITERS[self.file_format] if delimiter in first_line)
+        for delimiter in sorted(present, key=first_line.index):  # titles hold commas, ids hardly any delimiter
             if table := self._table(first_line, delimiter):
                 return table
         raise BadInput.at("line 1", self._complaint())
