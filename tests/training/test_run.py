@@ -1,0 +1,325 @@
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from sqlalchemy import update
+
+from app.database import Database
+from app.engine.hyperparameters import Hyperparameters
+from app.ratings.store import NewRating
+from app.registry import artifacts, versions
+from app.registry.live import LiveModel
+from app.settings import Settings, Training, Versions
+from app.training import queue
+from app.training.models import TrainingRun
+from app.training.queue import Epoch
+from app.training.run import execute
+from app.training.snapshot import take_snapshot
+from tests.training.world import (
+    ENDLESS,
+    QUICK,
+    active,
+    claim,
+    enqueue,
+    epochs_of,
+    fill,
+    listed,
+    ratings_of,
+    run_of,
+    train,
+    wait_until,
+)
+
+
+def test_a_run_publishes_a_version_that_has_learned_every_rating(database: Database, settings: Settings) -> None:
+    fill(database)
+    run = train(database, settings)
+    assert (run.status, run.error, run.version) == ("succeeded", None, active(database))
+    snapshot = take_snapshot(database)
+    assert run.n_ratings == len(snapshot.ratings)
+    assert run.trained_through == snapshot.revision
+    live = LiveModel(database, settings)
+    live.refresh()
+    loaded = live.current
+    assert loaded is not None
+    assert int(loaded.model.user_counts.sum()) == len(snapshot.ratings)
+    assert loaded.user_keys.tolist() == snapshot.user_keys.tolist()
+    assert loaded.item_keys.tolist() == snapshot.item_keys.tolist()
+    assert loaded.trained_through == snapshot.revision
+
+
+def test_what_was_planted_is_found(database: Database, settings: Settings) -> None:
+    fill(database, ratings_of(100, 60))
+    run = train(database, settings, Hyperparameters(n_factors=4, n_epochs=40))
+    assert run.metrics["holdout_rmse"] < 0.6 < 1.4 < run.metrics["holdout_rmse_item_means"]
+    assert 0.7 < run.metrics["holdout_interval_coverage"] <= 1.0
+    assert run.metrics["holdout_mae"] < run.metrics["holdout_rmse"]
+    assert run.metrics["seconds"].keys() == {"load", "fit", "evaluate", "final_fit", "publish"}
+    assert run.metrics["n_holdout"] > 100
+
+
+def test_both_phases_are_recorded_epoch_by_epoch(database: Database, settings: Settings) -> None:
+    fill(database)
+    run = train(database, settings)
+    best = run.metrics["best_epoch"]
+    epochs = epochs_of(database, run.id)
+    assert epochs[:best] == [("fit", n) for n in range(1, best + 1)]
+    assert [epoch for epoch in epochs if epoch[0] == "final"] == [("final", n) for n in range(1, best + 1)]
+
+
+def test_the_manifest_tells_how_the_version_was_made(database: Database, settings: Settings) -> None:
+    fill(database)
+    run = train(database, settings)
+    with database.read() as connection:
+        manifest = versions.get_active(connection).manifest
+    assert Hyperparameters.from_dict(manifest["hyperparameters"]) == QUICK
+    assert manifest["data_digest"] == take_snapshot(database).digest()
+    assert manifest["loss"] == "(r - r_hat)**2 / 2"
+    assert manifest["metrics"]["holdout_rmse"] == run.metrics["holdout_rmse"]
+    assert len(manifest["learning_curve"]) == len(epochs_of(database, run.id))
+    assert manifest["software"].keys() == {"palate", "python", "numpy", "numba"}
+
+
+def test_the_same_ratings_and_seed_give_the_same_model(database: Database, settings: Settings) -> None:
+    fill(database)
+    train(database, settings), train(database, settings)
+    train(database, settings, QUICK.replace(seed=1))
+    with database.read() as connection:
+        newest, second, first = (row.digest for row in versions.history(connection, limit=3))
+    assert first == second
+    assert newest != first
+
+
+def test_few_ratings_are_learned_all_at_once(database: Database, settings: Settings) -> None:
+    fill(database, [NewRating("ann", "dune", 4.0), NewRating("bob", "dune", 2.0)])
+    run = train(database, settings)
+    assert run.status == "succeeded"
+    assert {phase for phase, _ in epochs_of(database, run.id)} == {"final"}
+    assert "holdout_rmse" not in run.metrics
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_less_than_two_ratings_fail_with_the_reason(database: Database, settings: Settings, n: int) -> None:
+    fill(database, [NewRating("ann", "dune", 4.0)][:n])
+    run = train(database, settings)
+    assert (run.status, run.error) == ("failed", f"training needs at least 2 ratings; there are {n}")
+    assert listed(database) == []
+
+
+def test_a_fit_that_diverges_fails_with_the_reason(database: Database, settings: Settings) -> None:
+    fill(database)
+    run = train(database, settings, Hyperparameters(n_factors=4, learning_rate=1.0, regularization=0.0, n_epochs=50))
+    assert run.status == "failed"
+    assert run.error.startswith("training diverged in epoch ")
+    assert listed(database) == []
+
+
+def test_anything_unexpected_fails_the_run_and_is_logged(
+    database: Database, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(database)
+    settings.versions_dir.write_text("not a folder")
+    run = train(database, settings)
+    assert run.status == "failed"
+    assert run.error.startswith("FileExistsError: ")
+    assert any(record.exc_info for record in caplog.records)
+    settings.versions_dir.unlink()
+    assert train(database, settings).status == "succeeded"
+
+
+# The gate
+
+
+def test_a_fit_that_is_clearly_worse_is_rejected_and_the_active_version_stays(
+    database: Database, settings: Settings
+) -> None:
+    fill(database, ratings_of(100, 60))
+    good = train(database, settings, Hyperparameters(n_factors=4, n_epochs=40))
+    bad = train(database, settings, Hyperparameters(n_factors=4, n_epochs=1, learning_rate=1e-6))
+    assert bad.status == "rejected"
+    assert bad.error.startswith(f"hold-out error {bad.metrics['gate']['rmse']:.4f} is worse than ")
+    assert bad.metrics["gate"]["active_rmse"] < bad.metrics["gate"]["rmse"]
+    assert listed(database) == [good.version]
+    assert active(database) == good.version
+
+
+def test_the_same_fit_again_is_no_worse_than_itself(database: Database, settings: Settings) -> None:
+    fill(database)
+    train(database, settings)
+    again = train(database, settings)
+    assert again.status == "succeeded"
+    assert again.metrics["gate"]["rmse"] == again.metrics["gate"]["active_rmse"]
+
+
+def test_the_active_version_is_asked_only_what_it_has_not_learned(database: Database, settings: Settings) -> None:
+    fill(database, ratings_of(100, 60))
+    train(database, settings, QUICK.replace(holdout_fraction=0.05))
+    later = train(database, settings, QUICK.replace(holdout_fraction=0.3))
+    held_out = take_snapshot(database).holdout_mask(0.05)
+    assert later.metrics["gate"]["n_ratings"] == held_out.sum()
+    assert later.metrics["n_holdout"] > 4 * held_out.sum()
+
+
+def test_new_users_and_items_do_not_disturb_the_comparison(database: Database, settings: Settings) -> None:
+    fill(database, ratings_of(60, 40))
+    train(database, settings)
+    fill(database, ratings_of(90, 70, seed=2))
+    later = train(database, settings)
+    assert later.status == "succeeded"
+    assert later.metrics["gate"]["active_rmse"] > later.metrics["gate"]["rmse"]
+
+
+def test_a_damaged_active_version_does_not_stop_a_new_one(database: Database, settings: Settings) -> None:
+    fill(database)
+    first = train(database, settings)
+    for folder in artifacts.folders(settings.versions_dir):
+        (folder / "item_bias.npy").unlink()
+    second = train(database, settings)
+    assert second.status == "succeeded"
+    assert active(database) == second.version != first.version
+
+
+# Publishing
+
+
+def test_old_versions_are_pruned(database: Database, settings: Settings) -> None:
+    fill(database)
+    few = settings.model_copy(update={"versions": Versions(keep=2)})
+    numbers = [train(database, few).version for _ in range(4)]
+    assert listed(database) == numbers[:1:-1]
+    assert len(artifacts.folders(settings.versions_dir)) == 2
+
+
+def test_folders_that_were_never_listed_are_removed_and_listed_ones_stay(
+    database: Database, settings: Settings
+) -> None:
+    fill(database)
+    first = train(database, settings)
+    half_written = settings.versions_dir / ".tmp-killed"
+    half_written.mkdir()
+    (half_written / "item_bias.npy").write_bytes(b"half")
+    [published] = [folder for folder in artifacts.folders(settings.versions_dir) if folder != half_written]
+    complete = settings.versions_dir / "complete-but-never-listed"
+    complete.mkdir()
+    for file in published.iterdir():
+        (complete / file.name).write_bytes(file.read_bytes())
+    assert listed(database) == [first.version]  # neither is listed, whatever lies on the disk
+    second = train(database, settings)
+    assert listed(database) == [second.version, first.version]
+    names = {folder.name for folder in artifacts.folders(settings.versions_dir)}
+    assert published.name in names
+    assert not names & {".tmp-killed", "complete-but-never-listed"}
+
+
+def test_a_trainer_that_lost_its_lease_publishes_nothing(database: Database, settings: Settings) -> None:
+    fill(database)
+    run = enqueue(database)
+    old = claim(database, settings, "old")
+    with database.write() as connection:
+        connection.execute(update(TrainingRun).values(lease_expires_at=database.now(connection)))
+    time.sleep(0.01)
+    new = claim(database, settings, "new")
+    execute(database, settings, old, is_stopping=lambda: False)
+    assert listed(database) == []
+    row = run_of(database, run.id)
+    assert (row.status, row.worker, row.attempt) == ("running", "new", 2)
+    execute(database, settings, new, is_stopping=lambda: False)
+    assert run_of(database, run.id).status == "succeeded"
+    assert len(listed(database)) == 1
+
+
+def test_a_lease_that_is_lost_at_the_last_moment_undoes_the_publish(database: Database, settings: Settings) -> None:
+    fill(database)
+    run = enqueue(database)
+    held = claim(database, settings, "old")
+
+    def lose_the_lease(epoch: Epoch) -> None:
+        if (epoch.phase, epoch.report.epoch) == ("final", epoch.report.n_epochs):
+            with database.write() as connection:
+                connection.execute(update(TrainingRun).values(worker="new", attempt=2))
+
+    execute(database, settings, held, is_stopping=lambda: False, on_epoch=lose_the_lease)
+    assert listed(database) == []
+    assert active(database) is None
+    assert run_of(database, run.id).status == "running"
+
+
+# Stopping
+
+
+def _execute_in_a_thread(
+    database: Database, settings: Settings, is_stopping: Callable[[], bool] = lambda: False
+) -> threading.Thread:
+    held = claim(database, settings)
+    thread = threading.Thread(target=execute, args=(database, settings, held), kwargs={"is_stopping": is_stopping})
+    thread.start()
+    return thread
+
+
+def test_a_cancelled_run_ends_while_it_fits(database: Database, settings: Settings) -> None:
+    fill(database)
+    run = enqueue(database, ENDLESS)
+    thread = _execute_in_a_thread(database, settings)
+    wait_until(lambda: len(epochs_of(database, run.id)) > 0)
+    with database.write() as connection:
+        queue.request_cancel(connection, run.id, database.now(connection))
+    thread.join()
+    row = run_of(database, run.id)
+    assert (row.status, row.error, row.version) == ("cancelled", None, None)
+    assert len(epochs_of(database, run.id)) < ENDLESS.n_epochs
+    assert listed(database) == []
+
+
+def test_a_run_that_is_interrupted_goes_back_to_the_queue(database: Database, settings: Settings) -> None:
+    fill(database)
+    run = enqueue(database, ENDLESS)
+    stop = threading.Event()
+    thread = _execute_in_a_thread(database, settings, stop.is_set)
+    wait_until(lambda: len(epochs_of(database, run.id)) > 0)
+    stop.set()
+    thread.join()
+    assert run_of(database, run.id).status == "queued"
+    assert epochs_of(database, run.id) == []
+
+
+def test_a_run_goes_on_while_the_database_is_away(sqlite_settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    from app.database import open_database
+
+    settings = sqlite_settings.model_copy(update={"training": Training(lease=1)})
+    database = open_database(settings)
+    fill(database)
+    run = enqueue(database, QUICK.replace(n_epochs=60))
+    file, away = settings.data_dir / "palate.db", settings.data_dir / "palate.away"
+    back = threading.Timer(1.5, lambda: (file.rmdir(), away.rename(file)))
+
+    def lose_the_database(epoch: Epoch) -> None:
+        if (epoch.phase, epoch.report.epoch) == ("fit", 3):
+            with database.write() as connection:  # nobody is in the middle of anything
+                connection.exec_driver_sql("PRAGMA user_version")
+            database.dispose()
+            file.rename(away)
+            file.mkdir()
+            back.start()
+
+    with caplog.at_level(logging.WARNING):
+        execute(database, settings, claim(database, settings), is_stopping=lambda: False, on_epoch=lose_the_database)
+    back.join()
+    assert run_of(database, run.id).status == "succeeded"
+    assert any("waits" in record.message for record in caplog.records)
+    assert not math.isnan(run_of(database, run.id).metrics["holdout_rmse"])
+    database.dispose()
+
+
+def test_epochs_are_handed_on_as_they_end(database: Database, settings: Settings) -> None:
+    fill(database)
+    enqueue(database)
+    seen: list[Epoch] = []
+    execute(database, settings, claim(database, settings), is_stopping=lambda: False, on_epoch=seen.append)
+    assert [epoch.report.epoch for epoch in seen if epoch.phase == "fit"] == list(
+        range(1, 1 + sum(epoch.phase == "fit" for epoch in seen))
+    )
+    assert np.isfinite([epoch.report.train_rmse for epoch in seen]).all()
