@@ -51,6 +51,7 @@ class _Foreground:
         self._on_wait = on_wait or (lambda _: None)
         self._told: str | None = None
         self._n_seen = 0
+        self._has_worked = False
 
     def train(self, hyperparameters: Hyperparameters) -> RunRow:
         with self._database.write() as connection:
@@ -66,6 +67,7 @@ class _Foreground:
                 time.sleep(self._settings.training.poll_interval.total_seconds())
             with self._database.read() as connection:
                 run = queue.get(connection, run.id)
+        self._relay(run.id)
         return run
 
     def _claim(self) -> Claim | None:
@@ -75,6 +77,7 @@ class _Foreground:
 
     def _work_on(self, claim: Claim, run_id: int) -> None:
         is_ours = claim.run_id == run_id
+        self._has_worked |= is_ours
         if not is_ours:
             self._tell(f"run {claim.run_id} was queued before this one: training it first")
         execute(
@@ -88,11 +91,18 @@ class _Foreground:
     def _watch(self, run_id: int) -> None:
         with self._database.read() as connection:
             running = queue.running(connection)
-            epochs = queue.epochs_of(connection, run_id)
         if running and running.id == run_id:
             self._tell(f"another trainer ({running.worker}) is working on this run")
         elif running:
             self._tell(f"waiting for run {running.id}, which another trainer ({running.worker}) is working on")
+        self._relay(run_id)
+
+    def _relay(self, run_id: int) -> None:
+        """Hand on the epochs that another trainer has recorded since the last look."""
+        if self._has_worked:
+            return
+        with self._database.read() as connection:
+            epochs = queue.epochs_of(connection, run_id)
         for row in epochs[self._n_seen :]:
             self._on_epoch(_epoch_of(row))
         self._n_seen = len(epochs)

@@ -1,0 +1,149 @@
+import dataclasses
+import json
+import threading
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from app.database import Database
+from app.engine.hyperparameters import Hyperparameters
+from app.settings import Settings
+from app.training.run import execute
+from app.training.schemas import HyperparametersIn
+from tests.training.world import claim, enqueue, epochs_of, fill, run_of, train
+
+
+def test_a_run_is_queued_and_its_place_is_told(client: httpx.Client) -> None:
+    answer = client.post("/v1/training-runs", json={"n_factors": 3, "seed": 9})
+    assert answer.status_code == 202
+    run = answer.json()
+    assert (run["status"], run["requested_by"], run["progress"]) == ("queued", "api", 0.0)
+    assert run["hyperparameters"] == Hyperparameters(n_factors=3, seed=9).to_dict()
+    assert answer.headers["Location"] == f"/v1/training-runs/{run['id']}"
+    assert client.get(answer.headers["Location"]).json() == {**run, "epochs": []}
+
+
+@pytest.mark.parametrize("body", [{"json": {}}, {}])
+def test_without_hyperparameters_the_defaults_are_used(client: httpx.Client, body: dict[str, object]) -> None:
+    run = client.post("/v1/training-runs", **body).json()
+    assert run["hyperparameters"] == Hyperparameters().to_dict()
+
+
+def test_the_defaults_of_the_service_lie_under_what_is_given(sqlite_settings: Settings) -> None:
+    from app.main import create_app
+    from tests.asgi import serving
+
+    settings = sqlite_settings.model_copy(update={"hyperparameters": {"n_factors": 5, "n_epochs": 7}})
+    with serving(create_app(settings)) as client:
+        run = client.post("/v1/training-runs", json={"n_epochs": 9, "seed": None}).json()
+    assert run["hyperparameters"] == Hyperparameters(n_factors=5, n_epochs=9).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"n_factors": 0}, "n_factors"),
+        ({"n_factors": 2.5}, "n_factors"),
+        ({"n_factors": "8"}, "n_factors"),
+        ({"n_factors": True}, "n_factors"),
+        ({"learning_rate": 2}, "learning_rate"),
+        ({"schedule": "cosine"}, "schedule"),
+        ({"factors": 8}, "factors"),
+    ],
+)
+def test_a_bad_hyperparameter_is_told_by_name(client: httpx.Client, body: dict[str, object], field: str) -> None:
+    answer = client.post("/v1/training-runs", json=body)
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == [field]
+    assert client.get("/v1/training-runs").json()["runs"] == []
+
+
+def test_the_request_has_the_fields_and_ranges_of_the_engine() -> None:
+    fields = {field.name: field for field in dataclasses.fields(Hyperparameters)}
+    assert HyperparametersIn.model_fields.keys() == fields.keys()
+    for name, field in fields.items():
+        for end, outside in (("low", -1), ("high", 1)):
+            if end not in field.metadata:
+                continue
+            limit = field.metadata[end]
+            assert HyperparametersIn(**{name: limit}).over({}) == Hyperparameters(**{name: limit})
+            with pytest.raises(ValidationError):
+                HyperparametersIn(**{name: limit + outside})
+
+
+def test_runs_come_in_pages_newest_first(database: Database, client: httpx.Client) -> None:
+    numbers = [enqueue(database).id for _ in range(3)]
+    page = client.get("/v1/training-runs", params={"limit": 2}).json()
+    assert [run["id"] for run in page["runs"]] == numbers[:0:-1]
+    rest = client.get("/v1/training-runs", params={"limit": 2, "cursor": page["next_cursor"]}).json()
+    assert [run["id"] for run in rest["runs"]] == numbers[:1]
+    assert rest["next_cursor"] is None
+
+
+def test_a_finished_run_tells_everything(database: Database, settings: Settings, client: httpx.Client) -> None:
+    fill(database)
+    run = train(database, settings)
+    told = client.get(f"/v1/training-runs/{run.id}").json()
+    assert (told["status"], told["progress"], told["version"]) == ("succeeded", 1.0, run.version)
+    assert told["metrics"]["holdout_rmse"] > 0
+    assert told["epochs"][0]["epoch"] == 1
+    assert client.get(f"/v1/models/{run.version}").json()["run_id"] == run.id
+
+
+def test_a_run_can_be_cancelled_once(database: Database, client: httpx.Client) -> None:
+    run = enqueue(database)
+    assert client.post(f"/v1/training-runs/{run.id}/cancel").json()["status"] == "cancelled"
+    again = client.post(f"/v1/training-runs/{run.id}/cancel")
+    assert again.status_code == 409
+    assert again.json()["detail"] == f"training run {run.id} has already ended: cancelled"
+
+
+@pytest.mark.parametrize("path", ["", "/cancel", "/events"])
+def test_a_run_that_does_not_exist_is_not_found(client: httpx.Client, path: str) -> None:
+    method = "POST" if path == "/cancel" else "GET"
+    answer = client.request(method, f"/v1/training-runs/99{path}")
+    assert answer.status_code == 404
+    assert answer.json()["detail"] == "training run 99 does not exist"
+
+
+def _events(answer: httpx.Response) -> list[dict[str, str]]:
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    blocks = answer.text.strip().split("\n\n")
+    return [dict(line.split(": ", 1) for line in block.split("\n")) for block in blocks]
+
+
+def test_events_of_a_finished_run_are_its_epochs_and_its_status(
+    database: Database, settings: Settings, client: httpx.Client
+) -> None:
+    fill(database)
+    run = train(database, settings)
+    epochs = client.get(f"/v1/training-runs/{run.id}").json()["epochs"]
+    *of_epochs, last = _events(client.get(f"/v1/training-runs/{run.id}/events"))
+    assert [json.loads(event["data"]) for event in of_epochs] == epochs
+    assert [event["id"] for event in of_epochs] == [f"1.{n}" for n in range(1, len(epochs) + 1)]
+    assert {event["event"] for event in of_epochs} == {"epoch"}
+    assert (last["event"], json.loads(last["data"])["status"]) == ("status", "succeeded")
+
+
+def test_who_comes_back_gets_what_was_missed(database: Database, settings: Settings, client: httpx.Client) -> None:
+    fill(database)
+    run = train(database, settings)
+    path = f"/v1/training-runs/{run.id}/events"
+    every = _events(client.get(path))
+    assert _events(client.get(path, headers={"Last-Event-ID": "1.3"})) == every[3:]
+    assert _events(client.get(path, headers={"Last-Event-ID": "0.3"})) == every  # of an attempt that counts no more
+    assert _events(client.get(path, headers={"Last-Event-ID": "nonsense"})) == every
+
+
+def test_events_follow_a_run_to_its_end(database: Database, settings: Settings, client: httpx.Client) -> None:
+    fill(database)
+    run = enqueue(database)
+    answers: list[httpx.Response] = []
+    listener = threading.Thread(target=lambda: answers.append(client.get(f"/v1/training-runs/{run.id}/events")))
+    listener.start()
+    execute(database, settings, claim(database, settings), is_stopping=lambda: False)
+    listener.join()
+    events = _events(answers[0])
+    assert sum(event["event"] == "epoch" for event in events) == len(epochs_of(database, run.id))
+    assert json.loads(events[-1]["data"])["status"] == run_of(database, run.id).status == "succeeded"
