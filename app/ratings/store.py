@@ -6,6 +6,7 @@ order of their numbers. Times are whole microseconds since 1970 where many ratin
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -247,9 +248,11 @@ def remove(connection: Connection, user_id: str, item_id: str) -> int:
     return newest
 
 
+# One row, not one per rating: SQLite's driver gives the GIL away at every row, and gets it back late in a busy process.
 _OF_USER_SQLITE = """
-    SELECT users.user_key, coalesce(item_key, 0), coalesce(value, 0.0), coalesce(revision, 0)
-    FROM users LEFT JOIN ratings ON ratings.user_key = users.user_key WHERE user_id = ? ORDER BY item_key"""
+    SELECT user_key, json_group_array(item_key), json_group_array(value), json_group_array(revision)
+    FROM (SELECT users.user_key, item_key, value, revision FROM users
+          LEFT JOIN ratings ON ratings.user_key = users.user_key WHERE user_id = ? ORDER BY item_key)"""
 _OF_USER_POSTGRESQL = """
     SELECT users.user_key, (
         SELECT string_agg(int8send(item_key) || float8send(value) || int8send(revision), '' ORDER BY item_key)
@@ -264,16 +267,11 @@ def ratings_of_user(connection: Connection, user_id: str) -> UserRatings:
     driver: Any = connection.connection.driver_connection
     if not set_wise.is_sqlite(connection):
         return _unpacked(driver.cursor(binary=True).execute(_OF_USER_POSTGRESQL, (user_id,)).fetchone())
-    rows = np.fromiter(driver.execute(_OF_USER_SQLITE, (user_id,)), _OF_USER_ROW)
-    if not rows.size:
+    user_key, *columns = driver.execute(_OF_USER_SQLITE, (user_id,)).fetchone()
+    if user_key is None:
         return NO_RATINGS
-    rated = rows[rows["item_key"] > 0]  # keys begin at 1; a user who deleted every rating has one empty row
-    return UserRatings(
-        int(rows["user_key"][0]),
-        np.ascontiguousarray(rated["item_key"]),
-        np.ascontiguousarray(rated["value"]),
-        np.ascontiguousarray(rated["revision"]),
-    )
+    item_keys, values, revisions = ([] if column == "[null]" else json.loads(column) for column in columns)
+    return UserRatings(user_key, np.array(item_keys, np.int64), np.array(values), np.array(revisions, np.int64))
 
 
 def _unpacked(row: tuple[int, bytes | None] | None) -> UserRatings:
