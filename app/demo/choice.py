@@ -10,7 +10,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
-_FEWEST, _MOST = 50, 300  # ratings of somebody who is worth a look
+_FEWEST, _MOST = 50, 120
 _CAUTION = 8.0  # a category needs about so many ratings before its mean is believed
 _TRIED = 40  # what-if questions asked
 
@@ -33,7 +33,7 @@ class Change:
 
 
 def user_with_a_clear_taste(ratings: Iterable[Json], categories: Mapping[str, Sequence[str]]) -> str | None:
-    """Of the users with 50 to 300 ratings the one whose best-liked category lies furthest above that user's mean.
+    """Of the users with 50 to 120 ratings the one whose best-liked category lies furthest above that user's mean.
 
     `ratings` come user by user. Nobody of that size: the user with the most ratings. None without ratings.
     """

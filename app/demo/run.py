@@ -26,6 +26,7 @@ _ENVIRONMENT = {
 }
 
 
+_SAMPLE_SCALE = {"PALATE_RATING_MIN": "0.5", "PALATE_RATING_MAX": "5", "PALATE_RATING_STEP": "0.5"}
 _STOPPED = 130  # what shells report for a command ended by Ctrl-C
 
 
@@ -38,7 +39,7 @@ def demo(ratings: Path | None, items: Path | None, data_dir: Path | None, port: 
 
     `port` 0 takes a free one. Without `data_dir` the data lives in a temporary folder that is removed at the end.
     """
-    console = Console()
+    console = Console(highlight=False)
     try:
         _check(ratings, items)
         with _stop_on_sigterm(), _folder(data_dir) as folder:
@@ -57,7 +58,8 @@ def _demo(
 ) -> None:
     console.print(f"starting the service with its data in {folder}", soft_wrap=True)
     began = time.perf_counter()
-    with running_service(folder, port=port, environment=_ENVIRONMENT) as service:
+    environment = _ENVIRONMENT | (_SAMPLE_SCALE if ratings is None else {})
+    with running_service(folder, port=port, environment=environment) as service:
         console.print(f"ready after {time.perf_counter() - began:.1f} s at {service.url}")
         story.run(service.url, ratings, items, console)
         if not exit_after:

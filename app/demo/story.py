@@ -6,6 +6,7 @@ import csv
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +23,7 @@ from app.demo.world import sample_world, write_items_csv, write_ratings_csv
 
 TOP = 10
 _LOOKED_AT = 100_000  # ratings among which a user is sought
+_WIDEST = 100  # characters of a table
 _CHUNK = 256 << 10
 _ID_COLUMNS, _TITLE_COLUMNS, _CATEGORY_COLUMNS = ("movieId", "item_id"), ("title",), ("genres", "categories")
 
@@ -122,36 +124,45 @@ def _categories(text: str, column: str | None) -> list[str]:
 
 
 def _train(service: ServiceClient, console: Console) -> None:
-    run = service.start_training()
+    run_id = service.start_training()["id"]
     last: Json = {}
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("waiting for the trainer (the first run compiles its kernels)", total=None)
-        for event in service.training_events(run["id"]):
+        task = progress.add_task("waiting for the trainer", total=None)
+        for event in service.training_events(run_id):
             if event.name == "epoch":
-                last = event.data if event.data["phase"] == "fit" or not last else last
-                progress.update(
-                    task,
-                    completed=event.data["epoch"],
-                    total=event.data["n_epochs"],
-                    description=_epoch_text(event.data),
-                )
-    run = service.training_run(run["id"])
+                last = event.data
+                progress.update(task, completed=last["epoch"], total=last["n_epochs"], description=_epoch_text(last))
+    run = service.training_run(run_id)
     if run["status"] != "succeeded":
-        raise StoryFailed(f"training run {run['id']} {run['status']}: {run['error'] or 'no reason given'}")
+        raise StoryFailed(f"training run {run_id} {run['status']}: {run['error'] or 'no reason given'}")
     _wait_until_served(service, run["version"])
     console.print(
-        f"model version [bold]{run['version']}[/] trained and serving{': ' if last else ''}{_epoch_text(last)}"
+        f"model version [bold]{run['version']}[/] trained in {_seconds(run):.1f} s, {_result_text(run, last)}"
     )
 
 
 def _epoch_text(epoch: Json) -> str:
-    if not epoch:
-        return ""
-    if epoch["holdout_rmse"] is None:
-        return f"final fit with every rating: train RMSE {epoch['train_rmse']:.4f}"
-    rmse = f"train RMSE {epoch['train_rmse']:.4f}, hold-out RMSE {epoch['holdout_rmse']:.4f}"
-    return f"{rmse}, {epoch['ratings_per_second'] / 1e6:.1f} M ratings/s"
+    """Where an epoch has got to; the final fit learns the held-out ratings too, so nothing is left to test on."""
+    holdout = epoch["holdout_rmse"]
+    tested = "with every rating" if holdout is None else f"hold-out RMSE {holdout:.4f}"
+    return f"train RMSE {epoch['train_rmse']:.4f}, {tested}, {_speed(epoch)}"
+
+
+def _result_text(run: Json, last: Json) -> str:
+    holdout = run["metrics"].get("holdout_rmse")
+    tested = "too few ratings for a hold-out" if holdout is None else f"hold-out RMSE [bold]{holdout:.4f}[/]"
+    return f"{tested}, {_speed(last)}"
+
+
+def _speed(epoch: Json) -> str:
+    return f"{epoch['ratings_per_second'] / 1e6:.1f} M ratings/s"
+
+
+def _seconds(run: Json) -> float:
+    """From the claim by a trainer to the outcome."""
+    started, finished = (datetime.fromisoformat(run[name]) for name in ("started_at", "finished_at"))
+    return (finished - started).total_seconds()
 
 
 def _wait_until_served(service: ServiceClient, version: int, patience: float = 10.0) -> None:
@@ -174,13 +185,13 @@ def _choose_user(service: ServiceClient, known: dict[str, Json]) -> str:
 def _show_user(service: ServiceClient, user_id: str, known: dict[str, Json], console: Console) -> list[Json]:
     """Print what the user liked best and is recommended; the latter comes back."""
     ratings = sorted(service.ratings_of(user_id), key=lambda rating: -rating["value"])
-    liked = _table(f"{escape(user_id)} gave {len(ratings)} ratings; liked best", "rating")
+    liked = _table(f"{escape(user_id)} gave {len(ratings)} ratings; liked best", console, "rating")
     for rating in ratings[:TOP]:
         liked.add_row(*_cells(known.get(rating["item_id"], rating)), f"{rating['value']:g}")
     answer = service.recommend(user_id, TOP)
     if not answer["items"]:
         raise StoryFailed(f"{user_id} has rated every item; there is nothing to recommend")
-    wanted = _table(f"recommended by model version {answer['model_version']}", "predicted", "80 % interval")
+    wanted = _table(f"recommended by model version {answer['model_version']}", console, "predicted", "80 % interval")
     for item in answer["items"]:
         wanted.add_row(*_cells(item), f"{item['value']:.2f}", f"{item['lower']:.1f} - {item['upper']:.1f}")
     console.print("", liked, "", wanted, sep="\n")
@@ -199,7 +210,7 @@ def _rate_once_more(
     took = 1000 * (time.perf_counter() - began)
     title = escape(known.get(item["item_id"], item)["title"] or item["item_id"])
     console.print(f"\n{escape(user_id)} now rates [bold]{title}[/] with [bold]{value:g}[/]")
-    moved = _table(f"the list {took:.0f} ms later, without any training", "predicted", "moved")
+    moved = _table(f"the list {took:.0f} ms later, without any training", console, "predicted", "moved")
     for change in changes(top, answer["items"]):
         style = "dim" if change.is_gone else None
         moved.add_row(
@@ -222,12 +233,14 @@ def _choose_rating(service: ServiceClient, user_id: str, top: list[Json]) -> tup
     return telling_rating(top, unlike, (scale["min"], scale["max"]), list_with)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    table.add_column("title", overflow="fold")
-    table.add_column("categories", style="cyan", overflow="fold")
+def _table(title: str, console: Console, *columns: str) -> Table:
+    """Numbers keep their width; long titles and lists of categories are cut."""
+    width = min(console.width, _WIDEST)
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0), width=width)
+    table.add_column("title", no_wrap=True, ratio=3)
+    table.add_column("categories", style="cyan", no_wrap=True, ratio=2)
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True, min_width=max(len(column), len("down 10")))
     return table
 
 
