@@ -4,8 +4,8 @@
 
 A rating is in fold crc32("user,item") mod 5. For each fold the other four are trained as a published version is (fit on
 95 %, best epoch, refit on all), and the fold is predicted in two ways: by the trained vectors of its users, and by
-folding every user in from the training ratings. Items that training never saw are predicted too; predictions are clipped
-to the scale, 0.5 to 5.
+folding every user in from the training ratings. Items that training never saw are predicted too; predictions are
+clipped to the scale, 0.5 to 5.
 """
 
 import sys
