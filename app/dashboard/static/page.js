@@ -8,6 +8,7 @@ import { showRecommendations } from "/dashboard/recommendations.js";
 import { showTraining, startTraining } from "/dashboard/training.js";
 
 const LOOK_EVERY = 3000; // ms; runs and activations may come from elsewhere
+const SWAPPED_AFTER = 1000; // ms; the service looks for a new version twice a second
 const KEPT_AS = "palate.user_id";
 
 let user = "";
@@ -49,7 +50,10 @@ find("who").addEventListener("submit", (event) => {
   trying(() => switchTo(find("user-id").value.trim()));
 });
 startModels(() => trying(look));
-startTraining(() => trying(look));
+startTraining(() => {
+  trying(look);
+  setTimeout(() => trying(look), SWAPPED_AFTER);
+});
 
 await trying(look);
 const visitor = () => `visitor-${Math.floor(1000 + Math.random() * 9000)}`;
