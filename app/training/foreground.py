@@ -59,7 +59,7 @@ class _Foreground:
         while run.status not in FINISHED:
             if self._is_cancelled() and not run.is_cancel_requested:
                 self._cancel(run.id)
-            claim = self._claim()
+            claim = None if self._is_cancelled() else self._claim()
             if claim:
                 self._work_on(claim, run.id)
             else:
