@@ -67,16 +67,17 @@ def best_rows(
     """The n rows with the highest scores, best first, and those scores; NaN never appears."""
     if n < 0:
         raise InvalidArray("n", f"must not be negative, not {n}")
-    pool = _sorted_known(candidates, scores.size, "candidates") if candidates is not None else _NONE
+    pool = _distinct(candidates, scores.size) if candidates is not None else _NONE
     n_wanted = min(n, pool.size if candidates is not None else scores.size)
     rows, values = np.empty(n_wanted, np.int32), np.empty(n_wanted, np.float32)
-    hidden = _sorted_known(excluded, scores.size, "excluded")
+    refuse_rows_outside(excluded, scores.size, "excluded", unknown_allowed=True)
+    hidden = np.sort(excluded)
     n_found = select_top(scores, hidden, pool, candidates is not None, rows, values)
     return rows[:n_found], values[:n_found]
 
 
-def _sorted_known(rows: Rows, n_rows: int, name: str) -> Rows:
-    """Sorted, each once, without those outside the model."""
-    refuse_rows_outside(rows, n_rows, name, unknown_allowed=True)
-    distinct = np.unique(rows).astype(np.int32, copy=False)
+def _distinct(candidates: Rows, n_rows: int) -> Rows:
+    """Ascending, each once, without those outside the model."""
+    refuse_rows_outside(candidates, n_rows, "candidates", unknown_allowed=True)
+    distinct = np.unique(candidates)
     return distinct[1:] if distinct.size and distinct[0] < 0 else distinct

@@ -102,8 +102,8 @@ def select_top(
 ) -> int:
     """The best rows by (score, smaller row), best first; gives how many there are.
 
-    scores [n_items]   excluded, candidates: ascending, each row once, all < n_items   best_rows, best_scores [n]:
-    overwritten up to the count given back. A heap of the n best so far: O(n_items + changes log n).
+    scores [n_items]   excluded: ascending   candidates: ascending, each row once, in the model   best_rows, best_scores
+    [n]: overwritten up to the count given back. A heap of the n best so far: O(n_items + changes log n).
     """
     n = best_rows.size
     if n == 0:
