@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from app.engine.arrays import Counts, Offsets, Rows, Vector32
 from app.engine.dataset import Ratings
+from app.engine.tally import count_rows
 
 _ITEM_GROUP_BYTES = 512 * 1024
 """Half of a common second-level cache: the group's item vectors stay there while the users stream past."""
@@ -88,11 +89,6 @@ def lay_out(ratings: Ratings, n_columns: int, pool: Executor, n_threads: int) ->
     scattered, block_starts = _scatter(ratings, users, items, n_groups, pool, n_threads)
     laid_out = _order_blocks(scattered, block_starts, users.starts, n_groups, pool, n_threads)
     return Grid(n_groups, users, items, *laid_out, block_starts)
-
-
-def count_rows(rows: Rows, n_rows: int) -> Counts:
-    """Ratings per row."""
-    return np.bincount(rows, minlength=n_rows).astype(np.int32)
 
 
 _Columns = tuple[Rows, Rows, Vector32]

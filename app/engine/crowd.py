@@ -9,8 +9,9 @@ import numpy as np
 from app.engine.arrays import Counts, Matrix32, Matrix64, Vector32, Vector64
 from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel, UserPrior
+from app.engine.tally import sum_rows
 
-_NOISE_USERS = 1000
+_NOISE_USERS = 500
 """Users whose held-out ratings measure the noise: more would cost time and change the third digit."""
 _NOISE_WEIGHT = 20.0
 """Held-out ratings that the estimate without a hold-out weighs against those there are."""
@@ -47,7 +48,7 @@ def with_measured_noise(model: FactorModel, ratings: Ratings, holdout: Ratings, 
 
         s2 = mean (r - r_hat)^2 - mean y' A_u^-1 y
 
-    over the held-out ratings of known items of up to 1,000 users, folded in from their training ratings. s2 enters A_u,
+    over the held-out ratings of known items of up to 500 users, folded in from their training ratings. s2 enters A_u,
     so this is repeated once. A few held-out ratings move the model's own estimate only a little.
     """
     for _ in range(2):
@@ -66,7 +67,7 @@ def spread_of(values: Vector32) -> float:
 
 def item_means(ratings: Ratings, item_counts: Counts) -> Vector32:
     """Plain mean of each item's ratings; the overall mean where there are none."""
-    sums = np.bincount(ratings.item_rows, weights=ratings.values, minlength=ratings.n_items)
+    sums = sum_rows(ratings.item_rows, ratings.values, ratings.n_items)
     overall = ratings.values.mean(dtype=np.float64)
     return np.where(item_counts > 0, sums / np.maximum(item_counts, 1), overall).astype(np.float32)
 
@@ -82,8 +83,10 @@ def popularity_shrinkage(ratings: Ratings, item_counts: Counts, means: Vector32)
     if n <= n_items or n_items < 2:
         return 5.0
     overall = ratings.values.mean(dtype=np.float64)
-    within = float(np.square(ratings.values - means[ratings.item_rows], dtype=np.float64).sum()) / (n - n_items)
-    between = float((sizes * (means[item_counts > 0] - overall) ** 2).sum()) / (n_items - 1)
+    squares_between = float((sizes * (means[item_counts > 0] - overall) ** 2).sum())
+    squares = n * float(ratings.values.var(dtype=np.float64))
+    within = max(squares - squares_between, 0.0) / (n - n_items)
+    between = squares_between / (n_items - 1)
     effective_size = (n - (sizes**2).sum() / n) / (n_items - 1)
     true_between = (between - within) / effective_size
     return float(np.clip(within / max(true_between, 1e-12), 1.0, 100.0))

@@ -1,5 +1,8 @@
 import subprocess
 import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def test_after_warming_up_serving_compiles_nothing():
@@ -24,5 +27,5 @@ with event.install_recorder("numba:compile") as compilations:
     popular_items(model, 3)
 print(len(compilations.buffer))
 """
-    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=REPOSITORY)
     assert ran.stdout.strip() == "0"

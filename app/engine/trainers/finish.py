@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from app.engine.arrays import Matrix32, Vector32
-from app.engine.blocks import count_rows
 from app.engine.crowd import crowd_prior, item_means, popularity_shrinkage, spread_of, with_measured_noise
 from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel
+from app.engine.tally import count_rows
 
 
 def finish(
