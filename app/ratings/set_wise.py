@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, insert, select, text
 
-from app.items.store import Ids, given_ids
+from app.items.store import Ids, given_ids, keys_by_id
 from app.ratings.models import User
 
 Pairs = npt.NDArray[np.int64]
@@ -45,15 +45,16 @@ class RatingRows(NamedTuple):
 
 # Both force one look into the primary key per pair: a planner that misjudges their number reads the whole table.
 _STORED_SQLITE = """
-    SELECT given.key, ratings.value, ratings.rated_at FROM json_each(:pairs) AS given
+    SELECT given.key, ratings.value, ratings.rated_at FROM json_each(?) AS given
     CROSS JOIN ratings ON user_key = given.value >> 32 AND item_key = given.value & 4294967295"""
 _STORED_POSTGRESQL = """
-    SELECT given.place - 1, stored.value, stored.rated_at
-    FROM unnest(CAST(:pairs AS bigint[])) WITH ORDINALITY AS given (pair, place)
+    SELECT string_agg(int8send(given.place - 1) || float8send(stored.value) || int8send(stored.rated_at), '')
+    FROM unnest(%s::bigint[]) WITH ORDINALITY AS given (pair, place)
     CROSS JOIN LATERAL (
         SELECT value, rated_at FROM ratings
-        WHERE user_key = CAST(given.pair >> 32 AS int) AND item_key = CAST(given.pair & 4294967295 AS int) OFFSET 0
+        WHERE user_key = (given.pair >> 32)::int AND item_key = (given.pair & 4294967295)::int OFFSET 0
     ) AS stored"""
+_STORED_ROW = np.dtype([("place", "i8"), ("value", "f8"), ("rated_us", "i8")])
 _UPSERT_SQLITE = """
     INSERT INTO ratings (user_key, item_key, value, rated_at, revision) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (user_key, item_key) DO UPDATE
@@ -76,8 +77,7 @@ def is_sqlite(connection: Connection) -> bool:
 
 def user_keys_of(connection: Connection, user_ids: Collection[str]) -> dict[str, int]:
     """The keys of those ids that have a user."""
-    wanted = select(User.user_id, User.user_key).where(User.user_id.in_(given_ids(connection, user_ids)))
-    return dict(connection.execute(wanted).all())
+    return keys_by_id(connection, "user", user_ids)
 
 
 def user_ids(connection: Connection) -> Ids:
@@ -94,22 +94,25 @@ def add_users(connection: Connection, user_ids: Collection[str]) -> dict[str, in
 
 def stored_ratings(connection: Connection, pairs: Pairs) -> StoredRatings:
     """Those of the pairs that have a rating."""
+    order = np.argsort(pairs)  # neighbours in the question are neighbours in the table
+    driver: Any = connection.connection.driver_connection
     if is_sqlite(connection):
-        found = connection.execute(text(_STORED_SQLITE), {"pairs": json.dumps(pairs.tolist())}).all()
+        found = np.fromiter(driver.execute(_STORED_SQLITE, (json.dumps(pairs[order].tolist()),)), _STORED_ROW)
     else:
-        found = connection.execute(text(_STORED_POSTGRESQL), {"pairs": pairs.tolist()}).all()
-    places, values, rated_us = zip(*found, strict=True) if found else ((), (), ())
-    return StoredRatings(np.array(places, np.int64), np.array(values, np.float64), np.array(rated_us, np.int64))
+        packed = driver.cursor(binary=True).execute(_STORED_POSTGRESQL, (_array(pairs[order]),)).fetchone()[0]
+        found = np.frombuffer(packed or b"", _STORED_ROW.newbyteorder(">")).astype(_STORED_ROW)
+    return StoredRatings(order[found["place"]], found["value"], found["rated_us"])
 
 
 def upsert(connection: Connection, rows: RatingRows) -> None:
     """Insert or replace; sorted by key first, which is what the table's pages like best."""
     order = np.lexsort((rows.item_keys, rows.user_keys))
-    columns = [column[order].tolist() for column in rows]
     if is_sqlite(connection):
+        columns = [column[order].tolist() for column in rows]
         connection.exec_driver_sql(_UPSERT_SQLITE, list(zip(*columns, strict=True)))
     else:
-        connection.execute(text(_UPSERT_POSTGRESQL), dict(zip(RatingRows._fields, columns, strict=True)))
+        arrays = {name: _array(column[order]) for name, column in rows._asdict().items()}
+        connection.execute(text(_UPSERT_POSTGRESQL), arrays)
 
 
 def forget_tombstones(connection: Connection, pairs: Pairs) -> None:
@@ -120,4 +123,9 @@ def forget_tombstones(connection: Connection, pairs: Pairs) -> None:
         keys = zip((pairs >> 32).tolist(), (pairs & 0xFFFFFFFF).tolist(), strict=True)
         connection.exec_driver_sql(_FORGET_SQLITE, list(keys))
     else:
-        connection.execute(text(_FORGET_POSTGRESQL), {"pairs": pairs.tolist()})
+        connection.execute(text(_FORGET_POSTGRESQL), {"pairs": _array(pairs)})
+
+
+def _array(column: npt.NDArray[Any]) -> str:
+    """A PostgreSQL array in its own writing; psycopg would look at every number one by one."""
+    return "{" + json.dumps(column.tolist())[1:-1] + "}"
