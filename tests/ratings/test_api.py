@@ -73,7 +73,7 @@ def test_an_answer_repeats_the_rating_with_its_time_in_utc(client: httpx.Client)
     assert client.get("/v1/users/ann/ratings/dune").json()["rated_at"] == "2026-01-31T10:00:00Z"
 
 
-FUTURE = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+FUTURE = "2999-01-01T00:00:00Z"  # the same text in every process that collects the tests
 BAD_FIELDS: list[tuple[Json, str]] = [
     ({"value": 5.5}, "value"),
     ({"value": 0}, "value"),
