@@ -66,7 +66,7 @@ def data_set(name: str, folder: Path = DATA_FOLDER) -> DataSet:
         else:
             _write_movielens(home)
     n_users, n_items = map(int, (home / "shape.txt").read_text().split())
-    return DataSet(name, home, n_users, n_items, *(_load(home, part) for part in ("train", "test", "tune", "holdout")))
+    return DataSet(name, home, n_users, n_items, *(load(home, part) for part in ("train", "test", "tune", "holdout")))
 
 
 def movielens_folder() -> Path:
@@ -82,26 +82,34 @@ def random_mask(n: int, share: float, seed: list[int]) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def write(home: Path, n_users: int, n_items: int, train: Part, test: Part) -> None:
+def write(home: Path, n_users: int, n_items: int, everything: Part, is_test: npt.NDArray[np.bool_]) -> None:
     """One .npy file per part and column; shape.txt comes last, so that a broken-off writing is not taken for data."""
     home.mkdir(parents=True, exist_ok=True)
+    train = everything.where(~is_test)
     is_holdout = random_mask(len(train), HOLDOUT_SHARE, [len(train), 2])
-    parts = {"train": train, "test": test, "tune": train.where(~is_holdout), "holdout": train.where(is_holdout)}
-    for part_name, part in parts.items():
-        for column in fields(Part):
-            np.save(home / f"{part_name}_{column.name}.npy", getattr(part, column.name))
+    _save(home, "all", everything)
+    _save(home, "train", train)
+    _save(home, "test", everything.where(is_test))
+    _save(home, "tune", train.where(~is_holdout))
+    _save(home, "holdout", train.where(is_holdout))
     (home / "shape.txt").write_text(f"{n_users} {n_items}\n")
 
 
-def _load(home: Path, part: str) -> Part:
+def load(home: Path, part: str) -> Part:
+    """One part: all, train, test, tune or holdout."""
     return Part(*(np.load(home / f"{part}_{column.name}.npy") for column in fields(Part)))
+
+
+def _save(home: Path, name: str, part: Part) -> None:
+    for column in fields(Part):
+        np.save(home / f"{name}_{column.name}.npy", getattr(part, column.name))
 
 
 def _write_synthetic(name: str, home: Path) -> None:
     shape = SHAPES[name]
     everything = Part(*generate(shape))
     is_test = random_mask(len(everything), TEST_SHARE, [shape.seed, 1])
-    write(home, shape.n_users, shape.n_items, everything.where(~is_test), everything.where(is_test))
+    write(home, shape.n_users, shape.n_items, everything, is_test)
 
 
 def _write_movielens(home: Path) -> None:
@@ -114,7 +122,7 @@ def _write_movielens(home: Path) -> None:
     values = np.array([float(value) for _, _, value in rows], np.float32)
     everything = Part(users.astype(np.int32)[order], items.astype(np.int32)[order], values[order])
     is_test = (folds == ML_TEST_FOLD)[order]
-    write(home, user_ids.size, item_ids.size, everything.where(~is_test), everything.where(is_test))
+    write(home, user_ids.size, item_ids.size, everything, is_test)
 
 
 def main() -> None:

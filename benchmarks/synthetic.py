@@ -56,17 +56,19 @@ def generate(shape: Shape) -> tuple[Rows, Rows, Vector32]:
 
 def _activity(shape: Shape, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Share of the ratings that each user writes: log-normal, no user nearly silent, none with the whole catalogue."""
-    ratings_each = rng.lognormal(0.0, ACTIVITY_SD, shape.n_users)
+    ratings_each: npt.NDArray[np.float64] = rng.lognormal(0.0, ACTIVITY_SD, shape.n_users)
     ratings_each *= shape.n_ratings / ratings_each.sum()
     ratings_each = np.clip(ratings_each, LEAST_ACTIVITY, MOST_OF_CATALOGUE * shape.n_items)
-    return ratings_each / ratings_each.sum()
+    ratings_each /= ratings_each.sum()
+    return ratings_each
 
 
 def _popularity(shape: Shape, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Probability of each item: 1 / (rank + shift)^1.1 in random order."""
     shifted_rank = np.arange(shape.n_items) + ZIPF_SHIFT * shape.n_items + 5
-    weights = rng.permutation(shifted_rank**-ZIPF_EXPONENT)
-    return weights / weights.sum()
+    weights: npt.NDArray[np.float64] = rng.permutation(shifted_rank**-ZIPF_EXPONENT)
+    weights /= weights.sum()
+    return weights
 
 
 def _pairs(

@@ -2,14 +2,15 @@
 
     .venv/bin/python -m benchmarks.peers.environment        build or complete it, print what is in it
 
-It lies in benchmarks/results/peers-venv and never touches the project's. LIBMF is built from its source package with the
-flags below: the wheel on the index is an unoptimised build and would be no fair peer. funk-svd is not on the index; it is
-taken from its repository, or from the folder named by FUNK_SVD_SOURCE. A peer that cannot be installed is left out, with a
-line that says so.
+It lies in benchmarks/results/peers-venv and never touches the project's. LIBMF is built from its source package with
+the flags below: the wheel on the index is an unoptimised build and would be no fair peer. funk-svd is not on the index;
+it is taken from its repository, or from the folder named by FUNK_SVD_SOURCE. A peer that cannot be installed is left
+out, with a line that says so.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -30,6 +31,8 @@ FUNK_SVD = "git+https://github.com/gbolmier/funk-svd@fecc38ea1c2859ef6a6d9af0b7f
 BASE = ("numpy>=2.2,<2.5", "scipy", "pandas", "numba>=0.68,<0.69", "matplotlib", "setuptools", "wheel")
 LIBMF = ("--no-cache-dir", "--no-binary", ":all:", "--no-deps", "libmf==0.9.2")
 """No cache: pip would hand out a wheel that was built with other flags."""
+
+MOST_TRIES = 3
 
 _ITERATION = re.compile(r"^\s*(\d+)\s+(\d+\.\d+)\s+(\d+\.\d+)\s+\d")
 
@@ -58,14 +61,27 @@ def versions() -> dict[str, str]:
 
 
 def call(script: str, request: dict[str, Any], *, cores: Sequence[int] | None = None) -> dict[str, Any]:
-    """The answer of one peer script in a fresh process, on these cores alone; LIBMF's own lines come as `curve`."""
-    said = _run([str(SCRIPTS / f"{script}.py")], json.dumps(request), cores)
+    """The answer of one peer script in a fresh process, on these cores alone; LIBMF's own lines come as `curve`.
+
+    A script that hangs is ended and tried again: LIBMF's threads can sleep for ever when they finish an iteration in the
+    moment between its last `resume` and `terminate`, which a small data set on a busy machine makes likely.
+    """
+    n_ratings = (Path(request["folder"]) / "train_values.npy").stat().st_size // 4
+    for _ in range(MOST_TRIES):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            said = _run([str(SCRIPTS / f"{script}.py")], json.dumps(request), cores, 30 + n_ratings / 40_000)
+            return _answer(script, said)
+    raise PeerFailed(script, f"hung {MOST_TRIES} times")
+
+
+def _answer(script: str, said: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     lines = said.stdout.splitlines()
     answers = [json.loads(line) for line in lines if line.startswith("{")]
     if said.returncode or not answers:
         raise PeerFailed(script, said.stderr or said.stdout)
+    answer: dict[str, Any] = answers[-1]
     matches = [match for line in lines if (match := _ITERATION.match(line))]
-    return {**answers[-1], "curve": [float(match[3]) for match in matches]} if matches else answers[-1]
+    return {**answer, "curve": [float(match[3]) for match in matches]} if matches else answer
 
 
 def _build() -> None:
@@ -91,7 +107,7 @@ def _install(*what: str, must: bool = False, environment: dict[str, str] | None 
 
 
 def _run(
-    arguments: list[str], text: str | None = None, cores: Sequence[int] | None = None
+    arguments: list[str], text: str | None = None, cores: Sequence[int] | None = None, timeout: float | None = None
 ) -> subprocess.CompletedProcess[str]:
     one_thread_each = {"OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     return subprocess.run(
@@ -99,6 +115,7 @@ def _run(
         input=text,
         capture_output=True,
         text=True,
+        timeout=timeout,
         env={**os.environ, **one_thread_each},
         preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
     )

@@ -1,7 +1,8 @@
-"""funk-svd's epoch kernel in the peers' environment: {"folder", "k", "n_epochs"} -> seconds of each epoch, test RMSE after.
+"""funk-svd's epoch kernel in the peers' environment.
 
-Its own compiled functions are called with the arrays that its `fit` would hand them, so that neither pandas nor the compiler
-is timed. Ratings are shuffled once, as its README does.
+{"folder", "k", "n_epochs"} -> seconds of each epoch, and the test RMSE after it. Its own compiled functions are called
+with the arrays that its `fit` would hand them, so that neither pandas nor the compiler is timed. Ratings are shuffled
+once, as its README does.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from funk_svd.fast_methods import _compute_val_metrics, _initialization, _run_epoch
+from funk_svd.fast_methods import (  # type: ignore[import-not-found]
+    _compute_val_metrics,
+    _initialization,
+    _run_epoch,
+)
 
 
 def main() -> None:

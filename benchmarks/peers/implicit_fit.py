@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from implicit.als import AlternatingLeastSquares
+from implicit.als import AlternatingLeastSquares  # type: ignore[import-not-found]
 from scipy.sparse import csr_matrix
 
 

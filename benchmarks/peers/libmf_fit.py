@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 with contextlib.redirect_stdout(io.StringIO()):
-    from libmf import mf as libmf
+    from libmf import mf as libmf  # type: ignore[import-not-found]
 
 
 def main() -> None:

@@ -1,0 +1,120 @@
+"""Palate's side of the training benchmarks: fits through the engine's public classes, timed from arrays in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from app.engine.blocks import Grid, lay_out
+from app.engine.dataset import Ratings
+from app.engine.factors import FactorModel
+from app.engine.hyperparameters import Hyperparameters
+from app.engine.lanes import padded
+from app.engine.trainers.base import EpochReport
+from app.engine.trainers.local import LocalTrainer
+from benchmarks.datasets import DataSet, Part
+
+L1_BYTES = 24 * 1024
+"""Vectors of one block of the tiny data set: they fit every common first-level cache, with room for the ratings."""
+TINY_GROUPS = 8
+"""The engine's smallest grid."""
+USERS_OF_A_BLOCK = 16
+"""Two for each stream that the engine interleaves: steps of one user do not wait for each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimedFit:
+    """One fit and where its time went."""
+
+    seconds: float
+    """From `Ratings` to `FactorModel`: layout, first vectors, epochs, prior and popularity."""
+    n_ratings: int
+    epochs: tuple[EpochReport, ...]
+    model: FactorModel
+
+    @property
+    def epoch_seconds(self) -> list[float]:
+        """Learning alone, without any look at a hold-out."""
+        return [self.n_ratings / report.ratings_per_second for report in self.epochs]
+
+    @property
+    def rate(self) -> float:
+        """Ratings per second after the first epoch, which touches its memory for the first time."""
+        settled = self.epoch_seconds[1:] or self.epoch_seconds
+        return self.n_ratings * len(settled) / sum(settled)
+
+
+def ratings_of(data: DataSet, part: Part) -> Ratings:
+    """The engine's view of one part; parts are in canonical order already."""
+    return Ratings(part.users, part.items, part.values, data.n_users, data.n_items)
+
+
+def timed_fit(
+    ratings: Ratings, n_threads: int, cores: Sequence[int], *, holdout: Ratings | None = None, **settings: Any
+) -> TimedFit:
+    """One fit on these cores alone."""
+    hyperparameters = Hyperparameters(**settings)
+    with pinned_to(cores):
+        started = time.perf_counter()
+        fit = LocalTrainer(n_threads).fit(ratings, hyperparameters, holdout=holdout)
+        seconds = time.perf_counter() - started
+    return TimedFit(seconds, len(ratings), fit.epochs, fit.model)
+
+
+def layout_seconds(ratings: Ratings, n_factors: int, n_threads: int, cores: Sequence[int]) -> float:
+    """Time to put the ratings into the grid, part of every fit."""
+    with pinned_to(cores), ThreadPoolExecutor(n_threads) as pool:
+        started = time.perf_counter()
+        lay_out(ratings, padded(n_factors), pool, n_threads)
+        return time.perf_counter() - started
+
+
+def rmse(model: FactorModel, part: Part) -> float:
+    """Of the trained vectors' predictions, not clipped to the scale."""
+    total = 0.0
+    for start in range(0, len(part), 1 << 17):
+        chunk = slice(start, start + (1 << 17))
+        errors = part.values[chunk] - model.predict(part.users[chunk], part.items[chunk])
+        total += float((errors.astype(np.float64) ** 2).sum())
+    return float(np.sqrt(total / len(part)))
+
+
+def tiny_ratings(n_factors: int, n_ratings: int = 2_000_000, seed: int = 0) -> Ratings:
+    """Ratings of so few users and items that the vectors of any one block of the grid fit the first-level cache.
+
+    Every user rates every item equally often, in random order, and a block has as many items as fit: neighbouring steps
+    rarely meet at one item. Pairs repeat, which `Ratings.of` would refuse and the kernel does not mind.
+    """
+    n_users = TINY_GROUPS * USERS_OF_A_BLOCK
+    n_items = TINY_GROUPS * (L1_BYTES // (4 * padded(n_factors)) - USERS_OF_A_BLOCK)
+    repeats = max(1, n_ratings // (n_users * n_items))
+    rng = np.random.default_rng(seed)
+    items = rng.permuted(np.tile(np.arange(n_items, dtype=np.int32), (n_users, repeats)), axis=1).ravel()
+    users = np.repeat(np.arange(n_users, dtype=np.int32), n_items * repeats)
+    return Ratings(users, items, rng.normal(3.5, 1.0, items.size).astype(np.float32), n_users, n_items)
+
+
+def block_bytes(ratings: Ratings, n_factors: int) -> int:
+    """Vectors of the largest block, users and items."""
+    with ThreadPoolExecutor(1) as pool:
+        grid: Grid = lay_out(ratings, padded(n_factors), pool, 1)
+    rows = [int(np.diff(side.starts).max()) for side in (grid.users, grid.items)]
+    return sum(rows) * 4 * padded(n_factors)
+
+
+@contextlib.contextmanager
+def pinned_to(cores: Sequence[int]) -> Iterator[None]:
+    """Threads started in here run on these cores alone."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

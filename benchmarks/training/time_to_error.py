@@ -1,0 +1,182 @@
+"""Wall time to a given test error, layout included: settings of both sides are chosen on the hold-out, then timed.
+
+LIBMF's best setting is the lowest hold-out error over a grid of step sizes, penalties and every number of iterations.
+Its last tenth of a percent costs it many iterations, so a second, harder comparison takes LIBMF's fastest setting to
+an error at most 0.1 % above its best. Palate must reach the error that LIBMF's model then has on the test part.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.datasets import DataSet
+from benchmarks.peers.environment import RESULTS, call, versions
+from benchmarks.training.our_side import layout_seconds, ratings_of, rmse, timed_fit
+from benchmarks.training.rounds import alternate
+
+N_FACTORS = 64
+LIBMF_GRID = tuple(itertools.product((0.05, 0.1, 0.2), (0.03, 0.04, 0.06, 0.1)))
+"""Step sizes and penalties, each with every number of iterations up to the limit."""
+LIBMF_ITERATIONS = 24
+OUR_GRID = tuple(itertools.product((3, 4, 5, 6, 7, 8, 10, 12, 15, 20), (0.035, 0.06, 0.1), (0.03, 0.05)))
+"""Epochs, first step sizes and penalties; everything else by default."""
+LibmfSetting = tuple[float, float, int]
+"""eta, lambda, iterations"""
+OUR_LENGTHS = (3, 4, 5, 6, 8, 10, 12, 15, 20, 30)
+LIBMF_LENGTHS = (2, 4, 6, 8, 12, 18, 25)
+NEARLY = 1.001
+MARGIN = 0.0003
+"""A setting must beat the hold-out target by this much to be trusted to reach the target on the test part too."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeToError:
+    """Medians over alternating rounds, both sides to the same test error."""
+
+    data: str
+    target: str
+    n_threads: int
+    libmf_setting: str
+    libmf_rmse: float
+    libmf_seconds: float
+    our_setting: dict[str, Any]
+    our_rmse: float
+    our_seconds: float
+    our_layout_seconds: float
+    our_epoch_seconds: float
+    ratio: float
+    reached: bool
+    bar: float
+    note: str
+
+    def row(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def libmf_curves(data: DataSet, cores: Sequence[int]) -> dict[str, list[float]]:
+    """Hold-out error after every iteration for each setting of the grid; kept, since they do not depend on time."""
+    kept = RESULTS / f"libmf_grid_{data.name}.json"
+    if kept.exists():
+        found: dict[str, list[float]] = json.loads(kept.read_text())
+        return found
+    curves = {}
+    for eta, penalty in LIBMF_GRID:
+        answer = call("libmf_fit", _libmf(data, "curve", cores, eta, penalty, LIBMF_ITERATIONS), cores=cores)
+        curves[f"{eta:g} {penalty:g}"] = answer["curve"]
+    kept.write_text(json.dumps(curves))
+    return curves
+
+
+def libmf_choices(curves: dict[str, list[float]]) -> dict[str, LibmfSetting]:
+    """(eta, lambda, iterations) of the lowest error, and of the fewest iterations to an error hardly above it."""
+    points = [(error, n, key) for key, curve in curves.items() for n, error in enumerate(curve, start=1)]
+    lowest = min(points)
+    fewest = min((n, error, key) for error, n, key in points if error <= lowest[0] * NEARLY)
+    choices = {"best": (lowest[2], lowest[1]), "within 0.1 %": (fewest[2], fewest[0])}
+    return {name: (*map(float, key.split()), n) for name, (key, n) in choices.items()}  # type: ignore[misc]
+
+
+def our_choice(data: DataSet, target: float, cores: Sequence[int]) -> dict[str, Any]:
+    """The fewest epochs whose hold-out error is at most the target; among equals the lowest error."""
+    tune, holdout = ratings_of(data, data.tune), ratings_of(data, data.holdout)
+    lowest: tuple[float, dict[str, Any]] | None = None
+    for _, group in itertools.groupby(OUR_GRID, key=lambda setting: setting[0]):
+        errors = []
+        for n_epochs, learning_rate, regularization in group:
+            setting = {"n_epochs": n_epochs, "learning_rate": learning_rate, "regularization": regularization}
+            fit = timed_fit(tune, len(cores), cores, holdout=holdout, patience=n_epochs, n_factors=N_FACTORS, **setting)
+            errors.append((fit.epochs[-1].holdout_rmse or 9.9, setting))
+        best = min(errors, key=lambda pair: pair[0])
+        lowest = min(filter(None, (lowest, best)), key=lambda pair: pair[0])
+        if best[0] <= target - MARGIN:
+            return best[1]
+    assert lowest is not None
+    return lowest[1]
+
+
+def race(data: DataSet, cores: Sequence[int], n_rounds: int) -> list[TimeToError]:
+    """One row per target."""
+    curves = libmf_curves(data, cores)
+    return [
+        _race(data, cores, n_rounds, name, choice, curves[f"{choice[0]:g} {choice[1]:g}"][choice[2] - 1])
+        for name, choice in libmf_choices(curves).items()
+    ]
+
+
+def _race(
+    data: DataSet,
+    cores: Sequence[int],
+    n_rounds: int,
+    name: str,
+    choice: tuple[float, float, int],
+    holdout_error: float,
+) -> TimeToError:
+    setting = our_choice(data, holdout_error, cores)
+    ratings = ratings_of(data, data.train)
+    request = _libmf(data, "fit", cores, *choice)
+    theirs, ours = [], []
+
+    def their_seconds() -> float:
+        theirs.append(call("libmf_fit", request, cores=cores))
+        return float(theirs[-1]["seconds"])
+
+    def our_seconds() -> float:
+        ours.append(timed_fit(ratings, len(cores), cores, n_factors=N_FACTORS, **setting))
+        return ours[-1].seconds
+
+    rounds = alternate({"theirs": their_seconds, "ours": our_seconds}, n_rounds)
+    libmf_rmse = sorted(answer["rmse"] for answer in theirs)[len(theirs) // 2]
+    our_rmse = rmse(ours[-1].model, data.test)
+    layout = min(layout_seconds(ratings, N_FACTORS, len(cores), cores) for _ in range(3))
+    return TimeToError(
+        data=data.name,
+        target=name,
+        n_threads=len(cores),
+        libmf_setting="eta {:g}, lambda {:g}, {} iterations".format(*choice),
+        libmf_rmse=libmf_rmse,
+        libmf_seconds=rounds.median("theirs"),
+        our_setting=setting,
+        our_rmse=our_rmse,
+        our_seconds=rounds.median("ours"),
+        our_layout_seconds=layout,
+        our_epoch_seconds=min(sum(fit.epoch_seconds) for fit in ours),
+        ratio=rounds.ratio("theirs", "ours"),
+        reached=our_rmse <= libmf_rmse,
+        bar=4.0,
+        note=rounds.note(),
+    )
+
+
+def error_curves(data: DataSet, cores: Sequence[int], rows: Sequence[TimeToError]) -> dict[str, list[list[float]]]:
+    """name -> [[seconds, test RMSE], ...], each point a whole fit of that length: what the plot shows."""
+    folder = str(data.folder)
+    settings = {"Palate, defaults": {}, "Palate, chosen": {**rows[0].our_setting}}
+    curves = {name: [_our_point(data, cores, n, chosen) for n in OUR_LENGTHS] for name, chosen in settings.items()}
+    for name, (eta, penalty, _) in libmf_choices(libmf_curves(data, cores)).items():
+        fits = [call("libmf_fit", _libmf(data, "fit", cores, eta, penalty, n), cores=cores) for n in LIBMF_LENGTHS]
+        curves[f"LIBMF, {name}"] = [[fit["seconds"], fit["rmse"]] for fit in fits]
+    if "funk-svd" in versions():
+        fit = call("funk_svd_fit", {"folder": folder, "k": N_FACTORS, "n_epochs": 20}, cores=cores[-1:])
+        seconds = itertools.accumulate(fit["seconds"])
+        curves["funk-svd, 1 thread"] = [list(point) for point in zip(seconds, fit["rmse"], strict=True)]
+    if "scikit-surprise" in versions() and len(data.train) < 5_000_000:
+        # Its set-up makes a Python object of every rating: 20 million do not fit this machine.
+        request = {"folder": folder, "k": N_FACTORS, "epochs": [2, 5, 10, 20]}
+        fit = call("surprise_fit", request, cores=cores[-1:])
+        curves["Surprise, 1 thread"] = [list(point) for point in zip(fit["seconds"], fit["rmse"], strict=True)]
+    return curves
+
+
+def _our_point(data: DataSet, cores: Sequence[int], n_epochs: int, setting: dict[str, Any]) -> list[float]:
+    ratings = ratings_of(data, data.train)
+    fit = timed_fit(ratings, len(cores), cores, **{**setting, "n_factors": N_FACTORS, "n_epochs": n_epochs})
+    return [fit.seconds, rmse(fit.model, data.test)]
+
+
+def _libmf(data: DataSet, task: str, cores: Sequence[int], eta: float, penalty: float, n: int) -> dict[str, Any]:
+    request = {"task": task, "folder": str(data.folder), "k": N_FACTORS, "n_threads": len(cores), "iterations": n}
+    return {**request, "eta": eta, "lambda": penalty}
