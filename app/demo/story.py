@@ -25,7 +25,7 @@ TOP = 10
 _LOOKED_AT = 100_000  # ratings among which a user is sought
 _WIDEST = 100  # characters of a table
 _CHUNK = 256 << 10
-_ID_COLUMNS, _TITLE_COLUMNS, _CATEGORY_COLUMNS = ("movieId", "item_id"), ("title",), ("genres", "categories")
+_IDS, _TITLES, _CATEGORIES = ("movieId", "item_id"), ("title",), ("genres", "categories")
 
 
 class StoryFailed(Exception):
@@ -98,29 +98,25 @@ def _first_bad(report: Json) -> str:
 
 
 def _read_items(path: Path) -> list[Json]:
-    """Rows of a MovieLens movies.csv (or the same with our own names) as the batch endpoint takes them."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        names = [_column(reader.fieldnames or (), known) for known in (_ID_COLUMNS, _TITLE_COLUMNS, _CATEGORY_COLUMNS)]
-        item_id, title, categories = names
-        if item_id is None or title is None:
-            raise StoryFailed(f"{path} has no columns movieId and title: import it with `palate import-items`")
-        return [
-            {
-                "item_id": row[item_id],
-                "title": row[title],
-                "categories": _categories(row[categories or title], categories),
-            }
-            for row in reader
-        ]
+    """Rows of a MovieLens movies.csv, or of the same with our own column names, as the batch endpoint takes them."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval="")
+            columns = [_column(reader.fieldnames or (), names) for names in (_IDS, _TITLES, _CATEGORIES)]
+            if columns[0] is None or columns[1] is None:
+                raise StoryFailed(f"{path} has no columns movieId and title: import it with `palate import-items`")
+            return [_item(*(row[column] if column else "" for column in columns)) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise StoryFailed(f"{path} is no CSV file in UTF-8: {error}") from error
 
 
-def _column(header: Sequence[str], known: Sequence[str]) -> str | None:
-    return next((name for name in known if name in header), None)
+def _column(header: Sequence[str], names: Sequence[str]) -> str | None:
+    return next((name for name in names if name in header), None)
 
 
-def _categories(text: str, column: str | None) -> list[str]:
-    return [] if column is None or text in ("", "(no genres listed)") else text.split("|")
+def _item(item_id: str, title: str, categories: str) -> Json:
+    known = [] if categories in ("", "(no genres listed)") else categories.split("|")
+    return {"item_id": item_id, "title": title or None, "categories": known}
 
 
 def _train(service: ServiceClient, console: Console) -> None:
@@ -185,7 +181,7 @@ def _choose_user(service: ServiceClient, known: dict[str, Json]) -> str:
 def _show_user(service: ServiceClient, user_id: str, known: dict[str, Json], console: Console) -> list[Json]:
     """Print what the user liked best and is recommended; the latter comes back."""
     ratings = sorted(service.ratings_of(user_id), key=lambda rating: -rating["value"])
-    liked = _table(f"{escape(user_id)} gave {len(ratings)} ratings; liked best", console, "rating")
+    liked = _table(f"user {escape(user_id)} gave {len(ratings)} ratings; liked best", console, "rating")
     for rating in ratings[:TOP]:
         liked.add_row(*_cells(known.get(rating["item_id"], rating)), f"{rating['value']:g}")
     answer = service.recommend(user_id, TOP)
@@ -209,7 +205,7 @@ def _rate_once_more(
     answer = service.recommend(user_id, TOP)
     took = 1000 * (time.perf_counter() - began)
     title = escape(known.get(item["item_id"], item)["title"] or item["item_id"])
-    console.print(f"\n{escape(user_id)} now rates [bold]{title}[/] with [bold]{value:g}[/]")
+    console.print(f"\nuser {escape(user_id)} now rates [bold]{title}[/] with [bold]{value:g}[/]")
     moved = _table(f"the list {took:.0f} ms later, without any training", console, "predicted", "moved")
     for change in changes(top, answer["items"]):
         style = "dim" if change.is_gone else None

@@ -27,15 +27,14 @@ async function look() {
   if (!before.service_version) startRating(seen.rating_scale, rated);
   showStatus(seen);
   if (seen.training_run !== before.training_run) await showTraining(seen.training_run);
-  if (seen.model_version === before.model_version && before.service_version) return;
-  await showModels();
-  if (user) await showRecommendations(user, seen.rating_scale);
+  const isFilled = before.n_items === 0 && seen.n_items > 0; // an import began while the page was open
+  if (isFilled && user) await showRatingsOf(user);
+  const hasSwapped = seen.model_version !== before.model_version;
+  if (hasSwapped || !before.service_version) await showModels();
+  if ((hasSwapped || isFilled) && user) await showRecommendations(user, seen.rating_scale);
 }
 
-const rated = () => trying(async () => {
-  say(null);
-  await Promise.all([showRecommendations(user, seen.rating_scale), look()]);
-});
+const rated = () => trying(() => Promise.all([showRecommendations(user, seen.rating_scale), look()]));
 
 async function watch() {
   if (document.visibilityState === "visible") {
@@ -45,6 +44,7 @@ async function watch() {
   setTimeout(watch, LOOK_EVERY);
 }
 
+document.addEventListener("click", () => say(null), true); // an error stays until one goes on
 find("who").addEventListener("submit", (event) => {
   event.preventDefault();
   trying(() => switchTo(find("user-id").value.trim()));

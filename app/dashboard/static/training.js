@@ -80,6 +80,7 @@ function draw() {
   else find("progress").removeAttribute("value"); // moves to and fro
   const watched = epochs.filter((epoch) => epoch.phase === "fit");
   const fit = watched.length ? watched : epochs; // few ratings are learned at once, with nothing held out
+  find("training").classList.toggle("empty", !fit.length);
   find("chart").replaceChildren(...(fit.length ? chart(fit) : []));
 }
 
