@@ -119,6 +119,17 @@ def test_who_lost_the_lease_can_change_nothing_any_more(database: Database) -> N
     assert (row.status, row.worker, row.n_ratings) == ("running", "new", None)
 
 
+def test_an_older_attempt_of_the_same_worker_has_lost_the_lease_too(database: Database) -> None:
+    enqueue(database)
+    old = _claim_at(database, "me")
+    new = _claim_at(database, "me", later=2 * LEASE)
+    assert old is not None
+    assert new is not None
+    with database.write() as connection:
+        assert not queue.heartbeat(connection, old, LEASE, database.now(connection)).is_ours
+        assert queue.heartbeat(connection, new, LEASE, database.now(connection)).is_ours
+
+
 def test_a_heartbeat_keeps_the_run_from_being_taken_over(database: Database) -> None:
     enqueue(database)
     held = _claim_at(database, "me")

@@ -248,6 +248,24 @@ def test_a_lease_that_is_lost_at_the_last_moment_undoes_the_publish(database: Da
     assert run_of(database, run.id).status == "running"
 
 
+def test_a_trainer_stops_soon_after_it_lost_its_lease(database: Database, settings: Settings) -> None:
+    fill(database)
+    run = enqueue(database, ENDLESS)
+    held = claim(database, settings, "old")
+    seen: list[Epoch] = []
+
+    def lose_the_lease(epoch: Epoch) -> None:
+        seen.append(epoch)
+        if len(seen) == 1:
+            with database.write() as connection:
+                connection.execute(update(TrainingRun).values(worker="new", attempt=2))
+
+    execute(database, settings, held, is_stopping=lambda: False, on_epoch=lose_the_lease)
+    assert len(seen) < ENDLESS.n_epochs
+    assert epochs_of(database, run.id) == []
+    assert run_of(database, run.id).worker == "new"
+
+
 # Stopping
 
 
