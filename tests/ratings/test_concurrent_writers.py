@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import numpy as np
+import pytest
 
 from app.database import Database, revision
-from app.ratings import store
+from app.ratings import everything, store
 from app.ratings.everything import export, load_all
 from app.ratings.store import NewRating
 from app.settings import Settings
@@ -96,8 +97,12 @@ def test_concurrent_writers_leave_exact_totals_and_unique_revisions(database: Da
         assert max(numbers) == revision(connection, "ratings")
 
 
-def test_everything_is_read_in_one_state_while_a_writer_is_active(database: Database) -> None:
+def test_everything_is_read_in_one_state_while_a_writer_is_active(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The writer swaps all ratings of a user between 1s and 5s; a mixture would be two states at once."""
+    monkeypatch.setattr(everything, "_CHUNK_PAGES", 1)
+    monkeypatch.setattr(everything, "_CHUNK_ROWS", 50)
     items = [f"i{item}" for item in range(500)]
     stop = threading.Event()
 
@@ -119,6 +124,7 @@ def test_everything_is_read_in_one_state_while_a_writer_is_active(database: Data
             assert found.values.size == len(items)
             assert np.unique(found.values).size == 1
             assert found.revision % len(items) == 0
+            assert found.values[0] == (5.0 if found.revision // len(items) % 2 else 1.0)
     finally:
         stop.set()
         thread.join()

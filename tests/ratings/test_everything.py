@@ -3,11 +3,13 @@
 import random
 from datetime import UTC, datetime
 
+import anyio
 import numpy as np
 import pytest
 
 from app.database import Database
 from app.ratings import everything, store
+from app.ratings.api import _exported, _in_threads
 from app.ratings.erasure import erase_user
 from app.ratings.store import NewRating
 
@@ -103,3 +105,16 @@ def test_an_export_of_many_pages_holds_every_rating_once(database: Database, mon
     assert sorted(tuple(line.split(",")[:3]) for line in lines) == sorted(
         (one.user_id, one.item_id, str(one.value)) for one in ratings
     )
+
+
+def test_an_export_whose_reader_goes_away_gives_its_connection_back(database: Database) -> None:
+    fill(database, some_ratings(5, 5))
+
+    async def read_one_block() -> bytes:
+        blocks = _in_threads(_exported(database, "csv"))
+        first = await anext(blocks)
+        await blocks.aclose()  # type: ignore[attr-defined]
+        return first
+
+    assert anyio.run(read_one_block).startswith(b"user_id")
+    assert database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
