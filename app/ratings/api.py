@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from app.database import Database, DatabaseDep, revision, time_of
 from app.errors import BadInput, declared
@@ -117,10 +118,13 @@ async def import_ratings(
     _refuse_packed_bodies(request)
     options = ImportOptions(file_format, encoding, user_column, item_column, value_column, rated_at_column)
     running = begin_import(database, request.app.state.settings, options)
-    async for block in _blocks(request):
-        await anyio.to_thread.run_sync(running.feed, block)
-        if running.is_stopped:
-            break
+    try:
+        async for block in _blocks(request):
+            await anyio.to_thread.run_sync(running.feed, block)
+            if running.is_stopped:
+                break
+    except ClientDisconnect as error:  # what came last may be half a line, so it is not used
+        raise BadInput.at("body", "broke off before its end; the batches before are committed") from error
     return await anyio.to_thread.run_sync(running.finish)
 
 
