@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint types imports format serve migrate lock clean
+.PHONY: help demo test soak bench lint types imports format serve migrate lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ test: $(VENV)/.dev ## Run the tests on SQLite and PostgreSQL (ARGS="-k name")
 
 soak: $(VENV)/.dev ## Run the long load, crash and fuzz suites
 	$(BIN)/pytest -m soak $(ARGS)
+
+bench: $(VENV)/.dev ## Measure training beside its peers (QUICK=1: some minutes; else most of an hour)
+	@$(BIN)/python -m benchmarks.machine_code
+	@$(BIN)/python -m benchmarks.training_speed $(if $(QUICK),--quick) $(ARGS)
 
 lint: $(VENV)/.dev ## Check style
 	$(BIN)/ruff check .

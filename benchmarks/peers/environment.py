@@ -63,8 +63,8 @@ def versions() -> dict[str, str]:
 def call(script: str, request: dict[str, Any], *, cores: Sequence[int] | None = None) -> dict[str, Any]:
     """The answer of one peer script in a fresh process, on these cores alone; LIBMF's own lines come as `curve`.
 
-    A script that hangs is ended and tried again: LIBMF's threads can sleep for ever when they finish an iteration in the
-    moment between its last `resume` and `terminate`, which a small data set on a busy machine makes likely.
+    A script that hangs is ended and tried again: LIBMF's threads can sleep for ever when they finish an iteration in
+    the moment between its last `resume` and `terminate`, which a small data set on a busy machine makes likely.
     """
     n_ratings = (Path(request["folder"]) / "train_values.npy").stat().st_size // 4
     for _ in range(MOST_TRIES):

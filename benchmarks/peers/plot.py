@@ -18,7 +18,7 @@ def main() -> None:
     curves = json.loads(Path(source).read_text())
     figure, axes = plt.subplots(figsize=(8, 5))
     for label, points in curves.items():
-        seconds, errors = zip(*sorted(points), strict=True)
+        seconds, errors = zip(*points, strict=True)
         is_ours = label.startswith("Palate")
         axes.plot(seconds, errors, "o-" if is_ours else "s--", label=label, linewidth=2 if is_ours else 1, markersize=4)
     lowest = min(error for points in curves.values() for _, error in points)

@@ -50,12 +50,12 @@ def _print_quality(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         parts = f"{row['our_layout_seconds']:.3f} + {row['our_epoch_seconds']:.3f}"
         setting = "{n_epochs} epochs, step {learning_rate:g}, penalty {regularization:g}".format(**row["our_setting"])
-        met = row["reached"] and row["ratio"] >= row["bar"]
+        met = _verdict(row["reached"] and row["ratio"] >= row["bar"]) if row["bar"] else "-"
         ratio = f"{row['ratio']:.2f}" if row["reached"] else f"({row['ratio']:.2f}) target missed"
         table.add_row(
             *(row["data"], row["target"], row["libmf_setting"], f"{row['libmf_rmse']:.4f}"),
             *(f"{row['libmf_seconds']:.3f}", setting, f"{row['our_rmse']:.4f}", f"{row['our_seconds']:.3f}"),
-            *(parts, ratio, _verdict(met), row["note"]),
+            *(parts, ratio, met, row["note"]),
         )
     console.print(table)
 

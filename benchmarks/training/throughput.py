@@ -109,12 +109,13 @@ def epochs_to_time(n_ratings: int) -> int:
 def difference_rate(answer: dict[str, Any], n_epochs: int) -> float:
     """Ratings per second of the epochs that the second fit did and the first did not."""
     short, long = answer["seconds"]
-    return float(answer["n_ratings"]) * n_epochs / max(long - short, 1e-9)
+    return float(answer["n_ratings"] * n_epochs / max(long - short, 1e-9))
 
 
 def epochs_rate(answer: dict[str, Any]) -> float:
+    """Ratings per second of all epochs but the first."""
     seconds: list[float] = answer["seconds"][1:]
-    return float(answer["n_ratings"]) * len(seconds) / sum(seconds)
+    return float(answer["n_ratings"] * len(seconds)) / sum(seconds)
 
 
 def _rate(data: str, peer: str, n_factors: int, n_threads: int, rounds: Rounds, bar: float | None) -> Rate:
