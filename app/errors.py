@@ -159,10 +159,15 @@ def _answer_service_error(_request: Request, error: Exception) -> Response:
 
 def _answer_invalid_request(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [FieldError(field=field_path(each["loc"]), message=each["msg"]) for each in error.errors()]
+    errors = [FieldError(field=field_path(each["loc"]), message=_plain(each["msg"])) for each in error.errors()]
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return _respond(problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{first.field}: {first.message}{more}", errors))
+
+
+def _plain(message: str) -> str:
+    """Pydantic's words, without the kind of exception that our own checks raise."""
+    return message.removeprefix("Value error, ")
 
 
 def _answer_http_exception(request: Request, error: Exception) -> Response:

@@ -127,6 +127,15 @@ def test_a_body_that_is_no_rating_is_refused(unmoved_client: httpx.Client, body:
     assert post_text(unmoved_client, "/v1/ratings", body).status_code in {400, 422}
 
 
+def test_the_reason_is_given_in_plain_words(unmoved_client: httpx.Client) -> None:
+    answer = post_batch(unmoved_client, rating(user_id="a/b"), rating(rated_at="yesterday"), rating(value="5"))
+    assert answer.json()["errors"] == [
+        {"field": "ratings[0].user_id", "message": "must not contain '/'"},
+        {"field": "ratings[1].rated_at", "message": "must be an ISO 8601 time such as 2026-01-31T12:00:00Z"},
+        {"field": "ratings[2].value", "message": "Input should be a valid number"},
+    ]
+
+
 def test_a_clock_a_little_ahead_is_forgiven(sqlite_client: httpx.Client) -> None:
     soon = (datetime.now(UTC) + timedelta(seconds=30)).isoformat()
     assert post(sqlite_client, rated_at=soon).status_code == 201
