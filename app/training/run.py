@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 
 import numba
 import numpy as np
@@ -22,8 +22,9 @@ from app.database import Database, utc_now
 from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.trainers.base import Diverged, Fit, FitCancelled
+from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled
 from app.engine.trainers.local import LocalTrainer
+from app.engine.trainers.refit import refit
 from app.registry import artifacts, versions
 from app.registry.artifacts import DamagedVersion, Examiner, VersionContents, look_up
 from app.settings import Settings
@@ -42,6 +43,11 @@ MIN_HOLDOUT = 20
 
 class Untrainable(Exception):
     """The ratings cannot be learned from: says why."""
+
+
+class _Hooks(TypedDict):
+    on_epoch: Callable[[EpochReport], None]
+    is_cancelled: Callable[[], bool]
 
 
 @dataclass(slots=True)
@@ -69,16 +75,27 @@ class _Run:
             seconds = self.metrics.setdefault("seconds", {})
             seconds[step] = round(time.perf_counter() - started, 4)
 
-    def fit(self, phase: Phase, ratings: Ratings, chosen: Hyperparameters, holdout: Ratings | None = None) -> Fit:
-        """One fit, every epoch reported; raises FitCancelled soon after the run is to stop."""
-        trainer = LocalTrainer(self.settings.training.n_threads, self.settings.kernels_dir)
-        fit = trainer.fit(
-            ratings,
-            chosen,
-            holdout=holdout,
-            on_epoch=lambda report: self.lease.report(phase, report),
-            is_cancelled=self.lease.must_stop,
+    def fit(self, ratings: Ratings, holdout: Ratings | None) -> Fit:
+        """A fit that the hold-out watches; raises FitCancelled soon after the run is to stop."""
+        return self._recorded(
+            "fit", self._trainer().fit(ratings, self.hyperparameters, holdout=holdout, **self._hooks("fit"))
         )
+
+    def learn_all(self, ratings: Ratings, first: Fit | None) -> Fit:
+        """A fit of everything: for as many epochs as the first fit found best, or as many as were asked for."""
+        if first is None:
+            fit = self._trainer().fit(ratings, self.hyperparameters, **self._hooks("final"))
+        else:
+            fit = refit(self._trainer(), ratings, self.hyperparameters, first, **self._hooks("final"))
+        return self._recorded("final", fit)
+
+    def _trainer(self) -> LocalTrainer:
+        return LocalTrainer(self.settings.training.n_threads, self.settings.kernels_dir)
+
+    def _hooks(self, phase: Phase) -> _Hooks:
+        return {"on_epoch": lambda report: self.lease.report(phase, report), "is_cancelled": self.lease.must_stop}
+
+    def _recorded(self, phase: Phase, fit: Fit) -> Fit:
         self.curve += [{"phase": phase, **dataclasses.asdict(report)} for report in fit.epochs]
         return fit
 
@@ -130,17 +147,16 @@ def _train(run: _Run) -> int:
     _note_snapshot(run, snapshot)
     _refuse_untrainable(snapshot)
     train, holdout = _split(snapshot, run.hyperparameters.holdout_fraction)
-    chosen, examined = run.hyperparameters, None
+    first = None
     if holdout is not None:
         with run.timed("fit"):
-            fit = run.fit("fit", train, chosen, holdout)
+            first = run.fit(train, holdout)
         with run.timed("evaluate"):
-            _examine(run, snapshot, fit, train, holdout)
-        chosen, examined = chosen.replace(stop_after=fit.best_epoch), fit.model
+            _examine(run, snapshot, first, train, holdout)
     with run.timed("final_fit"):
-        final = run.fit("final", snapshot.ratings, chosen)
+        final = run.learn_all(snapshot.ratings, first)
     refuse_unless_finite(final.model)
-    return _publish(run, snapshot, final.model, examined)
+    return _publish(run, snapshot, final.model, first.model if first else None)
 
 
 def _remove_leftovers(run: _Run) -> None:
