@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import FrameType
 from typing import Any
 
 import anyio.to_thread
@@ -109,6 +112,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     trainer = EmbeddedTrainer(settings) if settings.trainer == "embedded" else None
     app.state.database, app.state.live = database, live
     app.state.recommender = Recommender(database, live, settings)
+    app.state.is_stopping = False
+    _on_sigterm(app)
     with threadpool_limits(1):  # a solve of a few dozen numbers is slower on several threads than on one
         await anyio.to_thread.run_sync(_warm, live)
         if trainer:
@@ -120,6 +125,21 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
                 await anyio.to_thread.run_sync(trainer.stop)
             live.stop()
             database.dispose()
+
+
+def _on_sigterm(app: FastAPI) -> None:
+    """Tell open event streams to end at once: the server waits for them before it begins to shut down."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # signals belong to the main thread; whoever runs the service elsewhere stops it otherwise
+    for number in (signal.SIGTERM, signal.SIGINT):
+        servers_own = signal.getsignal(number)
+
+        def stop(number: int, frame: FrameType | None, servers_own: Any = servers_own) -> None:
+            app.state.is_stopping = True
+            if callable(servers_own):
+                servers_own(number, frame)
+
+        signal.signal(number, stop)
 
 
 def _open(settings: Settings) -> Database:
