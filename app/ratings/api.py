@@ -73,7 +73,7 @@ _EXPORT_BODY: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _scale_of(request: Request) -> RatingScale:
+async def _scale_of(request: Request) -> RatingScale:
     scale: RatingScale = request.app.state.settings.rating
     return scale
 

@@ -34,9 +34,9 @@ CategoryQuery = Annotated[
 
 
 @router.get("/users/{user_id}/predictions/{item_id}")
-def predict(user_id: UserIdPath, item_id: ItemIdPath, recommender: RecommenderDep) -> SinglePredictionOut:
+async def predict(user_id: UserIdPath, item_id: ItemIdPath, recommender: RecommenderDep) -> SinglePredictionOut:
     """Predict one user's rating of one item. Unknown users and items get an answer too, with a wide interval."""
-    answer = recommender.predictions([(user_id, item_id)])
+    answer = await recommender.answer(recommender.predictions, [(user_id, item_id)])
     return SinglePredictionOut(
         model_version=answer.model_version,
         trained_through=answer.trained_through,
@@ -51,7 +51,7 @@ def predict_many(body: PredictionsIn, recommender: RecommenderDep) -> Prediction
 
 
 @router.get("/users/{user_id}/recommendations")
-def recommend(
+async def recommend(
     user_id: UserIdPath,
     recommender: RecommenderDep,
     n: NQuery = 10,
@@ -63,36 +63,40 @@ def recommend(
     include_rated: Annotated[bool, Query(description="Whether items that the user has rated may appear.")] = False,
 ) -> RecommendationsOut:
     """The best items for a user by the ratings of this moment: a rating posted now counts in the next answer."""
-    return recommender.for_user(user_id, Wish(n, offset, category, exclude, None, include_rated))
+    wish = Wish(n, offset, category, exclude, None, include_rated)
+    return await recommender.answer(recommender.for_user, user_id, wish)
 
 
 @router.post("/recommendations")
-def recommend_for_ratings(body: RecommendationsIn, recommender: RecommenderDep, request: Request) -> RecommendationsOut:
+async def recommend_for_ratings(
+    body: RecommendationsIn, recommender: RecommenderDep, request: Request
+) -> RecommendationsOut:
     """The best items for ratings given in the body: anonymous visitors and what-if questions. Nothing is stored."""
     _refuse_off_scale(body, request.app.state.settings)
     wish = Wish(body.n, body.offset, body.categories, body.exclude, body.candidates, body.include_rated)
-    return recommender.for_ratings([(rating.item_id, rating.value) for rating in body.ratings], wish)
+    given = [(rating.item_id, rating.value) for rating in body.ratings]
+    return await recommender.answer(recommender.for_ratings, given, wish)
 
 
 @similar_router.get("/popular")
-def list_popular_items(
+async def list_popular_items(
     recommender: RecommenderDep,
     n: NQuery = 10,
     category: CategoryQuery = [],  # noqa: B006
 ) -> PopularItemsOut:
     """The items with the highest Bayesian mean rating."""
-    return recommender.popular(n, category)
+    return await recommender.answer(recommender.popular, n, category)
 
 
 @similar_router.get("/{item_id}/similar", responses=declared(HTTPStatus.NOT_FOUND))
-def list_similar_items(
+async def list_similar_items(
     item_id: ItemIdPath,
     recommender: RecommenderDep,
     n: NQuery = 10,
     category: CategoryQuery = [],  # noqa: B006
 ) -> SimilarItemsOut:
     """The items whose vectors point the same way; an item too new for the model has none yet."""
-    return recommender.similar(item_id, n, category)
+    return await recommender.answer(recommender.similar, item_id, n, category)
 
 
 def _refuse_off_scale(body: RecommendationsIn, settings: Settings) -> None:

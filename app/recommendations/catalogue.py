@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import Connection
 
-from app.database import revision
+from app.database import peek_revision
 from app.engine.arrays import Rows
 from app.items import store as items
 from app.recommendations.served import ServedModel
@@ -40,9 +40,13 @@ class Catalogue:
         self._lock = threading.Lock()
         self._view: CatalogueView | None = None
 
+    def has_view_of(self, served: ServedModel) -> bool:
+        """Whether the next view of this model costs a look at the changed items at most."""
+        return self._view is not None and self._view.served is served
+
     def view(self, connection: Connection, served: ServedModel) -> CatalogueView:
         """One counter is looked at per request; only changed items are read again."""
-        newest = revision(connection, "items")
+        newest = peek_revision(connection, "items")
         view = self._view
         if view is None or view.served is not served or view.revision < newest:
             with self._lock:

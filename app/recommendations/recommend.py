@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from functools import partial
+from typing import Annotated, NamedTuple, ParamSpec, TypeVar
 
+import anyio.to_thread
 import numpy as np
 import numpy.typing as npt
 from fastapi import Depends, Request
@@ -33,6 +35,9 @@ from app.recommendations.served import Means, ServedModel
 from app.registry.artifacts import LoadedVersion
 from app.registry.live import LiveModel
 from app.settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 INTERVAL_LEVEL = 0.8
 DECIMALS = 4  # of predicted ratings in answers; lists are ordered by the exact numbers
@@ -77,6 +82,20 @@ class Recommender:
         self._means = Means(settings.rating)
         self._catalogue = Catalogue()
         self._of_version: tuple[LoadedVersion, ServedModel] | None = None
+
+    async def answer(self, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """One of the questions below, asked where it holds nobody up.
+
+        With SQLite and everything in memory an answer takes less time than handing it to a thread and back, so it is
+        made at once. A database server is waited for in a thread, and so is whatever has to be built first.
+        """
+        if self._database.is_sqlite and self._is_warm():
+            return question(*args, **kwargs)
+        return await anyio.to_thread.run_sync(partial(question, *args, **kwargs))
+
+    def _is_warm(self) -> bool:
+        known = self._of_version
+        return known is not None and known[0] is self._live.current and self._catalogue.has_view_of(known[1])
 
     def predictions(self, pairs: Sequence[tuple[str, str]]) -> PredictionsOut:
         """Predicted rating, interval and source of each (user_id, item_id), in the order given."""
@@ -244,7 +263,7 @@ def _described(view: CatalogueView, rows: Rows) -> Iterable[tuple[str, str | Non
     return ((item_id, view.titles[row], view.categories[row]) for item_id, row in zip(ids, rows.tolist(), strict=True))
 
 
-def recommender_of(request: Request) -> Recommender:
+async def recommender_of(request: Request) -> Recommender:
     recommender: Recommender = request.app.state.recommender
     return recommender
 
