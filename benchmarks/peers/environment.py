@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 import re
 import subprocess
@@ -34,7 +35,8 @@ LIBMF = ("--no-cache-dir", "--no-binary", ":all:", "--no-deps", "libmf==0.9.2")
 
 MOST_TRIES = 3
 
-_ITERATION = re.compile(r"^\s*(\d+)\s+(\d+\.\d+)\s+(\d+\.\d+)\s+\d")
+_NUMBER = r"(-?\d+\.\d+|-?nan|-?inf)"
+_ITERATION = re.compile(rf"^\s*(\d+)\s+{_NUMBER}\s+{_NUMBER}\s")
 
 
 class PeerFailed(RuntimeError):
@@ -81,7 +83,8 @@ def _answer(script: str, said: subprocess.CompletedProcess[str]) -> dict[str, An
         raise PeerFailed(script, said.stderr or said.stdout)
     answer: dict[str, Any] = answers[-1]
     matches = [match for line in lines if (match := _ITERATION.match(line))]
-    return {**answer, "curve": [float(match[3]) for match in matches]} if matches else answer
+    errors = [float(match[3]) for match in matches]
+    return {**answer, "curve": [error if math.isfinite(error) else math.inf for error in errors]}
 
 
 def _build() -> None:

