@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +25,9 @@ from app.items.store import item_ids
 from app.ratings import set_wise
 from app.ratings.models import Rating, User
 from app.ratings.set_wise import user_ids
+from app.ratings.sqlite_native import Columns, NativeReader, NotNative, open_native
+
+log = logging.getLogger(__name__)
 
 ExportFormat = Literal["ndjson", "csv"]
 
@@ -30,10 +36,30 @@ _TYPES = ("i4", "i4", "f8", "i8")
 _ROW = np.dtype(list(zip(_COLUMNS, _TYPES, strict=True)))
 _PACKED_ROW = np.dtype([(name, f">{kind}") for name, kind in zip(_COLUMNS, _TYPES, strict=True)])
 _PACKED = "string_agg(int4send(user_key) || int4send(item_key) || float8send(value) || int8send(rated_at), '')"
-_PACKED_PAGES = f"SELECT {_PACKED} FROM ratings WHERE ctid >= %s::tid AND ctid < %s::tid"  # noqa: S608
+_PAIR_ROW = np.dtype([("pair", ">i8"), ("value", ">f4")])
+_CHANGE_ROW = np.dtype([("pair", ">i8"), ("value", ">f4"), ("revision", ">i8")])
+_PAIR = "int8send(user_key::int8 << 32 | item_key)"
+_PACKED_PAGES = f"""
+    SELECT string_agg({_PAIR} || float4send(value::real), '') FROM ratings
+    WHERE ctid >= %s::tid AND ctid < %s::tid"""  # noqa: S608
+_PACKED_CHANGES = f"""
+    SELECT string_agg({_PAIR} || float4send(value) || int8send(revision), '') FROM (
+        SELECT user_key, item_key, value::real, revision FROM ratings WHERE revision > %s UNION ALL
+        SELECT user_key, item_key, 'Infinity', revision FROM deleted_ratings WHERE revision > %s) AS changes"""  # noqa: S608
+_SQLITE_ROWS = "SELECT user_key, item_key, value FROM ratings"
+_SQLITE_CHANGES = """
+    SELECT user_key, item_key, value, revision FROM ratings WHERE revision > ?1 UNION ALL
+    SELECT user_key, item_key, 9e999, revision FROM deleted_ratings WHERE revision > ?1"""
+_FOUND_ROW = np.dtype([("user", "i4"), ("item", "i4"), ("value", "f4")])
+_CHANGED_ROW = np.dtype([*_FOUND_ROW.descr, ("revision", "i8")])
+_COUNTER = "SELECT value FROM counters WHERE name = '{}'"
 _PACKED_USERS = f"SELECT {_PACKED} FROM ratings WHERE user_key = ANY(%s::int[])"  # noqa: S608
-_CHUNK_ROWS = 1 << 20
 _CHUNK_PAGES = 2048
+_READERS = 2
+"""Connections that read from PostgreSQL at once: packing rows is work for one processor of the server each."""
+_TRIES = 5
+DELETED = np.float32(np.inf)
+"""The value of a change that took a rating away; ratings are finite."""
 _EXPORT_ROWS = 5000
 _DIGEST_USERS = 1000
 
@@ -42,13 +68,26 @@ Chunk = npt.NDArray[np.void]
 
 @dataclass(frozen=True, slots=True)
 class AllRatings:
-    """Every rating, in no particular order, as of one revision; times in microseconds since 1970."""
+    """Every rating, in no particular order, as of one revision: 12 bytes each."""
 
     user_keys: npt.NDArray[np.int32]
     item_keys: npt.NDArray[np.int32]
-    values: npt.NDArray[np.float64]
-    rated_at: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float32]
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What became of ratings after one revision, up to another, each pair once; DELETED for those that are gone."""
+
+    user_keys: npt.NDArray[np.int32]
+    item_keys: npt.NDArray[np.int32]
+    values: npt.NDArray[np.float32]
+    revisions: npt.NDArray[np.int64]
+    revision: int
+
+    def __len__(self) -> int:
+        return int(self.values.size)
 
 
 def hold_snapshot(connection: Connection) -> None:
@@ -61,36 +100,147 @@ def hold_snapshot(connection: Connection) -> None:
 
 
 def load_all(connection: Connection) -> AllRatings:
-    """Every rating, on the fastest path that the drivers have; must be the first thing in its transaction."""
-    hold_snapshot(connection)
-    newest = revision(connection, "ratings")
-    columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _COLUMNS}
-    for chunk in _chunks_sqlite(connection) if set_wise.is_sqlite(connection) else _chunks_postgresql(connection):
-        for name in _COLUMNS:
-            columns[name].append(chunk[name].astype(_ROW[name]))
-    joined = [np.concatenate([np.zeros(0, _ROW[name]), *columns.pop(name)]) for name in _COLUMNS]
-    return AllRatings(joined[0], joined[1], joined[2], joined[3], newest)
+    """Every rating, on the fastest path that the drivers have; must be the first thing in its transaction.
+
+    Memory at the peak: 12 bytes a rating, and some megabytes.
+    """
+    if set_wise.is_sqlite(connection):
+        (columns, n), newest = _read_sqlite(connection, _SQLITE_ROWS, ())
+    else:
+        hold_snapshot(connection)
+        newest = revision(connection, "ratings")
+        columns, n = _read_postgresql(connection)
+    return AllRatings(columns.user_keys[:n], columns.item_keys[:n], columns.values[:n], newest)
 
 
-def _chunks_sqlite(connection: Connection) -> Iterator[Chunk]:
+def changes_since(connection: Connection, since_revision: int) -> Changes:
+    """Ratings created, replaced or deleted after a revision; must see one state of the data (`hold_snapshot`)."""
+    if set_wise.is_sqlite(connection):
+        (columns, n), newest = _read_sqlite(connection, _SQLITE_CHANGES, (since_revision,))
+        keys = columns.user_keys[:n], columns.item_keys[:n]
+        return Changes(*keys, columns.values[:n], columns.revisions[:n], newest)
     driver: Any = connection.connection.driver_connection
-    rows = driver.execute("SELECT user_key, item_key, value, rated_at FROM ratings")
-    while (chunk := np.fromiter(islice(rows, _CHUNK_ROWS), _ROW)).size:
-        yield chunk
+    newest = revision(connection, "ratings")
+    with driver.cursor(binary=True) as cursor:
+        cursor.execute(_PACKED_CHANGES, (since_revision, since_revision))
+        rows = np.frombuffer(cursor.fetchone()[0] or b"", _CHANGE_ROW)
+    users, items = _keys_of_pairs(rows["pair"])
+    return Changes(users, items, rows["value"].astype(np.float32), rows["revision"].astype(np.int64), newest)
 
 
-def _chunks_postgresql(connection: Connection) -> Iterator[Chunk]:
-    """Each range of table pages as one packed value: psycopg's cost is by row, and this is one row."""
+def _keys_of_pairs(pairs: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    native = pairs.astype(np.int64)
+    return (native >> 32).astype(np.int32), (native & 0xFFFFFFFF).astype(np.int32)
+
+
+_Filled = tuple[Columns, int]
+"""Columns, and how many of their places are taken."""
+
+
+def _read_sqlite(connection: Connection, query: str, parameters: tuple[int, ...]) -> tuple[_Filled, int]:
+    """The rows of a query and the revision they are as of, which is that of the connection's transaction.
+
+    A second connection reads, since Python's cannot be called from machine code. Every change of a rating moves the
+    counter, so both see the same ratings if they see the same revision; if not, the transaction begins anew.
+    """
+    path = connection.engine.url.database
+    for _ in range(_TRIES if path else 0):
+        newest = revision(connection, "ratings")
+        try:
+            with open_native(str(path)) as reader:
+                if reader.number(_COUNTER.format("ratings")) == newest:
+                    return _read_natively(reader, query, parameters), newest
+        except NotNative as reason:
+            log.info("reading ratings by Python's own driver: %s", reason)
+            break
+        connection.rollback()
+    newest = revision(connection, "ratings")
+    return _read_by_driver(connection, query, parameters), newest
+
+
+def _read_natively(reader: NativeReader, query: str, parameters: tuple[int, ...]) -> _Filled:
+    room = reader.number(_COUNTER.format("n_ratings"))
+    if parameters:
+        room = reader.number(_COUNTER.format("ratings")) - parameters[0]
+    while True:
+        columns = Columns.with_room(max(room, 0) + 1, for_revisions=bool(parameters))
+        n = reader.read(query, parameters, columns)
+        if n <= room:
+            return columns, n
+        room = 2 * room + 1
+
+
+def _read_by_driver(connection: Connection, query: str, parameters: tuple[int, ...]) -> _Filled:
+    driver: Any = connection.connection.driver_connection
+    rows = np.fromiter(driver.execute(query, parameters), _CHANGED_ROW if parameters else _FOUND_ROW)
+    columns = Columns.with_room(rows.size, for_revisions=bool(parameters))
+    columns.user_keys[:], columns.item_keys[:], columns.values[:] = rows["user"], rows["item"], rows["value"]
+    if parameters:
+        columns.revisions[:] = rows["revision"]
+    return columns, int(rows.size)
+
+
+class _Gathering:
+    """Columns that several readers fill, in whatever order their chunks come."""
+
+    def __init__(self, room: int) -> None:
+        self.columns = Columns.with_room(room)
+        self.n = 0
+        self._lock = threading.Lock()
+
+    def add(self, rows: npt.NDArray[Any]) -> None:
+        with self._lock:
+            start, self.n = self.n, self.n + rows.size
+            if self.n > self.columns.values.size:
+                self._grow(start)
+            columns = self.columns
+            columns.user_keys[start : self.n], columns.item_keys[start : self.n] = _keys_of_pairs(rows["pair"])
+            columns.values[start : self.n] = rows["value"]
+
+    def _grow(self, n_taken: int) -> None:
+        larger = Columns.with_room(self.n + self.n // 4)
+        for name in ("user_keys", "item_keys", "values"):
+            getattr(larger, name)[:n_taken] = getattr(self.columns, name)[:n_taken]
+        self.columns = larger
+
+
+def _read_postgresql(connection: Connection) -> _Filled:
+    """Ranges of table pages, each as one packed value: psycopg's cost is by row, and this is one row."""
+    n_ratings = connection.execute(text(_COUNTER.format("n_ratings"))).scalar_one()
     n_pages = connection.execute(
         text("SELECT pg_relation_size('ratings') / current_setting('block_size')::int")
     ).scalar_one()
+    token = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
+    gathering, turn = _Gathering(n_ratings), count(0, _CHUNK_PAGES)
+
+    def read(driver: Any) -> None:
+        with driver.cursor(binary=True) as cursor:
+            while (first := next(turn)) < n_pages:
+                cursor.execute(_PACKED_PAGES, (f"({first},0)", f"({first + _CHUNK_PAGES},0)"))
+                gathering.add(np.frombuffer(cursor.fetchone()[0] or b"", _PAIR_ROW))
+
+    def read_beside() -> None:
+        with connection.engine.connect() as beside:
+            hold_snapshot(beside)
+            beside.execute(text(f"SET TRANSACTION SNAPSHOT '{token}'"))
+            read(beside.connection.driver_connection)
+
+    with ThreadPoolExecutor(_READERS - 1) as pool:
+        others = [pool.submit(read_beside) for _ in range(_READERS - 1 if n_pages > _CHUNK_PAGES else 0)]
+        read(connection.connection.driver_connection)
+        for other in others:
+            other.result()
+    return gathering.columns, gathering.n
+
+
+def ids_of_keys(connection: Connection, kind: Literal["user", "item"], keys: Sequence[int]) -> dict[int, str]:
+    """The outside id of each key that is there."""
     driver: Any = connection.connection.driver_connection
-    with driver.cursor(binary=True) as cursor:
-        for first in range(0, n_pages, _CHUNK_PAGES):
-            cursor.execute(_PACKED_PAGES, (f"({first},0)", f"({first + _CHUNK_PAGES},0)"))
-            packed = cursor.fetchone()[0]
-            if packed:
-                yield np.frombuffer(packed, _PACKED_ROW)
+    given = "IN (SELECT value FROM json_each(?))"
+    if not set_wise.is_sqlite(connection):
+        given = "= ANY (ARRAY (SELECT json_array_elements_text(%s::json)::int))"
+    wanted = f"SELECT {kind}_key, {kind}_id FROM {kind}s WHERE {kind}_key {given}"  # noqa: S608
+    return dict(driver.execute(wanted, (json.dumps(list(keys)),)).fetchall())
 
 
 def ratings_digest(connection: Connection) -> str:

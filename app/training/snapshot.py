@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import zlib
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from sqlalchemy import Connection
 
-from app.database import Database
-from app.engine.arrays import Mask
+from app.database import Database, revision
+from app.engine.arrays import Mask, Offsets
 from app.engine.dataset import Ratings, Vocabulary
+from app.engine.tally import count_rows
 from app.items.store import Ids
-from app.ratings import store
+from app.ratings import everything, set_wise, store
+from app.ratings.everything import DELETED, AllRatings, Changes
 from app.registry.artifacts import Keys, look_up, rows_by_key
+from app.training import snapshot_file
+from app.training.merging import Merged, in_parts, latest, merge_changes
+from app.training.snapshot_file import Base, StoredSnapshot, UnusableSnapshot
+
+log = logging.getLogger(__name__)
+
+_READ_ANEW_ABOVE = 0.25
+"""Changes, as a share of the ratings, beyond which reading everything is quicker than looking each one up."""
+_WRITE_ANEW_ABOVE = 0.05
+"""Changes, as a share of the ratings, beyond which the stored base is replaced."""
+_N_PROBES = 100
+"""Ratings looked up in the database to see that the snapshot is of this database and not of one that was replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +49,8 @@ class TrainingSnapshot:
     user_ids: Vocabulary
     item_ids: Vocabulary
     revision: int
+    changed: Offsets | None = None
+    """Places of the ratings that are newer than the revision asked about, if one was."""
 
     def digest(self) -> str:
         """SHA-256 over ids and ratings: equal data, equal digest."""
@@ -50,31 +69,173 @@ class TrainingSnapshot:
         out, also when there are more ratings by then. That lets two versions be compared on ratings that neither
         has learned from.
         """
-        users = _hashes(self.user_ids)[self.ratings.user_rows]
-        items = _hashes(self.item_ids)[self.ratings.item_rows]
-        return _mixed((users << np.uint64(32)) | items) < np.uint64(fraction * 2.0**64)
+        from app.training.snapshot_kernels import hold_out
+
+        mask = np.empty(len(self.ratings), np.bool_)
+        hashes = _hashes(self.user_ids), _hashes(self.item_ids)
+        hold_out(self.ratings.user_rows, self.ratings.item_rows, *hashes, np.uint64(fraction * 2.0**64), mask)
+        return mask
 
 
-def take_snapshot(database: Database) -> TrainingSnapshot:
-    """Read everything as of one moment."""
+def take_snapshot(
+    database: Database, folder: Path | None = None, *, changed_since: int | None = None
+) -> TrainingSnapshot:
+    """Everything as of one moment: what is stored in the folder and what has changed since, or all of it anew.
+
+    With `changed_since`, the snapshot says which ratings are newer than that revision.
+    """
+    stored = _stored(folder)
     with database.read() as connection:
-        found = store.load_all(connection)  # holds this state of the data for the two that follow
-        user_keys, user_ids = _with_rows(store.user_ids(connection), found.user_keys)
-        item_keys, item_ids = _with_rows(store.item_ids(connection), found.item_keys)
-    return TrainingSnapshot(
-        ratings=Ratings.of(
-            look_up(rows_by_key(user_keys), found.user_keys),
-            look_up(rows_by_key(item_keys), found.item_keys),
-            found.values,
-            n_users=user_keys.size,
-            n_items=item_keys.size,
-        ),
-        user_keys=user_keys,
-        item_keys=item_keys,
-        user_ids=user_ids,
-        item_ids=item_ids,
-        revision=found.revision,
-    )
+        everything.hold_snapshot(connection)
+        if stored and folder:
+            try:
+                return _brought_up_to_date(connection, folder, stored, changed_since)
+            except UnusableSnapshot as unusable:
+                log.warning("the stored snapshot of the ratings is not used: %s", unusable)
+                snapshot_file.discard(folder)
+    del stored  # its maps count as memory
+    with database.read() as connection:
+        base, ratings = _read_everything(connection)
+        changes = None if changed_since is None else everything.changes_since(connection, changed_since)
+    if folder:
+        _store(folder, base, _nothing(base.revision), is_new=True)
+    return _as_snapshot(base, ratings, changes, changed_since)
+
+
+def split(ratings: Ratings, mask: Mask) -> tuple[Ratings, Ratings]:
+    """The ratings outside the mask, and those inside."""
+    from app.training.snapshot_kernels import take_where
+
+    parts = []
+    for chosen in (~mask, mask):
+        n = int(chosen.sum())
+        part = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32)
+        take_where(chosen, ratings.user_rows, ratings.item_rows, ratings.values, *part)
+        parts.append(Ratings(*part, ratings.n_users, ratings.n_items))
+    return parts[0], parts[1]
+
+
+def _stored(folder: Path | None) -> StoredSnapshot | None:
+    if folder is None:
+        return None
+    try:
+        return snapshot_file.read(folder)
+    except UnusableSnapshot as unusable:
+        log.warning("the stored snapshot of the ratings is not used: %s", unusable)
+        return None
+
+
+def _brought_up_to_date(
+    connection: Connection, folder: Path, stored: StoredSnapshot, changed_since: int | None
+) -> TrainingSnapshot:
+    """Reads what is newer than the stored state, or than `changed_since` where that is older."""
+    base, known = stored.base, stored.changes
+    since = known.revision if changed_since is None else min(known.revision, changed_since)
+    newest = revision(connection, "ratings")
+    if newest < known.revision:
+        raise UnusableSnapshot(f"the database is at revision {newest}, the snapshot at {known.revision}")
+    if newest - since > _READ_ANEW_ABOVE * base.values.size:
+        raise UnusableSnapshot(f"{newest - since} changes are more than are worth looking up")
+    changes = latest(known, everything.changes_since(connection, since))
+    is_newer = changes.revisions > base.revision
+    pending = _where(changes, is_newer)
+    _probe(connection, base, pending)
+    merged = merge_changes(base, pending, lambda kind, keys: everything.ids_of_keys(connection, kind, keys))
+    n_stored = store.totals(connection).n_ratings
+    if n_stored != len(merged.ratings):
+        raise UnusableSnapshot(f"it gives {len(merged.ratings)} ratings where the database has {n_stored}")
+    _store_merged(folder, base, known, pending, merged)
+    return _as_snapshot(merged.base, merged.ratings, changes, changed_since)
+
+
+def _store_merged(folder: Path, base: Base, known: Changes, pending: Changes, merged: Merged) -> None:
+    """Only the changes where they are few; all of it where they are many, or where somebody has gone for good."""
+    if pending.revision == known.revision:
+        return
+    is_new = merged.n_gone > 0 or len(pending) > _WRITE_ANEW_ABOVE * base.values.size
+    if is_new:
+        _store(folder, merged.base, _nothing(pending.revision), is_new=True)
+    else:
+        _store(folder, base, pending, is_new=False)
+
+
+def _probe(connection: Connection, base: Base, pending: Changes) -> None:
+    """Raises UnusableSnapshot unless a hundred unchanged ratings of the base are the database's too."""
+    if not base.values.size:
+        return
+    places = np.unique(np.linspace(0, base.values.size - 1, _N_PROBES).astype(np.int64))
+    users = base.user_keys[np.searchsorted(base.user_starts, places, side="right") - 1]
+    pairs = users << 32 | base.item_keys[base.item_rows[places]]
+    is_unchanged = ~np.isin(pairs, pending.user_keys.astype(np.int64) << 32 | pending.item_keys)
+    pairs, places = pairs[is_unchanged], places[is_unchanged]
+    found = set_wise.stored_ratings(connection, pairs)
+    is_same = found.values.astype(np.float32) == base.values[places[found.places]]
+    if found.values.size != pairs.size or not is_same.all():
+        raise UnusableSnapshot("ratings in it are not in the database: it belongs to another one")
+
+
+def _store(folder: Path, base: Base, changes: Changes, *, is_new: bool) -> None:
+    try:
+        snapshot_file.write(folder, base, changes, is_new=is_new)
+    except OSError as error:  # a full disk costs time in the next run, and nothing else
+        log.warning("the snapshot of the ratings cannot be stored: %s", error)
+
+
+def _as_snapshot(base: Base, ratings: Ratings, changes: Changes | None, changed_since: int | None) -> TrainingSnapshot:
+    changed = None
+    if changes is not None and changed_since is not None:
+        changed = _places(base, _where(changes, (changes.revisions > changed_since) & (changes.values != DELETED)))
+    facts = base.user_keys, base.item_keys, base.user_ids, base.item_ids, base.revision
+    return TrainingSnapshot(ratings, *facts, changed)
+
+
+def _places(base: Base, changes: Changes) -> Offsets:
+    from app.training.snapshot_kernels import find_places
+
+    places = np.empty(len(changes), np.int64)
+    users = look_up(rows_by_key(base.user_keys), changes.user_keys)
+    items = look_up(rows_by_key(base.item_keys), changes.item_keys)
+    find_places(base.user_starts, base.item_rows, users, items, places)
+    return np.sort(places[places >= 0])
+
+
+def _where(changes: Changes, mask: Mask) -> Changes:
+    keys = changes.user_keys[mask], changes.item_keys[mask]
+    return Changes(*keys, changes.values[mask], changes.revisions[mask], changes.revision)
+
+
+def _nothing(newest: int) -> Changes:
+    keys = np.zeros(0, np.int32)
+    return Changes(keys, keys, np.zeros(0, np.float32), np.zeros(0, np.int64), newest)
+
+
+def _read_everything(connection: Connection) -> tuple[Base, Ratings]:
+    found = store.load_all(connection)  # holds this state of the data for the two that follow
+    user_keys, user_ids = _with_rows(store.user_ids(connection), found.user_keys)
+    item_keys, item_ids = _with_rows(store.item_ids(connection), found.item_keys)
+    user_starts, ratings = _sorted(found, user_keys, item_keys)
+    item_counts = count_rows(ratings.item_rows, ratings.n_items)
+    sides = user_keys, item_keys, item_counts, user_ids, item_ids
+    return Base(user_starts, ratings.item_rows, ratings.values, *sides, revision=found.revision), ratings
+
+
+def _sorted(found: AllRatings, user_keys: Keys, item_keys: Keys) -> tuple[Offsets, Ratings]:
+    """Where each user's ratings begin, and all in canonical order; 8 bytes a rating besides what was found."""
+    from app.training.snapshot_kernels import first_flaw, gather_users, rename, sort_within_users
+
+    n_users = user_keys.size
+    user_rows, bits = found.user_keys, found.values.view(np.uint32)
+    if unknown := rename(user_rows, rows_by_key(user_keys)) + rename(found.item_keys, rows_by_key(item_keys)):
+        raise ValueError(f"{unknown} ratings are of a user or an item that does not exist")
+    starts = np.zeros(n_users + 1, np.int64)
+    np.cumsum(count_rows(user_rows, n_users), out=starts[1:])
+    item_rows, values = np.empty_like(found.item_keys), np.empty_like(found.values)
+    gather_users(user_rows, found.item_keys, bits, starts[:-1].copy(), item_rows, values.view(np.uint32))
+    sorted_bits = values.view(np.uint32)
+    in_parts(starts, lambda first, end: sort_within_users(starts, first, end, user_rows, item_rows, sorted_bits))
+    if (at := first_flaw(user_rows, item_rows, values)) >= 0:
+        raise ValueError(f"a rating cannot be learned from: number {at}, {values[at]}")
+    return starts, Ratings(user_rows, item_rows, values, n_users, item_keys.size)
 
 
 def _with_rows(known: Ids, rated: npt.NDArray[np.integer]) -> tuple[Keys, Vocabulary]:
@@ -95,10 +256,3 @@ def _hashes(ids: Vocabulary) -> npt.NDArray[np.uint64]:
     joined, ends = text.tobytes(), offsets.tolist()
     crcs = (zlib.crc32(joined[start:end]) for start, end in pairwise(ends))
     return np.fromiter(crcs, np.uint64, len(ids))
-
-
-def _mixed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Every bit depends on every bit: the finaliser of SplitMix64 (Steele, Lea & Flood 2014, figure 17)."""
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))

@@ -102,7 +102,6 @@ def test_everything_is_read_in_one_state_while_a_writer_is_active(
 ) -> None:
     """The writer swaps all ratings of a user between 1s and 5s; a mixture would be two states at once."""
     monkeypatch.setattr(everything, "_CHUNK_PAGES", 1)
-    monkeypatch.setattr(everything, "_CHUNK_ROWS", 50)
     items = [f"i{item}" for item in range(500)]
     stop = threading.Event()
 

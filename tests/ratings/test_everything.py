@@ -37,22 +37,21 @@ def digest(database: Database) -> str:
 
 
 def test_the_arrays_hold_every_stored_rating(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(everything, "_CHUNK_ROWS", 1000)
     monkeypatch.setattr(everything, "_CHUNK_PAGES", 3)
     fill(database, some_ratings(120, 50))
     with database.read() as connection:
         found = everything.load_all(connection)
-        stored = connection.exec_driver_sql("SELECT user_key, item_key, value, rated_at FROM ratings").all()
-    columns = (found.user_keys, found.item_keys, found.values, found.rated_at)
+        stored = connection.exec_driver_sql("SELECT user_key, item_key, value FROM ratings").all()
+    columns = (found.user_keys, found.item_keys, found.values)
     assert sorted(zip(*(column.tolist() for column in columns), strict=True)) == sorted(map(tuple, stored))
-    assert [column.dtype for column in columns] == [np.int32, np.int32, np.float64, np.int64]
+    assert [column.dtype for column in columns] == [np.int32, np.int32, np.float32]
     assert found.revision == len(stored)
 
 
 def test_an_empty_store_gives_empty_arrays(database: Database) -> None:
     with database.read() as connection:
         found = everything.load_all(connection)
-    assert (found.values.size, found.values.dtype, found.revision) == (0, np.float64, 0)
+    assert (found.values.size, found.values.dtype, found.revision) == (0, np.float32, 0)
 
 
 def test_ids_and_keys_belong_together(database: Database) -> None:
