@@ -87,6 +87,24 @@ class Training(_Group):
         ge=0,
         description="Share by which a new version's hold-out error may exceed the active version's.",
     )
+    warm_from: int = Field(
+        1_000_000,
+        ge=1,
+        description="Ratings from which a run goes on from the active version; fewer are learned anew in a second.",
+    )
+    warm_epochs: int = Field(1, ge=1, le=1000, description="Passes of such a warm fit over its ratings.")
+    warm_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of the unchanged ratings that a warm fit learns; changed ones it learns all.",
+    )
+    warm_drift: float = Field(
+        0.005,
+        ge=0,
+        description="Share by which warm versions may have become worse, all together, before a run begins anew.",
+    )
+    cold_every: int = Field(10, ge=1, description="Every n-th version is learned anew at the latest; 1: all of them.")
 
 
 class Versions(_Group):
@@ -163,6 +181,10 @@ class Settings(BaseSettings):
     @property
     def versions_dir(self) -> Path:
         return self.data_dir / "versions"
+
+    @property
+    def snapshot_dir(self) -> Path:
+        return self.data_dir / "snapshot"
 
     @property
     def kernels_dir(self) -> Path:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
 from app.engine.arrays import Counts, Matrix32, Matrix64, Vector32, Vector64
 from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel, UserPrior
-from app.engine.tally import sum_rows
+from app.engine.tally import count_rows, mean_and_variance, sum_rows
 
 _NOISE_USERS = 500
 """Users whose held-out ratings measure the noise: more would cost time and change the third digit."""
@@ -61,14 +62,15 @@ def with_measured_noise(model: FactorModel, ratings: Ratings, holdout: Ratings, 
 
 def spread_of(values: Vector32) -> float:
     """Standard deviation of the ratings; where all are equal, a twentieth of them (or 1 for zeros) instead of none."""
-    spread, mean = float(values.std(dtype=np.float64)), abs(float(values.mean(dtype=np.float64)))
-    return spread if spread > 1e-6 * mean else 0.05 * mean or 1.0
+    mean, variance = mean_and_variance(values)
+    spread = math.sqrt(variance)
+    return spread if spread > 1e-6 * abs(mean) else 0.05 * abs(mean) or 1.0
 
 
 def item_means(ratings: Ratings, item_counts: Counts) -> Vector32:
     """Plain mean of each item's ratings; the overall mean where there are none."""
     sums = sum_rows(ratings.item_rows, ratings.values, ratings.n_items)
-    overall = ratings.values.mean(dtype=np.float64)
+    overall, _ = mean_and_variance(ratings.values)
     return np.where(item_counts > 0, sums / np.maximum(item_counts, 1), overall).astype(np.float32)
 
 
@@ -82,9 +84,9 @@ def popularity_shrinkage(ratings: Ratings, item_counts: Counts, means: Vector32)
     n, n_items = len(ratings), sizes.size
     if n <= n_items or n_items < 2:
         return 5.0
-    overall = ratings.values.mean(dtype=np.float64)
+    overall, variance = mean_and_variance(ratings.values)
     squares_between = float((sizes * (means[item_counts > 0] - overall) ** 2).sum())
-    squares = n * float(ratings.values.var(dtype=np.float64))
+    squares = n * variance
     within = max(squares - squares_between, 0.0) / (n - n_items)
     between = squares_between / (n_items - 1)
     effective_size = (n - (sizes**2).sum() / n) / (n_items - 1)
@@ -106,7 +108,7 @@ def _held_out_errors(model: FactorModel, ratings: Ratings, holdout: Ratings, see
     from app.engine.fold_in import FoldIn
 
     fold_in = FoldIn(model)
-    users = np.unique(holdout.user_rows)
+    users = np.flatnonzero(count_rows(holdout.user_rows, holdout.n_users))
     if users.size > _NOISE_USERS:
         users = np.sort(np.random.default_rng(seed).choice(users, _NOISE_USERS, replace=False))
     squared_error, doubt, n = 0.0, 0.0, 0

@@ -104,10 +104,11 @@ class LoadedVersion:
 
 @dataclass(frozen=True, slots=True)
 class Examiner:
-    """The item side of a version's own fit, before it learned the hold-out."""
+    """A version's own fit, before it learned the hold-out; its users too where a later run may go on from it."""
 
     model: FactorModel
     item_row_of_key: Rows
+    user_row_of_key: Rows
 
 
 def rows_by_key(keys: Keys) -> Rows:
@@ -198,10 +199,10 @@ def load_examiner(folder: Path, published: Manifest | None = None) -> Examiner |
     files = [file for file in manifest["files"] if file.startswith(_EXAMINER)]
     if not files:
         return None
-    arrays = _map(folder, [*files, "item_row_of_key.npy"])
+    arrays = _map(folder, [*files, "item_row_of_key.npy", "user_row_of_key.npy"])
     try:
         named = {name.removeprefix(_EXAMINER): array for name, array in arrays.items()}
-        return Examiner(FactorModel.from_arrays(named), arrays["item_row_of_key"])
+        return Examiner(FactorModel.from_arrays(named), arrays["item_row_of_key"], arrays["user_row_of_key"])
     except InvalidArray as invalid:
         raise DamagedVersion(folder, f"{_EXAMINER}{invalid.name}.npy", invalid.reason) from invalid
 

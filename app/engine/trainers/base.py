@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.engine.arrays import Matrix32, Vector32
 from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
@@ -31,11 +32,28 @@ class Fit:
     model: FactorModel
     epochs: tuple[EpochReport, ...]
     best_epoch: int
+    layout_seconds: float = 0.0
+    """What it took to bring the ratings into the order in which they are learned."""
 
     @property
     def best(self) -> EpochReport:
         """The report of the best epoch."""
         return self.epochs[self.best_epoch - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStart:
+    """Where a fit goes on from instead of random vectors, and which of its ratings it learns.
+
+    Vectors and biases are a model's, one for each row of the ratings; `lesson` are some of them, over the same rows.
+    """
+
+    mean: float
+    user_factors: Matrix32
+    item_factors: Matrix32
+    user_bias: Vector32
+    item_bias: Vector32
+    lesson: Ratings
 
 
 class Trainer(Protocol):
@@ -47,12 +65,14 @@ class Trainer(Protocol):
         hyperparameters: Hyperparameters,
         *,
         holdout: Ratings | None = None,
+        start: WarmStart | None = None,
         on_epoch: Callable[[EpochReport], None] | None = None,
         is_cancelled: Callable[[], bool] | None = None,
     ) -> Fit:
         """Raises Diverged when the error explodes, FitCancelled soon after is_cancelled says yes, NoRatings on none.
 
-        holdout ratings lie over the same rows, are never learned from, and choose the best epoch.
+        holdout ratings lie over the same rows, are never learned from, and choose the best epoch. A warm start is part
+        of what the model depends on.
         """
 
 

@@ -24,7 +24,8 @@ from app.engine.kernel import LearnBlocks, default_kernel_folder, load_kernel
 from app.engine.lanes import aligned_matrix, padded
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
-from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled, NoRatings
+from app.engine.tally import mean_and_variance
+from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled, NoRatings, WarmStart
 from app.engine.trainers.finish import finish
 
 log = logging.getLogger(__name__)
@@ -67,16 +68,18 @@ class LocalTrainer:
         hyperparameters: Hyperparameters,
         *,
         holdout: Ratings | None = None,
+        start: WarmStart | None = None,
         on_epoch: Callable[[EpochReport], None] | None = None,
         is_cancelled: Callable[[], bool] | None = None,
     ) -> Fit:
         """See `Trainer.fit`."""
-        if not len(ratings):
+        lesson = start.lesson if start else ratings
+        if not len(lesson):
             raise NoRatings
-        n_threads = max(1, min(self.n_threads, len(ratings) // _RATINGS_PER_THREAD))
+        n_threads = max(1, min(self.n_threads, len(lesson) // _RATINGS_PER_THREAD))
         kernel = load_kernel(self.loss, padded(hyperparameters.n_factors), self.kernel_folder)
         with ThreadPoolExecutor(n_threads, thread_name_prefix="palate-sgd") as pool:
-            run = _Run(ratings, hyperparameters, holdout, self.loss, kernel, pool, n_threads)
+            run = _Run(ratings, hyperparameters, holdout, start, self.loss, kernel, pool, n_threads)
             return run.fit(on_epoch or (lambda _: None), is_cancelled or (lambda: False))
 
 
@@ -88,6 +91,7 @@ class _Run:
         ratings: Ratings,
         hyperparameters: Hyperparameters,
         holdout: Ratings | None,
+        start: WarmStart | None,
         loss: Loss,
         kernel: LearnBlocks,
         pool: ThreadPoolExecutor,
@@ -96,16 +100,21 @@ class _Run:
         self.ratings = ratings
         self.settings = hyperparameters
         self.holdout = holdout if holdout is not None and len(holdout) else None
+        self.lesson = start.lesson if start else ratings
         self.kernel = kernel
         self.pool = pool
         self.n_threads = n_threads
-        self.mean = float(ratings.values.mean(dtype=np.float64))
+        self.mean = start.mean if start else mean_and_variance(ratings.values)[0]
         self.scale = spread_of(ratings.values) if loss.is_scale_free else 1.0
-        self.grid = lay_out(ratings, padded(hyperparameters.n_factors), pool, n_threads)
+        started = time.perf_counter()
+        self.grid = lay_out(self.lesson, padded(hyperparameters.n_factors), pool, n_threads)
         np.divide(self.grid.values, np.float32(self.scale), out=self.grid.values)
+        self.layout_seconds = time.perf_counter() - started
+        # A warm fit has few epochs, perhaps one: falling in between, its steps still end at zero.
+        self.falls_within_epochs = start is not None and hyperparameters.schedule == "linear"
         seeds = np.random.SeedSequence(hyperparameters.seed).spawn(2)
         self.first_factors, self.strata_order = (np.random.default_rng(seed) for seed in seeds)
-        self.state = self._first_state()
+        self.state = self._state_of(start) if start else self._first_state()
 
     def fit(self, on_epoch: Callable[[EpochReport], None], is_cancelled: Callable[[], bool]) -> Fit:
         """Epochs until the schedule, the patience or the caller ends them."""
@@ -125,7 +134,8 @@ class _Run:
             elif epoch - best_epoch >= self.settings.patience:
                 break
         state = best if self.holdout is not None else self.state
-        return Fit(self._model(state, reports[best_epoch - 1]), tuple(reports), best_epoch)
+        model = self._model(state, reports[best_epoch - 1])
+        return Fit(model, tuple(reports), best_epoch, self.layout_seconds)
 
     def _empty_state(self) -> _State:
         n_users, n_items = self.ratings.n_users, self.ratings.n_items
@@ -145,23 +155,36 @@ class _Run:
             factors *= np.float32(self.settings.initial_scale)
         return state
 
+    def _state_of(self, start: WarmStart) -> _State:
+        """A model's numbers in the grid's order and units: the inverse of `_model`."""
+        state = self._empty_state()
+        k = self.settings.n_factors
+        users, items = self.grid.users.row_at, self.grid.items.row_at
+        root, scale = np.float32(math.sqrt(self.scale)), np.float32(self.scale)
+        np.divide(start.user_factors[users], root, out=state.user_factors[:, :k])
+        np.divide(start.item_factors[items], root, out=state.item_factors[:, :k])
+        np.divide(start.user_bias[users], scale, out=state.user_bias)
+        np.divide(start.item_bias[items], scale, out=state.item_bias)
+        return state
+
     def _epoch(self, epoch: int, is_cancelled: Callable[[], bool]) -> EpochReport:
         """Every stratum once, in an order drawn from the seed."""
         started = time.perf_counter()
         learning_rate = self.settings.learning_rate_of(epoch)
         squared_errors = np.zeros(self.grid.n_groups**2)
-        for number in self.strata_order.permutation(self.grid.n_groups):
+        fall = learning_rate / (self.settings.n_epochs - epoch + 1) if self.falls_within_epochs else 0.0
+        for turn, number in enumerate(self.strata_order.permutation(self.grid.n_groups)):
             if is_cancelled():
                 raise FitCancelled(epoch=epoch)
-            self._learn_stratum(int(number), learning_rate, squared_errors)
+            self._learn_stratum(int(number), learning_rate - fall * turn / self.grid.n_groups, squared_errors)
         seconds = max(time.perf_counter() - started, 1e-9)
         return EpochReport(
             epoch=epoch,
             n_epochs=self.settings.last_epoch,
             learning_rate=learning_rate,
-            train_rmse=self.scale * math.sqrt(squared_errors.sum() / len(self.ratings)),
+            train_rmse=self.scale * math.sqrt(squared_errors.sum() / len(self.lesson)),
             holdout_rmse=self._rmse(self.holdout) if self.holdout is not None else None,
-            ratings_per_second=len(self.ratings) / seconds,
+            ratings_per_second=len(self.lesson) / seconds,
         )
 
     def _learn_stratum(self, number: int, learning_rate: float, squared_errors: np.ndarray) -> None:

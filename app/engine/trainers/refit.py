@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from app.engine.dataset import Ratings
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.trainers.base import EpochReport, Fit, Trainer
+from app.engine.trainers.base import EpochReport, Fit, Trainer, WarmStart
 
 
 def refit(
@@ -16,6 +16,7 @@ def refit(
     hyperparameters: Hyperparameters,
     first: Fit,
     *,
+    start: WarmStart | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> Fit:
@@ -24,6 +25,6 @@ def refit(
     The noise is the first fit's: only ratings that were held out can tell it.
     """
     settings = hyperparameters.replace(stop_after=first.best_epoch)
-    fit = trainer.fit(ratings, settings, on_epoch=on_epoch, is_cancelled=is_cancelled)
+    fit = trainer.fit(ratings, settings, start=start, on_epoch=on_epoch, is_cancelled=is_cancelled)
     model = dataclasses.replace(fit.model, noise_variance=first.model.noise_variance)
     return dataclasses.replace(fit, model=model)
