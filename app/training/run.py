@@ -22,7 +22,7 @@ from app.database import Database, utc_now
 from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled
+from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled, WarmStart
 from app.engine.trainers.local import LocalTrainer
 from app.engine.trainers.refit import refit
 from app.registry import artifacts, versions
@@ -32,8 +32,10 @@ from app.training import queue
 from app.training.examine import Questions, Rejected, Sheet, answer, measure, refuse_if_worse, refuse_unless_finite
 from app.training.lease import DATABASE_IS_AWAY, Lease, RunStopped
 from app.training.models import Phase, RunStatus
+from app.training.phases import phase_table
 from app.training.queue import Claim, Epoch, LeaseLost
-from app.training.snapshot import TrainingSnapshot, take_snapshot
+from app.training.snapshot import TrainingSnapshot, split, take_snapshot
+from app.training.warm import BeginAnew, WarmPlan, plan_warm_run
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,10 @@ MIN_HOLDOUT = 20
 
 class Untrainable(Exception):
     """The ratings cannot be learned from: says why."""
+
+
+class Drifted(Exception):
+    """Going on from one version to the next has made the model worse: says by how much."""
 
 
 class _Hooks(TypedDict):
@@ -72,24 +78,28 @@ class _Run:
         try:
             yield
         finally:
-            seconds = self.metrics.setdefault("seconds", {})
-            seconds[step] = round(time.perf_counter() - started, 4)
+            self._spend(step, time.perf_counter() - started)
 
-    def fit(self, ratings: Ratings, holdout: Ratings | None) -> Fit:
+    def _spend(self, step: str, more: float) -> None:
+        seconds = self.metrics.setdefault("seconds", {})
+        seconds[step] = round(seconds.get(step, 0.0) + more, 4)
+
+    def fit(self, ratings: Ratings, holdout: Ratings, plan: WarmPlan | None, start: WarmStart | None) -> Fit:
         """A fit that the hold-out watches; raises FitCancelled soon after the run is to stop."""
-        return self._recorded(
-            "fit", self._trainer().fit(ratings, self.hyperparameters, holdout=holdout, **self._hooks("fit"))
-        )
+        chosen = plan.hyperparameters if plan else self.hyperparameters
+        fit = self.trainer().fit(ratings, chosen, holdout=holdout, start=start, **self._hooks("fit"))
+        return self._recorded("fit", fit)
 
-    def learn_all(self, ratings: Ratings, first: Fit | None) -> Fit:
+    def learn_all(self, ratings: Ratings, first: Fit | None, plan: WarmPlan | None, start: WarmStart | None) -> Fit:
         """A fit of everything: for as many epochs as the first fit found best, or as many as were asked for."""
+        chosen = plan.hyperparameters if plan else self.hyperparameters
         if first is None:
-            fit = self._trainer().fit(ratings, self.hyperparameters, **self._hooks("final"))
+            fit = self.trainer().fit(ratings, chosen, **self._hooks("final"))
         else:
-            fit = refit(self._trainer(), ratings, self.hyperparameters, first, **self._hooks("final"))
+            fit = refit(self.trainer(), ratings, chosen, first, start=start, **self._hooks("final"))
         return self._recorded("final", fit)
 
-    def _trainer(self) -> LocalTrainer:
+    def trainer(self) -> LocalTrainer:
         return LocalTrainer(self.settings.training.n_threads, self.settings.kernels_dir)
 
     def _hooks(self, phase: Phase) -> _Hooks:
@@ -97,6 +107,8 @@ class _Run:
 
     def _recorded(self, phase: Phase, fit: Fit) -> Fit:
         self.curve += [{"phase": phase, **dataclasses.asdict(report)} for report in fit.epochs]
+        self._spend("layout", fit.layout_seconds)  # counted by itself, and not in the step around it
+        self._spend("fit" if phase == "fit" else "final_fit", -fit.layout_seconds)
         return fit
 
 
@@ -136,27 +148,100 @@ def _work_on(run: _Run) -> None:
         _end(run, "failed", f"{type(error).__name__}: {error}")
     else:
         log.info("run %d published version %d: %s", run.lease.claim.run_id, version, run.metrics)
+        log.info("run %d by phase:\n%s", run.lease.claim.run_id, phase_table(run.metrics["seconds"]))
         _prune(run)
 
 
 def _train(run: _Run) -> int:
     """Load, fit with a hold-out, examine, learn the hold-out too, publish; returns the new version's number."""
     _remove_leftovers(run)
+    active = run.lease.patiently(lambda: _active_version(run.database))
     with run.timed("load"):
-        snapshot = run.lease.patiently(lambda: take_snapshot(run.database))
+        snapshot = run.lease.patiently(lambda: _load(run, active))
     _note_snapshot(run, snapshot)
     _refuse_untrainable(snapshot)
-    train, holdout = _split(snapshot, run.hyperparameters.holdout_fraction)
-    first = None
-    if holdout is not None:
-        with run.timed("fit"):
-            first = run.fit(train, holdout)
-        with run.timed("evaluate"):
-            _examine(run, snapshot, first, train, holdout)
+    plan = _plan(run, snapshot, active)
+    first, plan = _fit_and_examine(run, snapshot, plan)
+    start = None
+    if plan:
+        with run.timed("start"):
+            start = plan.start_of_published(snapshot.ratings)
     with run.timed("final_fit"):
-        final = run.learn_all(snapshot.ratings, first)
+        final = run.learn_all(snapshot.ratings, first, plan, start)
     refuse_unless_finite(final.model)
     return _publish(run, snapshot, final.model, first.model if first else None)
+
+
+def _load(run: _Run, active: versions.VersionRow | None) -> TrainingSnapshot:
+    return take_snapshot(
+        run.database, run.settings.snapshot_dir, changed_since=active.trained_through if active else None
+    )
+
+
+def _plan(run: _Run, snapshot: TrainingSnapshot, active: versions.VersionRow | None) -> WarmPlan | None:
+    """How to go on from the active version; None, and the reason in the metrics, where the run begins anew."""
+    loss = run.trainer().loss.error
+    try:
+        plan = plan_warm_run(
+            active, run.settings.versions_dir, snapshot, run.hyperparameters, loss, run.settings.training
+        )
+    except BeginAnew as reason:
+        _note_cold(run, str(reason))
+        return None
+    run.metrics["start"] = {
+        "is_warm": True,
+        "from_version": plan.version,
+        "n_warm_in_a_row": plan.n_in_a_row,
+        "n_changed": int(plan.changed.sum()),
+        "drift": plan.drift_before,
+    }
+    return plan
+
+
+def _note_cold(run: _Run, reason: str) -> None:
+    run.metrics["start"] = {"is_warm": False, "because": reason, "n_warm_in_a_row": 0, "drift": 1.0}
+    log.info("run %d begins anew: %s", run.lease.claim.run_id, reason)
+
+
+def _fit_and_examine(
+    run: _Run, snapshot: TrainingSnapshot, plan: WarmPlan | None
+) -> tuple[Fit | None, WarmPlan | None]:
+    """The examined fit, None without a hold-out, and how it was made: a warm fit that drifts is done again, anew."""
+    mask = snapshot.holdout_mask(run.hyperparameters.holdout_fraction)
+    if not MIN_HOLDOUT <= int(mask.sum()) <= len(mask) - 2:
+        if plan:
+            _note_cold(run, "the hold-out is too small to examine a warm fit")
+        return None, None
+    train, holdout = split(snapshot.ratings, mask)
+    if plan:
+        try:
+            with run.timed("start"):
+                start = plan.start_of_examined(train, mask)
+            with run.timed("fit"):
+                fit = run.fit(train, holdout, plan, start)
+            del start
+            with run.timed("evaluate"):
+                _examine(run, snapshot, fit, train, holdout)
+                _refuse_drift(run, plan)
+            return fit, plan
+        except (Drifted, Diverged, Rejected) as unfit:
+            _note_cold(run, str(unfit))
+    with run.timed("fit"):
+        fit = run.fit(train, holdout, None, None)
+    with run.timed("evaluate"):
+        _examine(run, snapshot, fit, train, holdout)
+    return fit, None
+
+
+def _refuse_drift(run: _Run, plan: WarmPlan) -> None:
+    """Raises Drifted when this fit and the warm ones before it have become worse, all together, by too much."""
+    gate = run.metrics.get("gate")
+    if not gate or gate["active_version"] != plan.version or not gate["active_rmse"]:
+        return
+    drift = plan.drift(gate["rmse"], gate["active_rmse"])
+    run.metrics["start"]["drift"] = round(drift, 6)
+    if drift > 1.0 + run.settings.training.warm_drift:
+        raise Drifted(f"{plan.n_in_a_row} warm versions in a row are worse by {drift - 1.0:.2%}, all together")
 
 
 def _remove_leftovers(run: _Run) -> None:
@@ -181,14 +266,6 @@ def _note_snapshot(run: _Run, snapshot: TrainingSnapshot) -> None:
 def _refuse_untrainable(snapshot: TrainingSnapshot) -> None:
     if len(snapshot.ratings) < 2:
         raise Untrainable(f"training needs at least 2 ratings; there are {len(snapshot.ratings)}")
-
-
-def _split(snapshot: TrainingSnapshot, fraction: float) -> tuple[Ratings, Ratings | None]:
-    """Training part and hold-out; no hold-out where it would be too small to mean anything."""
-    mask = snapshot.holdout_mask(fraction)
-    if not MIN_HOLDOUT <= int(mask.sum()) <= len(mask) - 2:
-        return snapshot.ratings, None
-    return snapshot.ratings.take(~mask), snapshot.ratings.take(mask)
 
 
 def _examine(run: _Run, snapshot: TrainingSnapshot, fit: Fit, train: Ratings, holdout: Ratings) -> None:
@@ -243,10 +320,7 @@ def _examiner_of(run: _Run, active: versions.VersionRow) -> Examiner | None:
 
 def _held_out_by_both(snapshot: TrainingSnapshot, holdout: Ratings, fraction: float) -> Ratings:
     """Of this run's hold-out what a run with this fraction holds out as well."""
-    mask = snapshot.holdout_mask(fraction)
-    width = np.int64(snapshot.ratings.n_items)
-    pairs = snapshot.ratings.user_rows.astype(np.int64) * width + snapshot.ratings.item_rows
-    return holdout.take(np.isin(holdout.user_rows.astype(np.int64) * width + holdout.item_rows, pairs[mask]))
+    return split(holdout, dataclasses.replace(snapshot, ratings=holdout).holdout_mask(fraction))[1]
 
 
 def _rmse(sheet: Sheet) -> float | None:
@@ -255,9 +329,9 @@ def _rmse(sheet: Sheet) -> float | None:
 
 def _publish(run: _Run, snapshot: TrainingSnapshot, model: FactorModel, examined: FactorModel | None) -> int:
     """Write the folder, then list and activate it in the transaction that proves that the run is still ours."""
-    contents = VersionContents(
-        model, snapshot.user_keys, snapshot.item_keys, snapshot.item_ids, examined and _item_side(examined)
-    )
+    if examined and len(snapshot.ratings) < run.settings.training.warm_from:
+        examined = _item_side(examined)  # nothing will go on from it
+    contents = VersionContents(model, snapshot.user_keys, snapshot.item_keys, snapshot.item_ids, examined)
     created_at = utc_now()
     folder = f"{created_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
     with run.timed("publish"):
@@ -290,7 +364,8 @@ def _facts(run: _Run, snapshot: TrainingSnapshot, created_at: datetime) -> Mappi
         "trained_through": snapshot.revision,
         "n_ratings": len(snapshot.ratings),
         "data_digest": snapshot.digest(),
-        "loss": LocalTrainer().loss.error,
+        "loss": run.trainer().loss.error,
+        "start": run.metrics["start"],
         "seed": run.hyperparameters.seed,
         "hyperparameters": run.hyperparameters.to_dict(),
         "metrics": dict(run.metrics),
