@@ -7,6 +7,7 @@ import functools
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from benchmarks.training.rounds import alternate
 from benchmarks.training.throughput import our_rate
 
 N_EPOCHS = 3
+START_UP = 0.1
+"""Seconds after which an interpreter is certainly running."""
 
 
 def same_bits(data: DataSet, cores: Sequence[int]) -> dict[str, Any]:
@@ -61,6 +64,7 @@ def busy_neighbour(core: int) -> Iterator[None]:
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         os.sched_setaffinity(process.pid, [core])
+        time.sleep(START_UP)
         yield
     finally:
         process.kill()

@@ -14,7 +14,7 @@ from benchmarks.training.our_side import block_bytes, ratings_of, timed_fit, tin
 from benchmarks.training.rounds import Rounds, alternate
 
 FACTORS = (32, 64, 128)
-RATINGS_OF_A_MEASUREMENT = 20_000_000
+RATINGS_OF_A_MEASUREMENT = 60_000_000
 """Enough epochs are timed to see this many ratings, at least four."""
 HARMLESS_STEP = 0.003
 """The tiny data set is noise: a small step keeps its error from exploding and costs the same."""
