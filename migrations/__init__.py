@@ -14,9 +14,7 @@ from sqlalchemy import Connection, text
 from app.database import Database
 from app.settings import Settings
 
-VERSION_TABLE = (
-    "palate_alembic_version"  # other tools that use Alembic keep their own table in the same database
-)
+VERSION_TABLE = "palate_alembic_version"  # other tools that use Alembic keep their own table in the same database
 _ADVISORY_LOCK = 0x70616C61  # any constant of our own: "pala"
 
 
