@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 
+HOST = "127.0.0.1"
 START_TIMEOUT = 120.0  # seconds; the first start on a machine compiles the serving kernels
 STOP_TIMEOUT = 30.0
 
@@ -39,12 +40,13 @@ def running_service(
     """Start the service on `data_dir`, wait until it is ready, and stop it gracefully at the end."""
     data_dir.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
+    _refuse_taken(port)
     log = data_dir / "service.log"
     command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--workers", str(workers)]
     variables = {**os.environ, "PALATE_DATA_DIR": str(data_dir), **(environment or {})}
     with log.open("ab") as output:
         process = subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT)
-    service = RunningService(f"http://127.0.0.1:{port}", process, log)
+    service = RunningService(f"http://{HOST}:{port}", process, log)
     try:
         _wait_until_ready(service)
         yield service
@@ -52,10 +54,20 @@ def running_service(
         _stop(process)
 
 
+def _refuse_taken(port: int) -> None:
+    """Whoever listens there would be taken for the service that is about to start, and be given its data."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: closed connections linger
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ServiceDidNotStart(f"port {port} cannot be listened on: {error.strerror}") from error
+
+
 def free_port() -> int:
     """A port that nobody listens on at this moment."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
 
