@@ -147,15 +147,28 @@ def note(connection: Connection, held: Claim, **facts: Any) -> None:
 def record_epochs(connection: Connection, held: Claim, epochs: Sequence[Epoch]) -> None:
     """Write epochs down; call it in a transaction that has found the lease to be ours.
 
-    Writing them again changes nothing, for a caller who lost the connection and cannot know whether it was done.
+    Writing them again changes nothing, for a caller who lost the connection and cannot know whether it was done. A
+    phase that begins again replaces what it did before.
     """
     if not epochs:
         return
+    epochs = _without_repeated(epochs)
     first = {epoch.phase: epoch.report.epoch for epoch in reversed(epochs)}
     for phase, number in first.items():
         again = (TrainingEpoch.phase == phase, TrainingEpoch.epoch >= number)
         connection.execute(delete(TrainingEpoch).where(TrainingEpoch.run_id == held.run_id, *again))
     connection.execute(insert(TrainingEpoch), [_epoch_values(held.run_id, epoch) for epoch in epochs])
+
+
+def _without_repeated(epochs: Sequence[Epoch]) -> list[Epoch]:
+    """Of a phase that began again only what it did since."""
+    kept: list[Epoch] = []
+    for epoch in epochs:
+        phase, number = epoch.phase, epoch.report.epoch
+        if kept and kept[-1].phase == phase and kept[-1].report.epoch >= number:
+            kept = [old for old in kept if old.phase != phase or old.report.epoch < number]
+        kept.append(epoch)
+    return kept
 
 
 def finish(connection: Connection, held: Claim, status: RunStatus, now: datetime, **facts: Any) -> None:

@@ -226,6 +226,7 @@ def _fit_and_examine(
             return fit, plan
         except (Drifted, Diverged, Rejected) as unfit:
             _note_cold(run, str(unfit))
+            run.curve.clear()
     with run.timed("fit"):
         fit = run.fit(train, holdout, None, None)
     with run.timed("evaluate"):
