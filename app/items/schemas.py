@@ -15,6 +15,7 @@ MAX_BATCH = 10_000
 MAX_CATEGORIES = 100
 CATEGORY_LENGTH = 200
 ATTRIBUTES_BYTES = 64 << 10
+ATTRIBUTES_DEPTH = 32
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -25,6 +26,8 @@ def complaint_about_text(text: str) -> str | None:
 
 def complaint_about_attributes(attributes: dict[str, Any]) -> str | None:
     """Why these attributes cannot be stored, or None when they can."""
+    if _is_deeper(attributes, ATTRIBUTES_DEPTH):  # what can be stored but not answered would break every list
+        return f"must not be nested more than {ATTRIBUTES_DEPTH} levels deep"
     try:
         encoded = json.dumps(attributes, allow_nan=False, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -32,6 +35,15 @@ def complaint_about_attributes(attributes: dict[str, Any]) -> str | None:
     except (TypeError, ValueError, RecursionError):
         return "must be a JSON object (NaN and infinity are not JSON)"
     return f"must fit into {ATTRIBUTES_BYTES} bytes of JSON" if len(encoded) > ATTRIBUTES_BYTES else None
+
+
+def _is_deeper(outermost: dict[str, Any], depth: int) -> bool:
+    """Level by level: a function that calls itself would fail on what it looks for."""
+    level: list[Any] = [outermost]
+    for _ in range(depth):
+        inside = (outer.values() if isinstance(outer, dict) else outer for outer in level)
+        level = [inner for inners in inside for inner in inners if isinstance(inner, dict | list)]
+    return bool(level)
 
 
 def _checked_text(text: str) -> str:
@@ -63,7 +75,10 @@ Categories = Annotated[
 ]
 Attributes = Annotated[
     dict[str, Any],
-    Field(description="Anything the application wants to find here again.", examples=[{"year": 2021}]),
+    Field(
+        description=f"Anything the application wants to find here again, at most {ATTRIBUTES_DEPTH} levels deep.",
+        examples=[{"year": 2021}],
+    ),
     AfterValidator(_checked_attributes),
 ]
 Hidden = Annotated[bool, Field(description="A hidden item is never recommended; its ratings still count.")]

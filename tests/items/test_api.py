@@ -79,6 +79,14 @@ def test_items_are_listed_page_by_page_and_searched(client: httpx.Client) -> Non
     assert found == [f"i{n}" for n in range(1, 25, 2)]
 
 
+def nested(depth: int) -> dict[str, Any]:
+    """An object of this many levels, itself the first of them."""
+    inner: list[Any] = []
+    for _ in range(depth - 2):
+        inner = [inner]
+    return {"a": inner}
+
+
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"title": 7}, "title"),
     ({"title": "x" * 1001}, "title"),
@@ -94,6 +102,8 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"attributes": {"a": float("nan")}}, "attributes"),
     ({"attributes": {"a": ["\ud800"]}}, "attributes"),
     ({"attributes": {"a": "x" * 70_000}}, "attributes"),
+    ({"attributes": nested(33)}, "attributes"),
+    ({"attributes": nested(400)}, "attributes"),
     ({"hidden": "yes"}, "hidden"),
     ({"hidden": 1}, "hidden"),
     ({"colour": "red"}, "colour"),
@@ -138,3 +148,8 @@ def test_attributes_come_back_as_they_were_given(client: httpx.Client) -> None:
     attributes = {"null": None, "text": "ünï \u0000 🎬", "number": 12345678901234567890, "deep": [[{"a": [1.5, True]}]]}
     client.put("/v1/items/dune", json={"attributes": attributes})
     assert client.get("/v1/items/dune").json()["attributes"] == attributes
+
+
+def test_attributes_as_deep_as_may_be_can_be_put_and_listed(client: httpx.Client) -> None:
+    assert client.put("/v1/items/dune", json={"attributes": nested(32)}).status_code == 201
+    assert client.get("/v1/items").json()["items"][0]["attributes"] == nested(32)

@@ -104,6 +104,7 @@ def test_a_bad_line_is_reported_and_left_out(
         ('{"item_id": "1", "hidden": 1}', "hidden: "),
         ('{"item_id": "1", "categories": ["a", 7]}', "categories[1]: "),
         ('{"item_id": "1", "attributes": {"a": NaN}}', "attributes: "),
+        (f'{{"item_id": "1", "attributes": {{"a": {"[" * 400}{"]" * 400}}}}}', "attributes: "),
     ],
 )
 def test_a_bad_ndjson_line_is_reported(sqlite: Database, sqlite_settings: Settings, line: str, reason: str) -> None:
