@@ -210,7 +210,7 @@ def list_models() -> None:
     table = Table("version", "created", "ratings", "trained through", "hold-out RMSE", "digest")
     for row in rows:
         mark = " (active)" if row.version == active else ""
-        rmse = row.manifest["metrics"].get("rmse")
+        rmse = row.manifest["metrics"].get("holdout_rmse")
         table.add_row(
             f"{row.version}{mark}",
             f"{row.created_at:%Y-%m-%d %H:%M:%S}",
@@ -370,7 +370,7 @@ def _interrupted() -> Iterator[Callable[[], bool]]:
 def _print_outcome(run: RunRow) -> None:
     if run.status != "succeeded":
         raise Failed(f"run {run.id} {run.status}" + (f": {run.error}" if run.error else ""))
-    rmse = run.metrics.get("rmse")
+    rmse = run.metrics.get("holdout_rmse")
     told = "" if rmse is None else f", hold-out RMSE {rmse:.4f}"
     console.print(f"run {run.id} published version {run.version}: {run.n_ratings:,} ratings{told}")
 
