@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from app.database import DatabaseDep
 from app.errors import declared
 from app.training import events, queue
+from app.training.events import Reader
 from app.training.schemas import HyperparametersIn, TrainingRunDetail, TrainingRunList, TrainingRunOut
 
 router = APIRouter(prefix="/training-runs", tags=["training"])
@@ -94,8 +95,9 @@ def stream_training_events(
     with database.read() as connection:
         queue.get(connection, run_id)
     state = request.app.state
+    reader = Reader.after(last_event_id)  # here: nothing can be refused once the response has begun
     return StreamingResponse(
-        events.stream(database, run_id, last_event_id, lambda: getattr(state, "is_stopping", False)),
+        events.stream(database, run_id, reader, lambda: getattr(state, "is_stopping", False)),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )

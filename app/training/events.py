@@ -7,6 +7,7 @@ status is sent first whenever somebody connects.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from app.training.queue import RunRow, UnknownRun
 from app.training.schemas import EpochOut, TrainingRunOut
 
 LOOK_INTERVAL = 0.25
+_EVENT_ID = re.compile(r"(?P<attempt>[0-9]{1,9})\.(?P<number>[0-9]{1,9})")
 KEEP_ALIVE = 10.0
 """Seconds of silence after which a comment is sent, so that proxies keep the connection open."""
 
@@ -38,10 +40,8 @@ class Reader:
     @classmethod
     def after(cls, last_event_id: str | None) -> Reader:
         """Goes on after an event id; text that is none begins at the beginning."""
-        attempt, _, number = (last_event_id or "").partition(".")
-        if attempt.isdecimal() and number.isdecimal() and len(number) < 10:
-            return cls(int(attempt), int(number))
-        return cls()
+        found = _EVENT_ID.fullmatch(last_event_id or "")
+        return cls(int(found["attempt"]), int(found["number"])) if found else cls()
 
     def news(self, run: RunRow, epochs: list[Row[Any]]) -> Iterator[str]:
         """Events for what happened since the last look: epochs first, then the status if it changed."""
@@ -57,10 +57,9 @@ class Reader:
 
 
 async def stream(
-    database: Database, run_id: int, last_event_id: str | None, is_stopping: Callable[[], bool]
+    database: Database, run_id: int, reader: Reader, is_stopping: Callable[[], bool]
 ) -> AsyncIterator[str]:
     """Events until the run has ended. Each look at the database is a short visit to a thread."""
-    reader = Reader.after(last_event_id)
     spoke_at = time.monotonic()
     while not is_stopping():
         try:

@@ -134,6 +134,7 @@ def test_who_comes_back_gets_what_was_missed(database: Database, settings: Setti
     assert _events(client.get(path, headers={"Last-Event-ID": "1.3"})) == every[3:]
     assert _events(client.get(path, headers={"Last-Event-ID": "0.3"})) == every  # of an attempt that counts no more
     assert _events(client.get(path, headers={"Last-Event-ID": "nonsense"})) == every
+    assert _events(client.get(path, headers={"Last-Event-ID": "9" * 5000 + ".1"})) == every
 
 
 def test_events_follow_a_run_to_its_end(database: Database, settings: Settings, client: httpx.Client) -> None:

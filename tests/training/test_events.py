@@ -50,6 +50,13 @@ def test_progress_is_told_with_the_status() -> None:
     assert json.loads(status.split("data: ")[1])["progress"] == pytest.approx(3 / 18, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "given", ["9" * 5000 + ".1", "1." + "9" * 5000, "-1.2", "1", "1.", ".", "", "1.2.3", "\u0663.1"]
+)
+def test_an_event_id_that_we_never_gave_begins_at_the_beginning(given: str) -> None:
+    assert Reader.after(given) == Reader()
+
+
 def test_a_silent_stream_is_kept_open_by_comments_and_ends_with_the_service(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,7 +66,7 @@ def test_a_silent_stream_is_kept_open_by_comments_and_ends_with_the_service(
     received: list[str] = []
 
     async def listen() -> None:
-        stream = events.stream(database, run.id, None, lambda: len(received) > 3)
+        stream = events.stream(database, run.id, Reader(), lambda: len(received) > 3)
         async for event in stream:
             received.append(event)  # noqa: PERF401  the stream looks at what was received
 
