@@ -130,11 +130,23 @@ def look_up(table: Rows, keys: npt.NDArray[np.integer]) -> Rows:
 def write(versions_dir: Path, name: str, contents: VersionContents, facts: Mapping[str, Any]) -> Manifest:
     """Write the folder `name` once and for all and return its manifest, which is in the folder too.
 
-    When this returns, files, folder and its name are on disk. An error leaves at most a temporary folder.
+    When this returns, files, folder and its name are on disk. An error leaves nothing, a killed process a temporary
+    folder.
     """
     versions_dir.mkdir(parents=True, exist_ok=True)
     temporary = versions_dir / f"{TEMPORARY}{name}"
     temporary.mkdir()
+    try:
+        manifest = _fill(temporary, contents, facts)
+        temporary.rename(versions_dir / name)
+    except BaseException:  # a full disk above all: what was written takes up what is left of it
+        remove(temporary)
+        raise
+    _sync_folder(versions_dir)
+    return manifest
+
+
+def _fill(folder: Path, contents: VersionContents, facts: Mapping[str, Any]) -> Manifest:
     files = {f"{array_name}.npy": array for array_name, array in contents.arrays().items()}
     manifest: Manifest = {
         "format": FORMAT,
@@ -143,13 +155,11 @@ def write(versions_dir: Path, name: str, contents: VersionContents, facts: Mappi
         "n_users": contents.model.n_users,
         "n_items": contents.model.n_items,
         "n_factors": contents.model.n_factors,
-        "files": {file: _write_array(temporary / file, array) for file, array in files.items()},
+        "files": {file: _write_array(folder / file, array) for file, array in files.items()},
     }
     text = json.dumps(manifest, indent=2, allow_nan=False)
-    _write_text(temporary / MANIFEST, text)
-    _sync_folder(temporary)
-    temporary.rename(versions_dir / name)
-    _sync_folder(versions_dir)
+    _write_text(folder / MANIFEST, text)
+    _sync_folder(folder)
     written: Manifest = json.loads(text)
     return written
 
