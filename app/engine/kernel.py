@@ -39,7 +39,7 @@ import numpy as np
 from numba import float32, float64, int32, int64, njit, void
 from numba.core.types import Array
 
-from app.engine.lanes import FAST_MATH, claim, make_dot, make_pull
+from app.engine.lanes import FAST_MATH, claim, make_dot, make_prefetch, make_pull
 
 READ_ROWS = Array(int32, 1, "C", readonly=True)
 READ_VECTOR = Array(float32, 1, "C", readonly=True)
@@ -61,12 +61,15 @@ def learn_blocks(user_rows, item_rows, values, block_starts, blocks, turn, mean,
     factors [n_rows, {n_columns}], 64-byte aligned, and biases [n_rows] are learned in place
     squared_errors [n_blocks]: overwritten for the claimed ones
     """
+    last = user_rows.size - 1
     mine = claim(turn.ctypes.data)
     while mine < blocks.size:
         block = blocks[mine]
         total = 0.0
         for at in range(block_starts[block], block_starts[block + 1]):
             user, item = np.uint64(np.uint32(user_rows[at])), np.uint64(np.uint32(item_rows[at]))
+            ahead = min(at + {ahead}, last)
+            fetch_rows(user_factors, user_rows[ahead], item_factors, item_rows[ahead])
             r = values[at]
             old_user_bias, old_item_bias = user_bias[user], item_bias[item]
             r_hat = mean + old_user_bias + old_item_bias + dot_rows(user_factors, user, item_factors, item)
@@ -81,9 +84,13 @@ def learn_blocks(user_rows, item_rows, values, block_starts, blocks, turn, mean,
         mine = claim(turn.ctypes.data)
 '''
 
+_AHEAD = 24
+"""Ratings between asking for two rows and using them: a trip to main memory at the speed of the kernel."""
+
 _VECTOR_STEPS = """\
 dot = make_dot({n_columns})
 pull = make_pull({n_columns})
+prefetch = make_prefetch({n_columns})
 
 
 @njit(inline="always")
@@ -95,6 +102,12 @@ def dot_rows(user_factors, user, item_factors, item):
 def pull_rows(user_factors, user, item_factors, item, step, keep):
     pull(user_factors.ctypes.data + int64(user) * {n_bytes}, item_factors.ctypes.data + int64(item) * {n_bytes},
          step, keep, keep)
+
+
+@njit(inline="always")
+def fetch_rows(user_factors, user, item_factors, item):
+    prefetch(user_factors.ctypes.data + int64(user) * {n_bytes})
+    prefetch(item_factors.ctypes.data + int64(item) * {n_bytes})
 
 """
 
@@ -113,6 +126,11 @@ def pull_rows(user_factors, user, item_factors, item, step, keep):
         p, q = user_factors[user, f], item_factors[item, f]
         user_factors[user, f] = keep * p + step * q
         item_factors[item, f] = keep * q + step * p
+
+
+@njit(inline="always")
+def fetch_rows(user_factors, user, item_factors, item):
+    pass
 
 """
 
@@ -152,6 +170,7 @@ def kernel_source(loss: Loss, n_columns: int, *, explicit_vectors: bool = True) 
         penalty=loss.penalty,
         n_columns=n_columns,
         error_slope=error_slope(loss),
+        ahead=_AHEAD,
         row_steps=steps.format(n_columns=n_columns, n_bytes=n_columns * 4),
     )
 
@@ -159,7 +178,7 @@ def kernel_source(loss: Loss, n_columns: int, *, explicit_vectors: bool = True) 
 def _kernel_name(loss: Loss, n_columns: int, explicit_vectors: bool) -> str:
     from app.engine.losses import codegen
 
-    made_of = [_TEMPLATE, _VECTOR_STEPS if explicit_vectors else _PLAIN_STEPS, repr(loss), str(n_columns)]
+    made_of = [_TEMPLATE, _VECTOR_STEPS if explicit_vectors else _PLAIN_STEPS, repr(loss), str((n_columns, _AHEAD))]
     made_of += [Path(module.__file__ or "").read_text() for module in (lanes, codegen)]
     return f"sgd_{hashlib.sha256(chr(0).join(made_of).encode()).hexdigest()[:16]}"
 

@@ -72,6 +72,25 @@ def make_pull(n_columns: int) -> Callable[[int, int, float, float, float], None]
     return pull  # type: ignore[no-any-return]
 
 
+def make_prefetch(n_columns: int) -> Callable[[int], None]:
+    """prefetch(address): the row there is on its way to the nearest cache, for writing, when this returns."""
+
+    @_intrinsic
+    def prefetch(_typing: Any, _address: Any) -> Any:
+        def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            byte = ir.IntType(8).as_pointer()
+            hint = _declared(builder, "llvm.prefetch.p0", ir.VoidType(), [byte, _INT32, _INT32, _INT32])
+            write, nearest, of_data = (ir.Constant(_INT32, number) for number in (1, 3, 1))
+            for lane in range(n_columns // LANES):
+                line = builder.bitcast(_pointer(builder, arguments[0], lane), byte)
+                builder.call(hint, [line, write, nearest, of_data])
+            return context.get_dummy_value()
+
+        return types.void(types.int64), generate
+
+    return prefetch  # type: ignore[no-any-return]
+
+
 @_intrinsic
 def claim(_typing: Any, _address: Any) -> Any:
     """claim(address of an int64) -> its value, raised by one in the same atomic step: a turn nobody else gets."""
