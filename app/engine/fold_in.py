@@ -13,6 +13,9 @@ from app.engine.factors import FactorModel
 from app.engine.posteriors import predict_items, solve_user
 from app.engine.small_algebra import invert_positive
 
+INTERVAL_LEVEL = 0.8
+"""Share of ratings inside the intervals that are served, and so inside the ones that are measured."""
+
 _RIDGE = 1e-9
 """Added to the prior's variances, relative to their sum, so that a direction nobody varies in can be inverted."""
 
@@ -113,7 +116,7 @@ class FoldIn:
         return UserSide(float(solution[0]), solution[1:].astype(np.float32), upper, int(item_rows.size))
 
 
-def interval(values: Vector32, variances: Vector32, level: float = 0.9) -> tuple[Vector32, Vector32]:
+def interval(values: Vector32, variances: Vector32, level: float = INTERVAL_LEVEL) -> tuple[Vector32, Vector32]:
     """Lower and upper ends of the central interval that holds a rating with this probability, were errors Gaussian."""
     reach = statistics.NormalDist().inv_cdf(0.5 + level / 2) * np.sqrt(variances)
     return np.asarray(values - reach, np.float32), np.asarray(values + reach, np.float32)

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from app.database import Database
 from app.engine.arrays import Rows
-from app.engine.fold_in import UserSide, interval
+from app.engine.fold_in import INTERVAL_LEVEL, UserSide, interval
 from app.engine.top_n import popular_items, similar_items, top_n
 from app.items import store as items
 from app.ratings import store as ratings
@@ -39,7 +39,6 @@ from app.settings import Settings
 P = ParamSpec("P")
 T = TypeVar("T")
 
-INTERVAL_LEVEL = 0.8
 DECIMALS = 4  # of predicted ratings in answers; lists are ordered by the exact numbers
 NO_ROWS = np.zeros(0, np.int32)
 

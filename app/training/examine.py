@@ -12,7 +12,7 @@ from app.engine.arrays import Rows, Vector32, Vector64
 from app.engine.dataset import Ratings
 from app.engine.evaluation import interval_coverage, mae, ndcg_at, recall_at, rmse
 from app.engine.factors import FactorModel
-from app.engine.fold_in import FoldIn, interval
+from app.engine.fold_in import INTERVAL_LEVEL, FoldIn, interval
 from app.engine.top_n import top_n
 from app.settings import RatingScale
 
@@ -92,7 +92,7 @@ def measure(model: FactorModel, questions: Questions, sheet: Sheet, scale: Ratin
         "holdout_rmse_trained_vectors": rmse(trained, asked.values),
         "holdout_mae_trained_vectors": mae(trained, asked.values),
         "holdout_rmse_item_means": rmse(model.item_means[asked.item_rows], asked.values),
-        "holdout_interval_coverage": interval_coverage(sheet.actual, sheet.lower, sheet.upper),
+        f"holdout_interval_{round(100 * INTERVAL_LEVEL)}_coverage": interval_coverage(sheet.actual, sheet.lower, sheet.upper),
         f"recall_at_{TOP}": recall,
         f"ndcg_at_{TOP}": ndcg,
     }

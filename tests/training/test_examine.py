@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from app.engine.dataset import Ratings
-from app.engine.fold_in import FoldIn
+from app.engine.fold_in import INTERVAL_LEVEL, FoldIn, interval
+from app.recommendations import recommend
 from app.settings import RatingScale
 from app.training.examine import (
     Questions,
@@ -48,6 +49,16 @@ def test_answers_are_those_of_a_fold_in_from_the_known_ratings_on_the_scale() ->
     assert sheet.upper.max() <= SCALE.max
 
 
+def test_the_intervals_that_are_measured_are_the_ones_that_are_served() -> None:
+    scale = RatingScale(min=-99, max=99)
+    sheet = answer(model(mean=2.0), Questions.of(KNOWN, ASKED), scale)
+    fold_in = FoldIn(model(mean=2.0))
+    values, variances = fold_in.predict(fold_in.fold_in([0, 1], [2.0, 3.0]), [2])
+    lower, upper = interval(values, variances, INTERVAL_LEVEL)
+    assert INTERVAL_LEVEL == recommend.INTERVAL_LEVEL == 0.8
+    assert (sheet.lower[1], sheet.upper[1]) == pytest.approx((float(lower[0]), float(upper[0])))
+
+
 def test_an_item_that_the_model_does_not_know_is_passed_over() -> None:
     unknown = np.array([0, 1, -1], np.int32)
     with_it = answer(model(), Questions.of(_ratings((1, 0, 2.0), (1, 2, 5.0)), _ratings((1, 1, 3.0))), SCALE, unknown)
@@ -60,7 +71,7 @@ def test_measures_are_those_of_the_answers() -> None:
     measured = measure(perfect, Questions.of(KNOWN, ASKED), sheet, SCALE)
     assert measured["holdout_rmse"] == measured["holdout_mae"] == 0.5
     assert measured["holdout_rmse_item_means"] == 0.0
-    assert measured["holdout_interval_coverage"] == 1.0
+    assert measured["holdout_interval_80_coverage"] == 1.0
     assert measured["recall_at_10"] == 1.0  # no more than two items are left for anybody
     assert measured["ndcg_at_10"] == pytest.approx((1 / math.log2(3) + 1) / 2, abs=1e-6)  # second and first place
 

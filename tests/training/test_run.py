@@ -56,7 +56,7 @@ def test_what_was_planted_is_found(database: Database, settings: Settings) -> No
     fill(database, ratings_of(100, 60))
     run = train(database, settings, Hyperparameters(n_factors=4, n_epochs=40))
     assert run.metrics["holdout_rmse"] < 0.6 < 1.4 < run.metrics["holdout_rmse_item_means"]
-    assert 0.7 < run.metrics["holdout_interval_coverage"] <= 1.0
+    assert 0.6 < run.metrics["holdout_interval_80_coverage"] <= 1.0
     assert run.metrics["holdout_mae"] < run.metrics["holdout_rmse"]
     assert run.metrics["seconds"].keys() == {"load", "layout", "fit", "evaluate", "final_fit", "publish"}
     assert run.metrics["n_holdout"] > 100
