@@ -26,6 +26,7 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -33,6 +34,9 @@ from app.settings import Settings
 
 ID_LENGTH = 128
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MAX_CONNECTIONS = 32
+POOL_PATIENCE = 5.0
+"""Seconds that a caller waits for a connection of the pool: one that all others hold for longer is not coming back."""
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -113,6 +117,10 @@ class Database:
             with connection.begin():
                 yield connection
 
+    def open_reader(self) -> "Reader":
+        """A connection of one thread's own; close it."""
+        return Reader(self.engine)
+
     def now(self, connection: Connection) -> datetime:
         """The time by the database's clock, the one clock that all processes share."""
         if self.is_sqlite:
@@ -124,15 +132,36 @@ class Database:
         self.engine.dispose()
 
 
+class Reader:
+    """A connection that is kept, for a thread that must never wait for the pool, such as the event loop's."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._connection = engine.connect()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """As `Database.read`, but one block at a time."""
+        try:
+            yield self._connection
+        finally:
+            if self._connection.in_transaction():
+                self._connection.rollback()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
 def open_database(settings: Settings) -> Database:
     """Open the database of `settings`; the folder of an SQLite file is made."""
     url = make_url(settings.sqlalchemy_url)
+    half = MAX_CONNECTIONS // 2
+    pool = {"pool_size": half, "max_overflow": MAX_CONNECTIONS - half, "pool_timeout": POOL_PATIENCE}
     if url.get_backend_name() == "sqlite":
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url, connect_args={"timeout": 30}, pool_size=16, max_overflow=16)
+        engine = create_engine(url, connect_args={"timeout": 30}, **pool)
         _prepare_sqlite(engine, settings.sqlite_synchronous)
     else:
-        engine = create_engine(url, pool_pre_ping=True, pool_size=16, max_overflow=16)
+        engine = create_engine(url, pool_pre_ping=True, **pool)
     return Database(engine)
 
 
@@ -152,6 +181,25 @@ def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+
+@contextmanager
+def driver(connection: Connection) -> Iterator[Any]:
+    """The driver's own connection, for what must be fast; its errors leave as SQLAlchemy's.
+
+    A connection that is broken is marked so, and never handed out again.
+    """
+    raw, dialect = connection.connection.driver_connection, connection.dialect
+    kinds = dialect.loaded_dbapi
+    try:
+        yield raw
+    except kinds.Error as error:
+        is_broken = dialect.is_disconnect(error, raw, None)
+        if is_broken:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            None, None, error, kinds.Error, connection_invalidated=is_broken, dialect=dialect
+        ) from error
 
 
 # Built once: on the way of every request, building a statement costs more than running it.
@@ -179,9 +227,8 @@ def revision(connection: Connection, counter: CounterName) -> int:
 
 def peek_revision(connection: Connection, counter: CounterName) -> int:
     """The same, asked of the driver itself: six times as fast, for the way of every request; begins no transaction."""
-    driver: Any = connection.connection.driver_connection
-    row = driver.execute(f"SELECT value FROM counters WHERE name = '{counter}'").fetchone()  # noqa: S608
-    newest: int = row[0]
+    with driver(connection) as raw:
+        newest: int = raw.execute(f"SELECT value FROM counters WHERE name = '{counter}'").fetchone()[0]  # noqa: S608
     return newest
 
 

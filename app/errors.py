@@ -8,7 +8,8 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 log = logging.getLogger(__name__)
@@ -142,7 +143,8 @@ def answer_problems(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _answer_service_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid_request)
     app.add_exception_handler(StarletteHTTPException, _answer_http_exception)
-    app.add_exception_handler(OperationalError, _answer_database_away)
+    app.add_exception_handler(DBAPIError, _answer_database_error)
+    app.add_exception_handler(PoolTimeout, _answer_database_away)
     app.add_exception_handler(Exception, _answer_bug)
 
 
@@ -177,6 +179,13 @@ def _answer_http_exception(request: Request, error: Exception) -> Response:
     if detail == status.phrase:
         detail = f"{request.method} {request.url.path}: {status.description or status.phrase}"
     return _respond(problem(status, detail), error.headers)
+
+
+def _answer_database_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, DBAPIError)
+    if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
+        return _answer_database_away(request, error)
+    raise error
 
 
 def _answer_database_away(_request: Request, error: Exception) -> Response:

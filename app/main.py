@@ -111,7 +111,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     live = LiveModel(database, settings)
     trainer = EmbeddedTrainer(settings) if settings.trainer == "embedded" else None
     app.state.database, app.state.live = database, live
-    app.state.recommender = Recommender(database, live, settings)
+    app.state.recommender = recommender = Recommender(database, live, settings)
     app.state.is_stopping = False
     _on_sigterm(app)
     with threadpool_limits(1):  # a solve of a few dozen numbers is slower on several threads than on one
@@ -124,6 +124,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             if trainer:
                 await anyio.to_thread.run_sync(trainer.stop)
             live.stop()
+            recommender.close()
             database.dispose()
 
 

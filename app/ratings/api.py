@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
 from app.database import Database, DatabaseDep, revision, time_of
-from app.errors import BadInput, declared
+from app.errors import BadInput, NotReady, declared
 from app.identifiers import ItemIdPath, UserIdPath
 from app.items.line_import import BLOCK_BYTES
 from app.items.line_reader import Encoding
@@ -79,6 +79,27 @@ async def _scale_of(request: Request) -> RatingScale:
 
 
 ScaleDep = Annotated[RatingScale, Depends(_scale_of)]
+
+MAX_EXPORTS = 4
+"""Exports at once: each holds a connection and one state of the data for as long as its client takes."""
+
+
+class TooManyExports(NotReady):
+    def __init__(self) -> None:
+        super().__init__(f"{MAX_EXPORTS} exports are being read already; try again when one of them is over")
+
+
+async def _place_of_export(request: Request) -> AsyncIterator[None]:
+    """A place among the exports, given back when the answer is sent or its client has gone."""
+    state = request.app.state
+    n_exports: int = getattr(state, "n_exports", 0)
+    if n_exports >= MAX_EXPORTS:
+        raise TooManyExports
+    state.n_exports = n_exports + 1
+    try:
+        yield
+    finally:
+        state.n_exports -= 1
 
 
 @router.post("", responses={**_NEW, **_INVALID})
@@ -146,7 +167,12 @@ async def _blocks(request: Request) -> AsyncIterator[bytes]:
     yield bytes(gathered)
 
 
-@router.get("/export", responses={**_EXPORT_BODY, **_INVALID}, response_class=StreamingResponse)
+@router.get(
+    "/export",
+    responses={**_EXPORT_BODY, **_INVALID},
+    response_class=StreamingResponse,
+    dependencies=[Depends(_place_of_export)],
+)
 def export_ratings(
     database: DatabaseDep,
     file_format: Annotated[ExportFormat, Query(alias="format", description="How the lines are written.")] = "ndjson",

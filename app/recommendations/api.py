@@ -47,7 +47,7 @@ async def predict(user_id: UserIdPath, item_id: ItemIdPath, recommender: Recomme
 @router.post("/predictions")
 def predict_many(body: PredictionsIn, recommender: RecommenderDep) -> PredictionsOut:
     """Predict up to 10,000 ratings at once; the answers come in the order of the pairs."""
-    return recommender.predictions([(pair.user_id, pair.item_id) for pair in body.pairs])
+    return recommender.ask(recommender.predictions, [(pair.user_id, pair.item_id) for pair in body.pairs])
 
 
 @router.get("/users/{user_id}/recommendations")

@@ -40,9 +40,12 @@ class Catalogue:
         self._lock = threading.Lock()
         self._view: CatalogueView | None = None
 
-    def has_view_of(self, served: ServedModel) -> bool:
-        """Whether the next view of this model costs a look at the changed items at most."""
-        return self._view is not None and self._view.served is served
+    def view_at_hand(self, connection: Connection, served: ServedModel) -> CatalogueView | None:
+        """The view, if it is there already and no item has changed since."""
+        view = self._view
+        if view is None or view.served is not served or view.revision < peek_revision(connection, "items"):
+            return None
+        return view
 
     def view(self, connection: Connection, served: ServedModel) -> CatalogueView:
         """One counter is looked at per request; only changed items are read again."""

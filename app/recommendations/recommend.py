@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, NamedTuple, ParamSpec, TypeVar
+from typing import Annotated, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import anyio.to_thread
 import numpy as np
@@ -71,6 +71,15 @@ class RatedItems:
     values: npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a question is answered from: one model, its items, and a connection for what is not in memory."""
+
+    connection: Connection
+    served: ServedModel
+    view: CatalogueView
+
+
 class Recommender:
     """Answers every question about tastes; one per process, shared by its threads."""
 
@@ -81,26 +90,44 @@ class Recommender:
         self._means = Means(settings.rating)
         self._catalogue = Catalogue()
         self._of_version: tuple[LoadedVersion, ServedModel] | None = None
+        self._reader = database.open_reader() if database.is_sqlite else None
 
-    async def answer(self, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def close(self) -> None:
+        """Let go of the database."""
+        if self._reader:
+            self._reader.close()
+
+    async def answer(self, question: Callable[Concatenate[Moment, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """One of the questions below, asked where it holds nobody up.
 
         With SQLite and everything in memory an answer takes less time than handing it to a thread and back, so it is
-        made at once. A database server is waited for in a thread, and so is whatever has to be built first.
+        made at once, on a connection kept for that. A database server is waited for in a thread, and so is whatever
+        has to be built first.
         """
-        if self._database.is_sqlite and self._is_warm():
-            return question(*args, **kwargs)
-        return await anyio.to_thread.run_sync(partial(question, *args, **kwargs))
+        if self._reader:
+            with self._reader.read() as connection:
+                if moment := self._moment_at_hand(connection):
+                    return question(moment, *args, **kwargs)
+        return await anyio.to_thread.run_sync(partial(self.ask, question, *args, **kwargs))
 
-    def _is_warm(self) -> bool:
-        known = self._of_version
-        return known is not None and known[0] is self._live.current and self._catalogue.has_view_of(known[1])
-
-    def predictions(self, pairs: Sequence[tuple[str, str]]) -> PredictionsOut:
-        """Predicted rating, interval and source of each (user_id, item_id), in the order given."""
+    def ask(self, question: Callable[Concatenate[Moment, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """One of the questions below, asked in this thread."""
         with self._database.read() as connection:
             served = self._served(connection)
-            users = ratings.ratings_of_users(connection, {user_id for user_id, _ in pairs})
+            return question(Moment(connection, served, self._catalogue.view(connection, served)), *args, **kwargs)
+
+    def _moment_at_hand(self, connection: Connection) -> Moment | None:
+        """The moment, if nothing has to be built or waited for."""
+        known = self._of_version
+        if known is None or known[0] is not self._live.current:
+            return None
+        view = self._catalogue.view_at_hand(connection, known[1])
+        return None if view is None else Moment(connection, known[1], view)
+
+    def predictions(self, moment: Moment, pairs: Sequence[tuple[str, str]]) -> PredictionsOut:
+        """Predicted rating, interval and source of each (user_id, item_id), in the order given."""
+        served = moment.served
+        users = ratings.ratings_of_users(moment.connection, {user_id for user_id, _ in pairs})
         rows = served.item_ids.rows_of([item_id for _, item_id in pairs])
         intervals: dict[int, Interval] = {}
         sources: dict[str, Source] = {}
@@ -119,32 +146,25 @@ class Recommender:
             ],
         )
 
-    def for_user(self, user_id: str, wish: Wish) -> RecommendationsOut:
+    def for_user(self, moment: Moment, user_id: str, wish: Wish) -> RecommendationsOut:
         """The best items for a user by the ratings of this moment; an unknown user gets the prior's list."""
-        with self._database.read() as connection:
-            served = self._served(connection)
-            known = ratings.ratings_of_user(connection, user_id)
-            view = self._catalogue.view(connection, served)
-        rated = RatedItems(served.item_rows_of(known.item_keys), known.values)
-        return self._recommend(view, rated, wish)
+        known = ratings.ratings_of_user(moment.connection, user_id)
+        rated = RatedItems(moment.served.item_rows_of(known.item_keys), known.values)
+        return self._recommend(moment.view, rated, wish)
 
-    def for_ratings(self, given: Sequence[tuple[str, float]], wish: Wish) -> RecommendationsOut:
+    def for_ratings(self, moment: Moment, given: Sequence[tuple[str, float]], wish: Wish) -> RecommendationsOut:
         """The best items for somebody with these (item_id, value) ratings; nothing is stored."""
-        with self._database.read() as connection:
-            served = self._served(connection)
-            view = self._catalogue.view(connection, served)
         latest = dict(given)
         values = np.fromiter(latest.values(), np.float64, len(latest))
-        return self._recommend(view, RatedItems(served.item_ids.rows_of(list(latest)), values), wish)
+        rated = RatedItems(moment.served.item_ids.rows_of(list(latest)), values)
+        return self._recommend(moment.view, rated, wish)
 
-    def similar(self, item_id: str, n: int, categories: Sequence[str]) -> SimilarItemsOut:
+    def similar(self, moment: Moment, item_id: str, n: int, categories: Sequence[str]) -> SimilarItemsOut:
         """Items whose factors point the same way; none for an item that no model has seen yet."""
-        with self._database.read() as connection:
-            served = self._served(connection)
-            view = self._catalogue.view(connection, served)
-            row = served.item_ids.row_of(item_id)
-            if row is None and not items.exists(connection, item_id):
-                raise items.UnknownItem(item_id)
+        served, view = moment.served, moment.view
+        row = served.item_ids.row_of(item_id)
+        if row is None and not items.exists(moment.connection, item_id):
+            raise items.UnknownItem(item_id)
         found, similarities = NO_ROWS, np.zeros(0, np.float32)
         if row is not None:
             found, similarities = similar_items(
@@ -162,11 +182,9 @@ class Recommender:
             ],
         )
 
-    def popular(self, n: int, categories: Sequence[str]) -> PopularItemsOut:
+    def popular(self, moment: Moment, n: int, categories: Sequence[str]) -> PopularItemsOut:
         """Items with the highest Bayesian mean rating, so that one enthusiastic vote does not win."""
-        with self._database.read() as connection:
-            served = self._served(connection)
-            view = self._catalogue.view(connection, served)
+        served, view = moment.served, moment.view
         rows, means = popular_items(served.model, n, excluded=view.hidden, candidates=_candidates(view, categories))
         return PopularItemsOut(
             model_version=served.version,
