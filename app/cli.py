@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from app.settings import Settings
+from app.settings import Settings, UnusableSettings, read_settings
 
 if TYPE_CHECKING:
     from app.database import Database
@@ -70,6 +69,8 @@ def serve(
     settings = _settings()
     if settings.auth != "off" and not _is_loopback(host):
         raise Failed(f"{host} is open to other machines: say PALATE_AUTH=off to answer everybody who can connect", 2)
+    with _database():
+        pass  # what is wrong with it is better said now than by a server that is half started
     uvicorn.run(
         "app.main:app",
         host=host,
@@ -86,7 +87,10 @@ def worker() -> None:
     """Run a trainer process, for services started with PALATE_TRAINER=external."""
     from app.worker import main as run_worker
 
-    raise typer.Exit(run_worker(_settings()))
+    settings = _settings()
+    with _refusals_told():
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    raise typer.Exit(run_worker(settings))
 
 
 @app.command()
@@ -244,29 +248,46 @@ def delete_model(version: Annotated[int, typer.Argument(help="Its number.")]) ->
 
 def _settings() -> Settings:
     try:
-        return Settings()
-    except ValidationError as invalid:
-        names = ("_".join(str(part) for part in each["loc"]).upper() for each in invalid.errors())
-        told = (f"PALATE_{name}: {each['msg']}" for name, each in zip(names, invalid.errors(), strict=True))
-        raise Failed("\n".join(told), 2) from invalid
+        return read_settings()
+    except UnusableSettings as unusable:
+        raise Failed(str(unusable), 2) from unusable
 
 
 @contextmanager
 def _database() -> Iterator[tuple[Database, Settings]]:
-    """The database at its newest schema; what the service refuses is one line here, not a traceback."""
+    """The database at its newest schema, until the command is done with it."""
     import migrations
     from app.database import open_database
-    from app.errors import ServiceError
 
     settings = _settings()
-    database = open_database(settings)
+    with _refusals_told():
+        database = open_database(settings)
+        try:
+            migrations.upgrade(database, settings)
+            yield database, settings
+        finally:
+            database.dispose()
+
+
+@contextmanager
+def _refusals_told() -> Iterator[None]:
+    """What the service, the database or the file system refuses is a line here, not a traceback."""
+    from alembic.util import CommandError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from app.errors import ServiceError
+
     try:
-        migrations.upgrade(database, settings)
-        yield database, settings
-    except ServiceError as error:
+        yield
+    except (ServiceError, CommandError) as error:
         raise Failed(str(error)) from error
-    finally:
-        database.dispose()
+    except SQLAlchemyError as error:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise Failed(f"the database: {reason}") from error
+    except BrokenPipeError:
+        raise  # `palate export - | head`: whoever read has seen enough, and typer ends without a word
+    except OSError as error:
+        raise Failed(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
 
 
 def _is_loopback(host: str) -> bool:

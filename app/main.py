@@ -32,7 +32,7 @@ from app.recommendations.api import similar_router
 from app.recommendations.recommend import Recommender
 from app.registry.api import router as models_router
 from app.registry.live import LiveModel
-from app.settings import Settings
+from app.settings import Settings, UnusableSettings, read_settings
 from app.training.api import router as training_router
 from app.training.supervisor import EmbeddedTrainer
 
@@ -163,5 +163,8 @@ def _warm(live: LiveModel) -> None:
 def __getattr__(name: str) -> Any:
     """`app.main:app` is made when it is asked for, so that importing this module reads no settings."""
     if name == "app":
-        return create_app()
+        try:
+            return create_app(read_settings())
+        except UnusableSettings as unusable:
+            raise SystemExit(str(unusable)) from unusable
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

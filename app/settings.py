@@ -5,10 +5,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from app.engine.hyperparameters import Hyperparameters
+
+_DATABASES = {"sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg"}  # with the one driver of each
 
 
 def _seconds(given: object) -> object:
@@ -133,6 +137,7 @@ class Settings(BaseSettings):
         env_nested_max_split=1,
         frozen=True,
         extra="ignore",
+        hide_input_in_errors=True,  # the database's URL holds a password
     )
 
     data_dir: Path = Field(
@@ -167,6 +172,18 @@ class Settings(BaseSettings):
         {}, description='Defaults of every run as JSON, e.g. {"n_factors": 32}; a run may override them.'
     )
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_understood(cls, given: str | None) -> str | None:
+        """An empty variable is as good as none."""
+        try:
+            kind = make_url(given).drivername if given else "sqlite"
+        except (ArgumentError, ValueError):
+            raise ValueError("is not the URL of a database; postgresql://user:password@host/name is one") from None
+        if kind not in _DATABASES:
+            raise ValueError(f"must begin with postgresql:// or sqlite:///, not {kind}://")
+        return given
+
     @field_validator("hyperparameters")
     @classmethod
     def _are_hyperparameters(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -189,3 +206,22 @@ class Settings(BaseSettings):
     @property
     def kernels_dir(self) -> Path:
         return self.kernel_cache_dir or self.data_dir / "kernels"
+
+
+class UnusableSettings(Exception):
+    """The environment says something that makes no sense: a line for each variable."""
+
+
+def read_settings() -> Settings:
+    """The settings of the environment, or UnusableSettings in words for whoever starts the process."""
+    try:
+        return Settings()
+    except ValidationError as invalid:
+        told = (f"PALATE_{_variable(each['loc'])}: {each['msg']}" for each in invalid.errors())
+        raise UnusableSettings("\n".join(line.replace(": Value error, ", ": ") for line in told)) from invalid
+    except SettingsError as unreadable:  # JSON was expected
+        raise UnusableSettings(f"{unreadable}: {unreadable.__cause__}") from unreadable
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    return "_".join(map(str, location)).upper()

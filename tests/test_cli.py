@@ -1,11 +1,8 @@
 """The `palate` command as its user sees it: what it prints, its exit code, and never a traceback."""
 
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -60,3 +57,62 @@ def test_without_a_hold_out_no_error_is_shown(tmp_path: Path) -> None:
     assert palate("train", *QUICK).output.rstrip().endswith("3 ratings")
     [line] = re.findall(r"^.*\(active\).*$", palate("models", "list").output, re.MULTILINE)
     assert re.split(r" *[│┃] *", line)[5] == "-"
+
+
+def refusal(result: Result, code: int = 1) -> str:
+    """The line that says why a command was refused."""
+    assert result.exit_code == code, result.output
+    [line] = result.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "digest"])
+@pytest.mark.parametrize(
+    ("variable", "value", "complaint"),
+    [
+        ("PALATE_DATABASE_URL", "mysql://localhost/name", "must begin with postgresql:// or sqlite:///"),
+        ("PALATE_RATING_MIN", "9", "must be below rating max"),
+        ("PALATE_HYPERPARAMETERS", "n_factors=8", "hyperparameters"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, command: str, variable: str, value: str, complaint: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert complaint in refusal(palate(command), 2)
+
+
+def test_a_server_started_without_the_command_refuses_settings_in_a_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PALATE_RATING_MIN", "9")
+    started = subprocess.run(
+        [sys.executable, "-c", "import app.main; app.main.app"], capture_output=True, text=True, check=False
+    )
+    assert started.returncode == 1
+    assert started.stderr.splitlines() == ["PALATE_RATING: rating min 9.0 must be below rating max 5.0"]
+
+
+@pytest.mark.parametrize("command", ["serve", "digest", "migrate", "train"])
+def test_a_database_that_cannot_be_reached_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("PALATE_DATABASE_URL", "postgresql://somebody:secret@127.0.0.1:1/name")
+    line = refusal(palate(command))
+    assert "port 1 failed" in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize("command", [["serve"], ["worker"], ["migrate"], ["import", "-"]], ids=" ".join)
+def test_a_folder_of_the_data_that_cannot_be_made_is_told_in_a_line(tmp_path: Path, command: list[str]) -> None:
+    file = written(tmp_path / "file", "")
+    assert str(file) in refusal(palate("--data-dir", file, *command))
+    assert str(file / "below") in refusal(palate("--data-dir", file / "below", *command))
+
+
+def test_an_export_to_where_nothing_can_be_written_is_told_in_a_line(tmp_path: Path) -> None:
+    palate("import", "-", told=RATINGS)
+    missing = tmp_path / "missing" / "ratings.csv"
+    assert refusal(palate("export", missing)) == f"{missing}: No such file or directory"
+
+
+def test_a_file_that_is_no_database_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    written(tmp_path / "data" / "palate.db", "this is no database\n" * 100)
+    assert refusal(palate("digest")) == "the database: file is not a database"

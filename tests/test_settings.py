@@ -28,6 +28,11 @@ def test_variables_reach_the_settings_they_name(monkeypatch: pytest.MonkeyPatch)
         ("PALATE_RATING_MAKS", "5", "Extra inputs"),
         ("PALATE_HYPERPARAMETERS", '{"n_factors": 0}', "n_factors must be"),
         ("PALATE_TRAINER", "maybe", "'embedded' or 'external'"),
+        ("PALATE_DATABASE_URL", "nonsense", "is not the URL of a database"),
+        ("PALATE_DATABASE_URL", "mysql://somebody@localhost/name", "must begin with postgresql:// or sqlite:///"),
+        ("PALATE_DATABASE_URL", "postgres://somebody@localhost/name", "must begin with postgresql:// or sqlite:///"),
+        ("PALATE_DATABASE_URL", "postgresql+psycopg2://localhost/name", "must begin with postgresql:// or sqlite:///"),
+        ("PALATE_DATABASE_URL", "postgresql://localhost:port/name", "is not the URL of a database"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_at_start_up(
@@ -36,6 +41,19 @@ def test_settings_that_make_no_sense_are_refused_at_start_up(
     monkeypatch.setenv(variable, value)
     with pytest.raises(ValidationError, match=complaint):
         Settings()
+
+
+def test_a_refused_database_url_does_not_give_its_password_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PALATE_DATABASE_URL", "mysql://somebody:secret@localhost/name")
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["", "sqlite:////somewhere/else.db", "postgresql+psycopg://somebody@localhost/name"])
+def test_urls_of_the_databases_that_are_understood_are_accepted(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("PALATE_DATABASE_URL", url)
+    assert Settings().database_url == url
 
 
 def test_settings_cannot_be_changed_after_start_up() -> None:
