@@ -92,7 +92,9 @@ def measure(model: FactorModel, questions: Questions, sheet: Sheet, scale: Ratin
         "holdout_rmse_trained_vectors": rmse(trained, asked.values),
         "holdout_mae_trained_vectors": mae(trained, asked.values),
         "holdout_rmse_item_means": rmse(model.item_means[asked.item_rows], asked.values),
-        f"holdout_interval_{round(100 * INTERVAL_LEVEL)}_coverage": interval_coverage(sheet.actual, sheet.lower, sheet.upper),
+        f"holdout_interval_{round(100 * INTERVAL_LEVEL)}_coverage": interval_coverage(
+            sheet.actual, sheet.lower, sheet.upper
+        ),
         f"recall_at_{TOP}": recall,
         f"ndcg_at_{TOP}": ndcg,
     }
