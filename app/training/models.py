@@ -50,6 +50,7 @@ class TrainingRun(Base):
     worker: Mapped[str | None] = mapped_column(String(200))  # who holds the lease
     lease_expires_at: Mapped[datetime | None] = mapped_column(UtcTime)
     attempt: Mapped[int] = mapped_column(Integer, default=0)  # grows with every claim: a fencing token
+    n_deaths: Mapped[int] = mapped_column(Integer, default=0, server_default="0")  # of trainers that held the lease
     n_ratings: Mapped[int | None] = mapped_column(BigInteger)
     trained_through: Mapped[int | None] = mapped_column(BigInteger)
     metrics: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Row, Update, delete, func, insert, select, update
+from sqlalchemy import Connection, CursorResult, Row, Update, and_, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.engine.hyperparameters import Hyperparameters
@@ -24,6 +24,9 @@ from app.training.models import FINISHED, Phase, RequestedBy, RunStatus, Trainin
 
 RunRow = Row[Any]
 """The columns of TrainingRun."""
+
+MAX_DEATHS = 3
+"""Trainers that may die of one run, by memory above all, before it is given up: nothing else would be trained."""
 
 _PROCESS = secrets.token_hex(4)  # process numbers come again
 _LET_GO: dict[str, Any] = {"worker": None, "lease_expires_at": None}
@@ -100,6 +103,7 @@ def enqueue(
         "created_at": now,
         "is_cancel_requested": False,
         "attempt": 0,
+        "n_deaths": 0,
         **_FRESH,
     }
     run_id: int | None = None
@@ -115,6 +119,7 @@ def enqueue(
 def claim(connection: Connection, worker: str, lease: timedelta, now: datetime) -> Claim | None:
     """Take the run whose trainer fell silent, else the oldest that waits; None while another one is running."""
     _end_abandoned_cancels(connection, now)
+    _end_deadly(connection, now)
     values = {"status": "running", "worker": worker, "lease_expires_at": now + lease, "started_at": now}
     row = _take_over(connection, values, now) or _take_queued(connection, values)
     if row is None:
@@ -125,7 +130,7 @@ def claim(connection: Connection, worker: str, lease: timedelta, now: datetime) 
 
 def is_claimable(connection: Connection, now: datetime) -> bool:
     """Whether `claim` would probably find something: a look that writers need not wait for."""
-    silent = (TrainingRun.status == "running") & (TrainingRun.lease_expires_at < now)
+    silent = and_(*_is_silent(now))
     is_running = select(TrainingRun.id).where(TrainingRun.status == "running").exists()
     waiting = (TrainingRun.status == "queued") & ~is_running
     return connection.execute(select(TrainingRun.id).where(silent | waiting).limit(1)).first() is not None
@@ -243,8 +248,8 @@ def count_open(connection: Connection) -> int:
 
 
 def _take_over(connection: Connection, values: dict[str, Any], now: datetime) -> RunRow | None:
-    silent = update(TrainingRun).where(TrainingRun.status == "running", TrainingRun.lease_expires_at < now)
-    return _first(connection.execute(_claiming(silent, values)))
+    silent = update(TrainingRun).where(*_is_silent(now))
+    return _first(connection.execute(_claiming(silent, values | {"n_deaths": TrainingRun.n_deaths + 1})))
 
 
 def _take_queued(connection: Connection, values: dict[str, Any]) -> RunRow | None:
@@ -272,13 +277,23 @@ def _end_abandoned_cancels(connection: Connection, now: datetime) -> None:
     """A run that was to be cancelled when its trainer died is cancelled, not taken over."""
     connection.execute(
         update(TrainingRun)
-        .where(
-            TrainingRun.status == "running",
-            TrainingRun.lease_expires_at < now,
-            TrainingRun.is_cancel_requested,
-        )
+        .where(*_is_silent(now), TrainingRun.is_cancel_requested)
         .values(status="cancelled", finished_at=now, **_LET_GO)
     )
+
+
+def _end_deadly(connection: Connection, now: datetime) -> None:
+    """A run that has cost too many trainers their life has failed; being handed back does not count."""
+    died = {"n_deaths": MAX_DEATHS, "error": f"the trainer died {MAX_DEATHS} times while working on it"}
+    connection.execute(
+        update(TrainingRun)
+        .where(*_is_silent(now), TrainingRun.n_deaths >= MAX_DEATHS - 1)
+        .values(status="failed", finished_at=now, **died, **_LET_GO)
+    )
+
+
+def _is_silent(now: datetime) -> tuple[Any, ...]:
+    return (TrainingRun.status == "running", TrainingRun.lease_expires_at < now)
 
 
 def _queued_by_policy() -> Any:

@@ -85,6 +85,28 @@ def test_a_silent_run_is_taken_over_with_its_epochs_cleared(database: Database) 
     assert epochs_of(database, run.id) == []
 
 
+def test_a_run_whose_trainer_died_three_times_has_failed(database: Database) -> None:
+    deadly, next_in_line = enqueue(database), enqueue(database)
+    claims = [_claim_at(database, f"trainer {n}", later=2 * n * LEASE) for n in range(4)]
+    assert [held.run_id for held in claims if held] == [deadly.id] * 3 + [next_in_line.id]
+    row = run_of(database, deadly.id)
+    assert (row.status, row.error) == ("failed", "the trainer died 3 times while working on it")
+    assert (row.worker, row.lease_expires_at) == (None, None)
+    assert row.finished_at is not None
+
+
+def test_being_handed_back_is_no_death(database: Database, settings: Settings) -> None:
+    run = enqueue(database)
+    for _ in range(5):
+        held = claim(database, settings)
+        with database.write() as connection:
+            queue.hand_back(connection, held, database.now(connection))
+    _claim_at(database, "old")
+    taken = _claim_at(database, "new", later=2 * LEASE)
+    assert taken is not None
+    assert (taken.run_id, taken.attempt) == (run.id, 7)
+
+
 def test_a_run_is_taken_over_before_queued_ones_are_claimed(database: Database) -> None:
     silent, _ = enqueue(database), enqueue(database)
     _claim_at(database, "old")
