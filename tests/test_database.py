@@ -1,9 +1,22 @@
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import DBAPIError
 
 import migrations
-from app.database import Base, Database, advance, revision
+from app.database import Base, Database, advance, peek_revision, revision
+from app.items.store import keys_by_id
+from app.main import create_app
+from app.ratings import everything, set_wise, store
+from app.settings import Settings
 from migrations import VERSION_TABLE
+from tests.asgi import serving
 
 
 def test_migrations_make_exactly_the_tables_that_the_code_declares(database: Database) -> None:
@@ -36,3 +49,62 @@ def test_the_clock_of_the_database_is_utc(database: Database) -> None:
         offset = database.now(connection).utcoffset()
     assert offset is not None
     assert offset.total_seconds() == 0
+
+
+ASKED_OF_THE_DRIVER: dict[str, Callable[[Connection], object]] = {
+    "peek_revision": lambda connection: peek_revision(connection, "items"),
+    "keys_by_id": lambda connection: keys_by_id(connection, "item", ["dune"]),
+    "ratings_of_user": lambda connection: store.ratings_of_user(connection, "ann"),
+    "stored_ratings": lambda connection: set_wise.stored_ratings(connection, np.array([1 << 32 | 1])),
+    "ids_of_keys": lambda connection: everything.ids_of_keys(connection, "user", [1]),
+}
+
+
+def cut(database: Database, connection: Connection) -> None:
+    """What a server that restarts does to a connection; an SQLite file can only be closed."""
+    raw = connection.connection.driver_connection
+    assert raw is not None
+    if database.is_sqlite:
+        raw.close()
+        return
+    with database.read() as other:
+        other.exec_driver_sql(f"SELECT pg_terminate_backend({raw.info.backend_pid})")
+
+
+@pytest.mark.parametrize("asked", ASKED_OF_THE_DRIVER)
+def test_a_connection_that_is_cut_under_a_question_to_the_driver_is_an_error_of_sqlalchemy_and_replaced(
+    database: Database, asked: str
+) -> None:
+    with database.read() as connection:
+        cut(database, connection)
+        with pytest.raises(DBAPIError) as raised:
+            ASKED_OF_THE_DRIVER[asked](connection)
+    assert raised.value.connection_invalidated
+    with database.read() as connection:
+        ASKED_OF_THE_DRIVER[asked](connection)
+
+
+@pytest.mark.parametrize("path", ["/v1/users/ann/recommendations", "/v1/users/ann/predictions/dune", "/v1/status"])
+def test_a_request_whose_connection_is_cut_is_told_to_try_again(settings: Settings, path: str) -> None:
+    app = create_app(settings)
+    with serving(app) as client:
+        database: Database = app.state.database
+
+        is_cut = threading.Event()
+
+        def cut_it(raw: Any, *_: object) -> None:
+            if is_cut.is_set():
+                return
+            is_cut.set()
+            if database.is_sqlite:
+                raw.close()
+            else:
+                with database.read() as other:
+                    other.exec_driver_sql(f"SELECT pg_terminate_backend({raw.info.backend_pid})")
+
+        app.state.live.stop()  # it asks the database too
+        event.listen(database.engine, "checkout", cut_it)
+        answer = client.get(path)
+        assert is_cut.is_set()
+        assert (answer.status_code, answer.headers.get("retry-after")) == (503, "1")
+        assert client.get(path).status_code == 200

@@ -24,7 +24,7 @@ from sqlalchemy import (
     update,
 )
 
-from app.database import advance, revision, utc_now
+from app.database import advance, driver, revision, utc_now
 from app.errors import NotFound
 from app.items.models import DeletedItem, Item
 from app.items.paging import cursor_after, key_before
@@ -86,13 +86,13 @@ def given_ids(connection: Connection, ids: Collection[str]) -> Select[tuple[str]
 
 def keys_by_id(connection: Connection, kind: Literal["user", "item"], ids: Collection[str]) -> dict[str, int]:
     """The keys of those ids that are there. Imports ask for many thousands at once, so the driver answers itself."""
-    driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":
         given = "IN (SELECT value FROM json_each(?))"
     else:
         given = "= ANY (ARRAY (SELECT json_array_elements_text(%s::json)))"
     wanted = f"SELECT {kind}_id, {kind}_key FROM {kind}s WHERE {kind}_id {given}"  # noqa: S608
-    return dict(driver.execute(wanted, (json.dumps(list(ids)),)).fetchall())
+    with driver(connection) as raw:
+        return dict(raw.execute(wanted, (json.dumps(list(ids)),)).fetchall())
 
 
 def get(connection: Connection, item_id: str) -> Row[Any]:

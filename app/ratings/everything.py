@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, select, text, tuple_
 
-from app.database import revision
+from app.database import driver, revision
 from app.items.models import Item
 from app.items.store import item_ids
 from app.ratings import set_wise
@@ -119,9 +119,8 @@ def changes_since(connection: Connection, since_revision: int) -> Changes:
         (columns, n), newest = _read_sqlite(connection, _SQLITE_CHANGES, (since_revision,))
         keys = columns.user_keys[:n], columns.item_keys[:n]
         return Changes(*keys, columns.values[:n], columns.revisions[:n], newest)
-    driver: Any = connection.connection.driver_connection
     newest = revision(connection, "ratings")
-    with driver.cursor(binary=True) as cursor:
+    with driver(connection) as raw, raw.cursor(binary=True) as cursor:
         cursor.execute(_PACKED_CHANGES, (since_revision, since_revision))
         rows = np.frombuffer(cursor.fetchone()[0] or b"", _CHANGE_ROW)
     users, items = _keys_of_pairs(rows["pair"])
@@ -171,8 +170,8 @@ def _read_natively(reader: NativeReader, query: str, parameters: tuple[int, ...]
 
 
 def _read_by_driver(connection: Connection, query: str, parameters: tuple[int, ...]) -> _Filled:
-    driver: Any = connection.connection.driver_connection
-    rows = np.fromiter(driver.execute(query, parameters), _CHANGED_ROW if parameters else _FOUND_ROW)
+    with driver(connection) as raw:
+        rows = np.fromiter(raw.execute(query, parameters), _CHANGED_ROW if parameters else _FOUND_ROW)
     columns = Columns.with_room(rows.size, for_revisions=bool(parameters))
     columns.user_keys[:], columns.item_keys[:], columns.values[:] = rows["user"], rows["item"], rows["value"]
     if parameters:
@@ -213,8 +212,8 @@ def _read_postgresql(connection: Connection) -> _Filled:
     token = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
     gathering, turn = _Gathering(n_ratings), count(0, _CHUNK_PAGES)
 
-    def read(driver: Any) -> None:
-        with driver.cursor(binary=True) as cursor:
+    def read(reader: Connection) -> None:
+        with driver(reader) as raw, raw.cursor(binary=True) as cursor:
             while (first := next(turn)) < n_pages:
                 cursor.execute(_PACKED_PAGES, (f"({first},0)", f"({first + _CHUNK_PAGES},0)"))
                 gathering.add(np.frombuffer(cursor.fetchone()[0] or b"", _PAIR_ROW))
@@ -223,11 +222,11 @@ def _read_postgresql(connection: Connection) -> _Filled:
         with connection.engine.connect() as beside:
             hold_snapshot(beside)
             beside.execute(text(f"SET TRANSACTION SNAPSHOT '{token}'"))
-            read(beside.connection.driver_connection)
+            read(beside)
 
     with ThreadPoolExecutor(_READERS - 1) as pool:
         others = [pool.submit(read_beside) for _ in range(_READERS - 1 if n_pages > _CHUNK_PAGES else 0)]
-        read(connection.connection.driver_connection)
+        read(connection)
         for other in others:
             other.result()
     return gathering.columns, gathering.n
@@ -235,12 +234,12 @@ def _read_postgresql(connection: Connection) -> _Filled:
 
 def ids_of_keys(connection: Connection, kind: Literal["user", "item"], keys: Sequence[int]) -> dict[int, str]:
     """The outside id of each key that is there."""
-    driver: Any = connection.connection.driver_connection
     given = "IN (SELECT value FROM json_each(?))"
     if not set_wise.is_sqlite(connection):
         given = "= ANY (ARRAY (SELECT json_array_elements_text(%s::json)::int))"
     wanted = f"SELECT {kind}_key, {kind}_id FROM {kind}s WHERE {kind}_key {given}"  # noqa: S608
-    return dict(driver.execute(wanted, (json.dumps(list(keys)),)).fetchall())
+    with driver(connection) as raw:
+        return dict(raw.execute(wanted, (json.dumps(list(keys)),)).fetchall())
 
 
 def ratings_digest(connection: Connection) -> str:
@@ -274,14 +273,14 @@ def _ranks(keys: npt.NDArray[np.int64], ids: list[str]) -> tuple[npt.NDArray[np.
 
 
 def _ratings_of_keys(connection: Connection, user_keys: npt.NDArray[np.int64]) -> Chunk:
-    driver: Any = connection.connection.driver_connection
     if set_wise.is_sqlite(connection):
         wanted = (
             "SELECT user_key, item_key, ratings.value, rated_at FROM json_each(?) AS given"
             " CROSS JOIN ratings ON user_key = given.value"
         )
-        return np.fromiter(driver.execute(wanted, (json.dumps(user_keys.tolist()),)), _ROW)
-    with driver.cursor(binary=True) as cursor:
+        with driver(connection) as raw:
+            return np.fromiter(raw.execute(wanted, (json.dumps(user_keys.tolist()),)), _ROW)
+    with driver(connection) as raw, raw.cursor(binary=True) as cursor:
         cursor.execute(_PACKED_USERS, (user_keys.tolist(),))
         return np.frombuffer(cursor.fetchone()[0] or b"", _PACKED_ROW).astype(_ROW)
 

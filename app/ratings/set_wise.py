@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, insert, select, text
 
+from app.database import driver
 from app.items.store import Ids, given_ids, keys_by_id
 from app.ratings.models import User
 
@@ -95,12 +96,12 @@ def add_users(connection: Connection, user_ids: Collection[str]) -> dict[str, in
 def stored_ratings(connection: Connection, pairs: Pairs) -> StoredRatings:
     """Those of the pairs that have a rating."""
     order = np.argsort(pairs)  # neighbours in the question are neighbours in the table
-    driver: Any = connection.connection.driver_connection
-    if is_sqlite(connection):
-        found = np.fromiter(driver.execute(_STORED_SQLITE, (json.dumps(pairs[order].tolist()),)), _STORED_ROW)
-    else:
-        packed = driver.cursor(binary=True).execute(_STORED_POSTGRESQL, (_array(pairs[order]),)).fetchone()[0]
-        found = np.frombuffer(packed or b"", _STORED_ROW.newbyteorder(">")).astype(_STORED_ROW)
+    with driver(connection) as raw:
+        if is_sqlite(connection):
+            found = np.fromiter(raw.execute(_STORED_SQLITE, (json.dumps(pairs[order].tolist()),)), _STORED_ROW)
+        else:
+            packed = raw.cursor(binary=True).execute(_STORED_POSTGRESQL, (_array(pairs[order]),)).fetchone()[0]
+            found = np.frombuffer(packed or b"", _STORED_ROW.newbyteorder(">")).astype(_STORED_ROW)
     return StoredRatings(order[found["place"]], found["value"], found["rated_us"])
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, literal, select, update
 
-from app.database import Counter, advance, microseconds_of, revision, utc_now
+from app.database import Counter, advance, driver, microseconds_of, revision, utc_now
 from app.errors import NotFound
 from app.items.models import Item
 from app.items.paging import cursor_after, key_before
@@ -264,10 +264,10 @@ _PACKED_ROW = np.dtype([("item_key", ">i8"), ("value", ">f8"), ("revision", ">i8
 
 def ratings_of_user(connection: Connection, user_id: str) -> UserRatings:
     """What a user rated. Every recommendation asks this, so it speaks to the driver itself: one statement."""
-    driver: Any = connection.connection.driver_connection
-    if not set_wise.is_sqlite(connection):
-        return _unpacked(driver.cursor(binary=True).execute(_OF_USER_POSTGRESQL, (user_id,)).fetchone())
-    user_key, *columns = driver.execute(_OF_USER_SQLITE, (user_id,)).fetchone()
+    with driver(connection) as raw:
+        if not set_wise.is_sqlite(connection):
+            return _unpacked(raw.cursor(binary=True).execute(_OF_USER_POSTGRESQL, (user_id,)).fetchone())
+        user_key, *columns = raw.execute(_OF_USER_SQLITE, (user_id,)).fetchone()
     if user_key is None:
         return NO_RATINGS
     item_keys, values, revisions = ([] if column == "[null]" else json.loads(column) for column in columns)
