@@ -69,7 +69,7 @@ def serve(
     settings = _settings()
     if settings.auth != "off" and not _is_loopback(host):
         raise Failed(f"{host} is open to other machines: say PALATE_AUTH=off to answer everybody who can connect", 2)
-    with _database():
+    with _database(is_made=True):
         pass  # what is wrong with it is better said now than by a server that is half started
     uvicorn.run(
         "app.main:app",
@@ -110,7 +110,7 @@ def demo(
 @app.command()
 def migrate() -> None:
     """Bring the database schema up to date."""
-    with _database() as (database, _):
+    with _database(is_made=True, is_migrated=True) as (database, _):
         console.print(f"the schema of {database.engine.url.render_as_string()} is current", soft_wrap=True)
 
 
@@ -136,7 +136,7 @@ def import_ratings(
     options = bulk_import.ImportOptions(
         user_column=user_column, item_column=item_column, value_column=value_column, rated_at_column=rated_at_column
     )
-    with _database() as (database, settings):
+    with _database(is_made=True) as (database, settings):
         _import(
             file,
             lambda source, progress: bulk_import.import_ratings(database, settings, source, options, progress),
@@ -154,7 +154,7 @@ def import_items(
     options = bulk_import.ItemImportOptions(
         item_column=item_column, title_column=title_column, categories_column=categories_column
     )
-    with _database() as (database, settings):
+    with _database(is_made=True) as (database, settings):
         _import(
             file,
             lambda source, progress: bulk_import.import_items(database, settings, source, options, progress),
@@ -254,19 +254,37 @@ def _settings() -> Settings:
 
 
 @contextmanager
-def _database() -> Iterator[tuple[Database, Settings]]:
-    """The database at its newest schema, until the command is done with it."""
+def _database(*, is_made: bool = False, is_migrated: bool = False) -> Iterator[tuple[Database, Settings]]:
+    """The database at its newest schema, until the command is done with it.
+
+    Only commands that fill a database make one (`is_made`). An SQLite file is migrated by whoever opens it, a
+    server only where that was asked for (`is_migrated`): other processes of another release may be using it.
+    """
     import migrations
     from app.database import open_database
 
     settings = _settings()
+    if not is_made:
+        _refuse_missing(settings)
     with _refusals_told():
         database = open_database(settings)
         try:
-            migrations.upgrade(database, settings)
+            if database.is_sqlite or is_migrated:
+                migrations.upgrade(database, settings)
+            elif not migrations.is_current(database):
+                raise Failed("the database schema is not current: run `palate migrate` first")
             yield database, settings
         finally:
             database.dispose()
+
+
+def _refuse_missing(settings: Settings) -> None:
+    """A mistyped folder must not look like a database that holds nothing."""
+    from sqlalchemy import make_url
+
+    url = make_url(settings.sqlalchemy_url)
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+        raise Failed(f"there is no database at {url.database}; `palate import` and `palate serve` make one")
 
 
 @contextmanager

@@ -1,11 +1,15 @@
 """The `palate` command as its user sees it: what it prints, its exit code, and never a traceback."""
 
 import re
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from sqlalchemy import Engine, create_engine, inspect, make_url, text
 from typer.testing import CliRunner, Result
 
 from app.cli import app
@@ -116,3 +120,51 @@ def test_a_file_that_is_no_database_is_told_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     written(tmp_path / "data" / "palate.db", "this is no database\n" * 100)
     assert refusal(palate("digest")) == "the database: file is not a database"
+
+
+@pytest.fixture
+def empty_postgres(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """A PostgreSQL database without any table, which the commands are told to use."""
+    name = f"palate_cli_{uuid4().hex[:12]}"
+    server = create_engine(make_url(postgres_url), isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    url = server.url.set(database=name)
+    monkeypatch.setenv("PALATE_DATABASE_URL", url.render_as_string(hide_password=False))
+    engine = create_engine(url)
+    yield engine
+    engine.dispose()
+    with server.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    server.dispose()
+
+
+@pytest.mark.parametrize(
+    "command", [["serve"], ["import", "-"], ["digest"], ["train"], ["models", "list"]], ids=" ".join
+)
+def test_only_migrate_changes_the_schema_of_a_server(empty_postgres: Engine, command: list[str]) -> None:
+    assert "run `palate migrate` first" in refusal(palate(*command, told=RATINGS))
+    assert inspect(empty_postgres).get_table_names() == []
+
+
+def test_after_migrate_the_commands_work_on_a_server(empty_postgres: Engine) -> None:
+    assert palate("migrate").exit_code == 0
+    assert "3 ratings created" in palate("import", "-", told=RATINGS).output
+    assert palate("digest").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "command", ["export -", "digest", "train", "models list", "models activate 1", "models delete 1"]
+)
+def test_a_command_that_needs_what_is_stored_makes_no_new_database(tmp_path: Path, command: str) -> None:
+    line = refusal(palate(*command.split()))
+    assert line.startswith(f"there is no database at {tmp_path / 'data' / 'palate.db'}")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_database_of_a_newer_release_is_refused_in_a_line(tmp_path: Path) -> None:
+    palate("migrate")
+    with sqlite3.connect(tmp_path / "data" / "palate.db") as connection:
+        connection.execute("UPDATE palate_alembic_version SET version_num = 'from_the_future'")
+    connection.close()
+    assert "from_the_future" in refusal(palate("digest"))
