@@ -70,6 +70,11 @@ class LiveModel:
                 self._load_active()
             except (DamagedVersion, SQLAlchemyError) as error:
                 self._note(_told(error))
+            except Exception as error:  # the edge of the thread: it must go on following
+                problem = f"the active version cannot be loaded: {type(error).__name__}: {error}"
+                if problem != self._problem:
+                    log.exception("the active version cannot be loaded")
+                self._note(problem)
 
     def _follow(self) -> None:
         while not self._stop.wait(self._interval):

@@ -55,6 +55,18 @@ class EmbeddedTrainer:
             self._thread = None
 
     def _supervise(self) -> None:
+        """The edge of the thread: whatever it was, a service without a trainer must say so, and try again."""
+        pause = _FIRST_PAUSE
+        while not self._stop.is_set():
+            try:
+                self._take_turns()
+            except Exception:
+                log.exception("the trainer process cannot be started; trying again in %.1f s", pause)
+                self._stop.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _take_turns(self) -> None:
+        """Wait for the lock, then keep a trainer alive; returns when told to stop."""
         self._settings.data_dir.mkdir(parents=True, exist_ok=True)
         with _open(self._settings.data_dir / "trainer.lock") as lock:
             while not self._has_lock(lock):

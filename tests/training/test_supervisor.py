@@ -57,6 +57,21 @@ def test_a_trainer_that_dies_is_started_again(trainers: list[EmbeddedTrainer], d
     assert len(_pids(trainers)) == 1
 
 
+def test_a_trainer_that_cannot_be_started_is_tried_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "_FIRST_PAUSE", 0.05)
+    in_the_way = settings.data_dir / "trainer.lock"
+    in_the_way.mkdir()
+    trainer = EmbeddedTrainer(settings)
+    trainer.start()
+    wait_until(lambda: "trainer.lock" in caplog.text, seconds=10)
+    in_the_way.rmdir()
+    wait_until(lambda: trainer.pid is not None)
+    trainer.stop()
+    assert trainer.pid is None
+
+
 def test_stopping_hands_the_run_back_and_another_service_goes_on_with_it(
     trainers: list[EmbeddedTrainer], database: Database
 ) -> None:
