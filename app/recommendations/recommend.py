@@ -19,7 +19,7 @@ from app.engine.fold_in import INTERVAL_LEVEL, UserSide, interval
 from app.engine.top_n import popular_items, similar_items, top_n
 from app.items import store as items
 from app.ratings import store as ratings
-from app.recommendations.catalogue import Catalogue, CatalogueView
+from app.recommendations.catalogue import CatalogueView
 from app.recommendations.schemas import (
     PopularItem,
     PopularItemsOut,
@@ -88,7 +88,6 @@ class Recommender:
         self._live = live
         self._scale = settings.rating
         self._means = Means(settings.rating)
-        self._catalogue = Catalogue()
         self._of_version: tuple[LoadedVersion, ServedModel] | None = None
         self._reader = database.open_reader() if database.is_sqlite else None
 
@@ -114,14 +113,14 @@ class Recommender:
         """One of the questions below, asked in this thread."""
         with self._database.read() as connection:
             served = self._served(connection)
-            return question(Moment(connection, served, self._catalogue.view(connection, served)), *args, **kwargs)
+            return question(Moment(connection, served, served.catalogue.view(connection)), *args, **kwargs)
 
     def _moment_at_hand(self, connection: Connection) -> Moment | None:
         """The moment, if nothing has to be built or waited for."""
         known = self._of_version
         if known is None or known[0] is not self._live.current:
             return None
-        view = self._catalogue.view_at_hand(connection, known[1])
+        view = known[1].catalogue.view_at_hand(connection)
         return None if view is None else Moment(connection, known[1], view)
 
     def predictions(self, moment: Moment, pairs: Sequence[tuple[str, str]]) -> PredictionsOut:
@@ -150,14 +149,14 @@ class Recommender:
         """The best items for a user by the ratings of this moment; an unknown user gets the prior's list."""
         known = ratings.ratings_of_user(moment.connection, user_id)
         rated = RatedItems(moment.served.item_rows_of(known.item_keys), known.values)
-        return self._recommend(moment.view, rated, wish)
+        return self._recommend(moment, rated, wish)
 
     def for_ratings(self, moment: Moment, given: Sequence[tuple[str, float]], wish: Wish) -> RecommendationsOut:
         """The best items for somebody with these (item_id, value) ratings; nothing is stored."""
         latest = dict(given)
         values = np.fromiter(latest.values(), np.float64, len(latest))
         rated = RatedItems(moment.served.item_ids.rows_of(list(latest)), values)
-        return self._recommend(moment.view, rated, wish)
+        return self._recommend(moment, rated, wish)
 
     def similar(self, moment: Moment, item_id: str, n: int, categories: Sequence[str]) -> SimilarItemsOut:
         """Items whose factors point the same way; none for an item that no model has seen yet."""
@@ -168,7 +167,7 @@ class Recommender:
         found, similarities = NO_ROWS, np.zeros(0, np.float32)
         if row is not None:
             found, similarities = similar_items(
-                served.model, row, n, excluded=view.hidden, candidates=_candidates(view, categories)
+                served.model, row, n, excluded=view.hidden, candidates=_candidates(moment, categories)
             )
         return SimilarItemsOut(
             model_version=served.version,
@@ -177,7 +176,7 @@ class Recommender:
             items=[
                 SimilarItem(item_id=similar_id, title=title, categories=names, similarity=similarity)
                 for (similar_id, title, names), similarity in zip(
-                    _described(view, found), similarities.tolist(), strict=True
+                    _described(moment, found), similarities.tolist(), strict=True
                 )
             ],
         )
@@ -185,7 +184,7 @@ class Recommender:
     def popular(self, moment: Moment, n: int, categories: Sequence[str]) -> PopularItemsOut:
         """Items with the highest Bayesian mean rating, so that one enthusiastic vote does not win."""
         served, view = moment.served, moment.view
-        rows, means = popular_items(served.model, n, excluded=view.hidden, candidates=_candidates(view, categories))
+        rows, means = popular_items(served.model, n, excluded=view.hidden, candidates=_candidates(moment, categories))
         return PopularItemsOut(
             model_version=served.version,
             trained_through=served.trained_through,
@@ -193,7 +192,7 @@ class Recommender:
             items=[
                 PopularItem(item_id=item_id, title=title, categories=names, value=value, n_ratings=count)
                 for (item_id, title, names), value, count in zip(
-                    _described(view, rows), means.tolist(), served.model.item_counts[rows].tolist(), strict=True
+                    _described(moment, rows), means.tolist(), served.model.item_counts[rows].tolist(), strict=True
                 )
             ],
         )
@@ -207,15 +206,15 @@ class Recommender:
             known = self._of_version = (loaded, ServedModel.of_version(loaded))
         return known[1]
 
-    def _recommend(self, view: CatalogueView, rated: RatedItems, wish: Wish) -> RecommendationsOut:
-        served = view.served
+    def _recommend(self, moment: Moment, rated: RatedItems, wish: Wish) -> RecommendationsOut:
+        served = moment.served
         user = served.fold_in.fold_in(rated.rows, rated.values)
         rows, _ = top_n(
             served.model,
             user,
             wish.offset + wish.n,
-            excluded=_unwanted(view, rated, wish),
-            candidates=_candidates(view, wish.categories, wish.candidates),
+            excluded=_unwanted(moment, rated, wish),
+            candidates=_candidates(moment, wish.categories, wish.candidates),
         )
         rows = rows[wish.offset :]
         return RecommendationsOut(
@@ -225,7 +224,7 @@ class Recommender:
             items=[
                 RecommendedItem(item_id=item_id, title=title, categories=names, **predicted._asdict())
                 for (item_id, title, names), predicted in zip(
-                    _described(view, rows), self._predict(served, user, rows), strict=True
+                    _described(moment, rows), self._predict(served, user, rows), strict=True
                 )
             ],
         )
@@ -254,30 +253,30 @@ def _places_by_user(pairs: Sequence[tuple[str, str]]) -> dict[str, list[int]]:
     return places
 
 
-def _unwanted(view: CatalogueView, rated: RatedItems, wish: Wish) -> Rows:
+def _unwanted(moment: Moment, rated: RatedItems, wish: Wish) -> Rows:
     """Hidden, excluded and (unless wanted) rated rows."""
-    unwanted = [view.hidden, _known_rows(view, wish.exclude)]
+    unwanted = [moment.view.hidden, _known_rows(moment, wish.exclude)]
     if not wish.include_rated:
         unwanted.append(rated.rows)
     return np.concatenate(unwanted)
 
 
-def _candidates(view: CatalogueView, categories: Sequence[str], named: Sequence[str] | None = None) -> Rows | None:
+def _candidates(moment: Moment, categories: Sequence[str], named: Sequence[str] | None = None) -> Rows | None:
     """Rows that the list must come from; None means all."""
-    rows = None if named is None else _known_rows(view, named)
+    rows = None if named is None else _known_rows(moment, named)
     if not categories:
         return rows
-    in_category = view.rows_in(categories)
+    in_category = moment.view.rows_in(categories)
     return in_category if rows is None else np.intersect1d(rows, in_category)
 
 
-def _known_rows(view: CatalogueView, item_ids: Sequence[str]) -> Rows:
-    return view.served.item_ids.rows_of(list(item_ids)) if item_ids else NO_ROWS
+def _known_rows(moment: Moment, item_ids: Sequence[str]) -> Rows:
+    return moment.served.item_ids.rows_of(list(item_ids)) if item_ids else NO_ROWS
 
 
-def _described(view: CatalogueView, rows: Rows) -> Iterable[tuple[str, str | None, list[str]]]:
-    ids = view.served.item_ids.ids_of(rows)
-    return ((item_id, view.titles[row], view.categories[row]) for item_id, row in zip(ids, rows.tolist(), strict=True))
+def _described(moment: Moment, rows: Rows) -> Iterable[tuple[str, str | None, list[str]]]:
+    ids = moment.served.item_ids.ids_of(rows)
+    return ((item_id, *moment.view.described(row)) for item_id, row in zip(ids, rows.tolist(), strict=True))
 
 
 async def recommender_of(request: Request) -> Recommender:

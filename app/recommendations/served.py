@@ -19,6 +19,7 @@ from app.engine.factors import FactorModel, UserPrior
 from app.engine.fold_in import FoldIn
 from app.items.models import Item
 from app.ratings.models import Rating
+from app.recommendations.catalogue import Catalogue
 from app.registry.artifacts import LoadedVersion, look_up, rows_by_key
 from app.settings import RatingScale
 
@@ -39,6 +40,7 @@ class ServedModel:
     item_ids: Vocabulary
     item_keys: Keys
     item_rows_of: Callable[[Keys], Rows]
+    catalogue: Catalogue
 
     @classmethod
     def of_version(cls, loaded: LoadedVersion) -> ServedModel:
@@ -50,6 +52,7 @@ class ServedModel:
             loaded.item_ids,
             loaded.item_keys,
             loaded.item_rows_of,
+            Catalogue(loaded.item_keys.size, loaded.item_rows_of),
         )
 
 
@@ -98,7 +101,8 @@ def _means(connection: Connection, newest: int, scale: RatingScale) -> ServedMod
         fold_in=FoldIn(model),
         item_ids=vocabulary,
         item_keys=keys,
-        item_rows_of=partial(look_up, rows_by_key(keys)),
+        item_rows_of=(item_rows_of := partial(look_up, rows_by_key(keys))),
+        catalogue=Catalogue(keys.size, item_rows_of),
     )
 
 
