@@ -44,7 +44,7 @@ class Worker:
         self._database = database
         self._settings = settings
         self._parent = parent
-        self._watch = Watch(settings.retrain)
+        self._watch = Watch(settings.retrain, settings.versions_dir)
         self._defaults = Hyperparameters.from_dict(settings.hyperparameters)
         self._name = queue.worker_name()
         self._is_told_to_stop = False  # no Event: setting one in a signal handler may wait for itself

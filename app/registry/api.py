@@ -40,7 +40,10 @@ def list_models(database: DatabaseDep, limit: Limit = 20, cursor: Cursor = None)
 
 @router.get("/active", responses=declared(HTTPStatus.NOT_FOUND))
 def get_active_model(database: DatabaseDep) -> ModelDetail:
-    """The version that answers; a problem with status 404 before the first one is published."""
+    """The version that is to answer; status 404 before the first one is published.
+
+    A process that finds its files damaged answers from another one: `/v1/status` tells which, and why.
+    """
     with database.read() as connection:
         row = versions.get_active(connection)
     return ModelDetail.of(row)

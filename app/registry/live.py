@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.database import Database
 from app.registry import artifacts, versions
 from app.registry.artifacts import DamagedVersion, LoadedVersion
+from app.registry.versions import VersionRow
 from app.settings import Settings
 
 __all__ = ["LiveModel", "LoadedVersion"]
@@ -19,6 +20,11 @@ log = logging.getLogger(__name__)
 
 RETRY_DAMAGED = 10.0
 """Seconds until a refused version is looked at again: checksums of a large one take a while."""
+
+MOST_STAND_INS = 20
+"""Newest versions that are tried in place of a damaged one."""
+
+NO_VERSION = "no version can answer: popular items and mean ratings do"
 
 
 class LiveModel:
@@ -41,7 +47,7 @@ class LiveModel:
 
     @property
     def current(self) -> LoadedVersion | None:
-        """What this process answers from; None before the first version is published."""
+        """What this process answers from; None before the first version is published, or where none is sound."""
         return self._current
 
     @property
@@ -68,8 +74,10 @@ class LiveModel:
         with self._refreshing:
             try:
                 self._load_active()
-            except (DamagedVersion, SQLAlchemyError) as error:
-                self._note(_told(error))
+            except DamagedVersion as damaged:
+                self._note(str(damaged))
+            except SQLAlchemyError as error:
+                self._note(f"the active version cannot be looked up: {type(error).__name__}")
             except Exception as error:  # the edge of the thread: it must go on following
                 problem = f"the active version cannot be loaded: {type(error).__name__}: {error}"
                 if problem != self._problem:
@@ -92,11 +100,33 @@ class LiveModel:
         if row is None:  # the pointer is asked for twice and may have gone between
             return
         self._refused = (row.version, time.monotonic())
-        loaded = artifacts.load(self._versions_dir / row.folder, row.version, row.manifest)
-        self._current = loaded  # the swap: one assignment
+        try:
+            self._answer_from(row)
+        except DamagedVersion:
+            if self._current is None:
+                self._stand_in(row.version)
+            raise
         self._refused = None
         self._note(None)
+
+    def _answer_from(self, row: VersionRow) -> None:
+        loaded = artifacts.load(self._versions_dir / row.folder, row.version, row.manifest)
+        self._current = loaded  # the swap: one assignment
         log.info("model version %d answers from now on", row.version)
+
+    def _stand_in(self, refused: int) -> None:
+        """Answer from the newest version that is sound: better an older opinion than none."""
+        with self._database.read() as connection:
+            rows = versions.history(connection, limit=MOST_STAND_INS)
+        for row in rows:
+            if row.version == refused:
+                continue
+            try:
+                self._answer_from(row)
+            except DamagedVersion as damaged:
+                log.warning("%s", damaged)
+            else:
+                return
 
     def _was_just_refused(self, number: int) -> bool:
         if self._refused is None or self._refused[0] != number:
@@ -105,12 +135,6 @@ class LiveModel:
 
     def _note(self, problem: str | None) -> None:
         if problem and problem != self._problem:
-            answering = f"version {self._current.version}" if self._current else "no version"
-            log.error("%s; %s keeps answering", problem, answering)
+            instead = f"version {self._current.version} answers" if self._current else NO_VERSION
+            log.error("%s; %s", problem, instead)
         self._problem = problem
-
-
-def _told(error: DamagedVersion | SQLAlchemyError) -> str:
-    if isinstance(error, DamagedVersion):
-        return str(error)
-    return f"the active version cannot be looked up: {type(error).__name__}"

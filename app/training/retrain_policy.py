@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from sqlalchemy import Connection, func, select
 
 from app.database import revision
 from app.ratings import store
+from app.registry import artifacts, versions
+from app.registry.artifacts import DamagedVersion
+from app.registry.versions import VersionRow
 from app.settings import RetrainPolicy
 from app.training.models import TrainingRun
+
+log = logging.getLogger(__name__)
 
 _LEARNED: tuple[str, ...] = ("succeeded", "rejected", "cancelled")
 """Outcomes that trying again with the same ratings would not change, or should not."""
 _MOST_DOUBLINGS = 20
+VERIFY_EVERY = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +36,31 @@ class Facts:
     last_started_at: datetime | None
     n_failures: int
     """Runs that failed one after the other until now."""
+    is_active_damaged: bool = False
+    """Whether the version that is to answer cannot: then a new one is worth while, whatever has changed."""
 
 
 def is_due(policy: RetrainPolicy, facts: Facts, now: datetime) -> bool:
-    """Enough changes and not too soon after the last start; or fewer that have waited too long.
+    """Enough changes, or a damaged version, and not too soon after the last start; or changes that waited too long.
 
     After n failures in a row the next start waits min_interval * 2^n, up to max_interval, whatever has changed.
     """
-    if not policy.is_on or facts.n_changes == 0:
+    if not policy.is_on or (facts.n_changes == 0 and not facts.is_active_damaged):
         return False
     if facts.last_started_at is not None and now - facts.last_started_at < _pause(policy, facts.n_failures):
         return False
-    if facts.n_changes >= policy.min_changes:
+    if facts.is_active_damaged or facts.n_changes >= policy.min_changes:
         return True
     return facts.changed_since is not None and now - facts.changed_since >= policy.max_interval
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """What a look at the files of a version has found, and how long that is believed."""
+
+    version: int
+    until: datetime
+    is_damaged: bool
 
 
 class Watch:
@@ -52,8 +71,10 @@ class Watch:
     rather than too late.
     """
 
-    def __init__(self, policy: RetrainPolicy) -> None:
+    def __init__(self, policy: RetrainPolicy, versions_dir: Path) -> None:
         self._policy = policy
+        self._versions_dir = versions_dir
+        self._verified: _Verified | None = None
         self._changed_since: datetime | None = None
         self._is_new = True
 
@@ -71,7 +92,26 @@ class Watch:
         elif self._changed_since is None:
             self._changed_since = last_started_at if self._is_new and last_started_at else now
         self._is_new = False
-        return Facts(n_changes, self._changed_since, last_started_at, _count_failures(connection))
+        is_damaged = self._is_active_damaged(connection, now)
+        return Facts(n_changes, self._changed_since, last_started_at, _count_failures(connection), is_damaged)
+
+    def _is_active_damaged(self, connection: Connection, now: datetime) -> bool:
+        """What the files of the active version were found to be; a new look takes as long as their checksums."""
+        number = versions.active_number(connection)
+        if number is None:
+            return False
+        if self._verified is None or self._verified.version != number or now >= self._verified.until:
+            is_damaged = self._find_damage(versions.get(connection, number))
+            self._verified = _Verified(number, now + VERIFY_EVERY, is_damaged)
+        return self._verified.is_damaged
+
+    def _find_damage(self, active: VersionRow) -> bool:
+        try:
+            artifacts.verify(self._versions_dir / active.folder, active.manifest)
+        except DamagedVersion as damaged:
+            log.warning("a new version is trained as soon as the policy allows: %s", damaged)
+            return True
+        return False
 
 
 def _is_any_open(connection: Connection) -> bool:

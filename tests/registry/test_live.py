@@ -3,11 +3,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.database import Database
-from app.registry import versions
+from app.registry import artifacts, versions
+from app.registry.artifacts import LoadedVersion
 from app.registry.live import LiveModel
 from app.settings import Settings, Versions
 from tests.registry.world import publish, publish_many
@@ -84,6 +86,33 @@ def test_a_damaged_version_is_refused_and_the_old_one_keeps_answering(
     assert len(caplog.records) == 1
 
 
+def test_at_start_the_newest_sound_version_stands_in_for_a_damaged_one(
+    database: Database, live: LiveModel, versions_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, sound, *_ = publish_many(database, versions_dir, [1.0, 2.0, 3.0, 4.0])
+    for damaged in ("version-3.0", "version-4.0"):
+        (versions_dir / damaged / "item_factors.npy").unlink()
+    live.refresh()
+    assert _answering(live) == sound
+    assert live.problem is not None
+    assert "version-4.0: item_factors.npy is missing" in live.problem
+    assert f"version {sound} answers" in caplog.text
+    newest = publish(database, versions_dir, 5.0)
+    live.refresh()
+    assert _answering(live) == newest
+    assert live.problem is None
+
+
+def test_where_no_version_is_sound_popular_items_answer(
+    database: Database, live: LiveModel, versions_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(database, versions_dir, 1.0)
+    (versions_dir / "version-1.0" / "manifest.json").unlink()
+    live.refresh()
+    assert live.current is None
+    assert "no version can answer: popular items and mean ratings do" in caplog.text
+
+
 def test_a_problem_is_over_when_a_sound_version_is_active(
     database: Database, live: LiveModel, versions_dir: Path
 ) -> None:
@@ -91,11 +120,30 @@ def test_a_problem_is_over_when_a_sound_version_is_active(
     publish(database, versions_dir, 2.0)
     (versions_dir / "version-2.0" / "manifest.json").unlink()
     live.refresh()
-    assert live.current is None
+    assert live.problem is not None
     versions.activate(database, versions_dir, good)
     live.refresh()
     assert _answering(live) == good
     assert live.problem is None
+
+
+def test_after_a_fault_that_nobody_foresaw_the_active_version_is_still_followed(
+    database: Database, live: LiveModel, versions_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = publish(database, versions_dir, 1.0)
+    publish(database, versions_dir, 2.0)
+    load = artifacts.load
+
+    def load_or_run_out_of_memory(folder: Path, *rest: Any) -> LoadedVersion:
+        if folder.name == "version-2.0":
+            raise MemoryError("no room")
+        return load(folder, *rest)
+
+    monkeypatch.setattr(artifacts, "load", load_or_run_out_of_memory)
+    live.start()
+    assert live.problem == "the active version cannot be loaded: MemoryError: no room"
+    versions.activate(database, versions_dir, good)
+    _wait_until(lambda: _answering(live) == good and live.problem is None)
 
 
 def test_while_the_database_is_away_the_version_keeps_answering(

@@ -4,11 +4,13 @@ import pytest
 
 from app.database import Database
 from app.ratings.store import NewRating
+from app.registry import versions
 from app.settings import RetrainPolicy, Settings
 from app.training import queue
 from app.training.models import RunStatus
 from app.training.retrain_policy import Facts, Watch, is_due
-from tests.training.world import claim, enqueue, fill
+from tests.registry.world import publish
+from tests.training.world import claim, enqueue, fill, train
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 POLICY = RetrainPolicy(min_changes=100, min_interval=30, max_interval=3600)
@@ -30,6 +32,9 @@ def ago(seconds: float) -> datetime:
         pytest.param(Facts(1, ago(3599), ago(4000), 0), False, id="one change that has not waited long enough"),
         pytest.param(Facts(1, ago(3600), ago(4000), 0), True, id="one change that has waited long enough"),
         pytest.param(Facts(0, None, ago(99_999), 0), False, id="nothing changed for ages"),
+        pytest.param(Facts(0, None, ago(30), 0, True), True, id="nothing changed, but what is active is damaged"),
+        pytest.param(Facts(0, None, ago(29), 0, True), False, id="what is active is damaged, too soon"),
+        pytest.param(Facts(0, None, ago(59), 1, True), False, id="what is active is damaged, after a failure"),
         pytest.param(Facts(500, ago(99), ago(59), 1), False, id="one failure doubles the pause"),
         pytest.param(Facts(500, ago(99), ago(60), 1), True, id="and then it is tried again"),
         pytest.param(Facts(500, ago(99), ago(3599), 50), False, id="many failures: pause of max_interval"),
@@ -60,8 +65,8 @@ def _rate(database: Database, n: int, value: float = 3.0) -> None:
     fill(database, [NewRating(f"user-{u}", "dune", value) for u in range(n)])
 
 
-def test_the_first_ratings_are_trained_as_soon_as_there_are_enough(database: Database) -> None:
-    watch = Watch(POLICY)
+def test_the_first_ratings_are_trained_as_soon_as_there_are_enough(database: Database, settings: Settings) -> None:
+    watch = Watch(POLICY, settings.versions_dir)
     assert not _looks(database, watch)
     _rate(database, 99)
     assert not _looks(database, watch)
@@ -77,13 +82,13 @@ def test_nothing_is_due_while_a_run_is_queued_or_running(
     enqueue(database)
     if is_claimed:
         claim(database, settings)
-    assert not _looks(database, Watch(POLICY))
+    assert not _looks(database, Watch(POLICY, settings.versions_dir))
 
 
 def test_what_a_run_has_learned_is_not_counted_again(database: Database, settings: Settings) -> None:
     _rate(database, 100)
     _end_a_run(database, settings, "succeeded", through=100)
-    watch = Watch(POLICY)
+    watch = Watch(POLICY, settings.versions_dir)
     assert not _looks(database, watch, later=9999)
     _rate(database, 100, value=4.0)
     assert not _looks(database, watch)
@@ -96,21 +101,21 @@ def test_ratings_of_a_run_that_came_to_a_conclusion_are_not_tried_again(
 ) -> None:
     _rate(database, 100)
     _end_a_run(database, settings, status, through=100)
-    assert not _looks(database, Watch(POLICY), later=9999)
+    assert not _looks(database, Watch(POLICY, settings.versions_dir), later=9999)
 
 
 def test_a_failed_run_is_tried_again_after_ever_longer_pauses(database: Database, settings: Settings) -> None:
     _rate(database, 100)
     for pause in (60, 120, 240):
         _end_a_run(database, settings, "failed", through=100)
-        assert not _looks(database, Watch(POLICY), later=pause - 5)
-        assert _looks(database, Watch(POLICY), later=pause + 5)
+        assert not _looks(database, Watch(POLICY, settings.versions_dir), later=pause - 5)
+        assert _looks(database, Watch(POLICY, settings.versions_dir), later=pause + 5)
 
 
 def test_a_single_change_waits_no_longer_than_the_longest_interval(database: Database, settings: Settings) -> None:
     _rate(database, 100)
     _end_a_run(database, settings, "succeeded", through=100)
-    watch = Watch(POLICY)
+    watch = Watch(POLICY, settings.versions_dir)
     assert not _looks(database, watch, later=10)
     _rate(database, 1, value=5.0)
     assert not _looks(database, watch, later=4000)  # seen for the first time now
@@ -124,8 +129,8 @@ def test_a_watch_that_starts_anew_assumes_that_changes_are_as_old_as_they_can_be
     _rate(database, 100)
     _end_a_run(database, settings, "succeeded", through=100)
     _rate(database, 1, value=5.0)
-    assert not _looks(database, Watch(POLICY), later=3590)
-    assert _looks(database, Watch(POLICY), later=3610)
+    assert not _looks(database, Watch(POLICY, settings.versions_dir), later=3590)
+    assert _looks(database, Watch(POLICY, settings.versions_dir), later=3610)
 
 
 def test_removed_ratings_count_as_changes(database: Database, settings: Settings) -> None:
@@ -136,4 +141,32 @@ def test_removed_ratings_count_as_changes(database: Database, settings: Settings
     with database.write() as connection:
         for user in range(100):
             store.remove(connection, f"user-{user}", "dune")
-    assert _looks(database, Watch(POLICY), later=31)
+    assert _looks(database, Watch(POLICY, settings.versions_dir), later=31)
+
+
+def test_a_damaged_active_version_is_replaced_although_nothing_has_changed(
+    database: Database, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(database)
+    run = train(database, settings)
+    assert not _looks(database, Watch(POLICY, settings.versions_dir), later=31)
+    with database.read() as connection:
+        active = versions.get_active(connection)
+    (settings.versions_dir / active.folder / "item_factors.npy").unlink()
+    watch = Watch(POLICY, settings.versions_dir)
+    for later in (1, 2, 31):
+        assert _looks(database, watch, later=later) is (later == 31)
+    assert len(caplog.records) == 1
+    again = train(database, settings)
+    assert again.status == "succeeded"
+    assert again.version > run.version
+    assert not _looks(database, watch, later=31)
+
+
+def test_damage_to_the_active_version_is_found_while_the_trainer_runs(database: Database, settings: Settings) -> None:
+    publish(database, settings.versions_dir, name="sound")
+    watch = Watch(POLICY, settings.versions_dir)
+    assert not _looks(database, watch)
+    (settings.versions_dir / "sound" / "item_factors.npy").unlink()
+    assert not _looks(database, watch, later=60)  # checksums of a large version take a while
+    assert _looks(database, watch, later=601)
