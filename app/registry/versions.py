@@ -69,7 +69,7 @@ def publish(
 
 
 def activate(database: Database, versions_dir: Path, version: int) -> VersionRow:
-    """Make an existing version the one that answers, after checking its files.
+    """Make an existing version the one that answers, after checking its files, until a later run publishes one.
 
     Raises UnknownVersion, or DamagedVersion and nothing changes.
     """

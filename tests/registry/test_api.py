@@ -65,3 +65,10 @@ def test_bad_numbers_are_told_by_field(client: httpx.Client, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 422
     assert len(answer.json()["errors"]) == 1
+
+
+def test_the_document_says_how_long_a_rollback_lasts(sqlite_client: httpx.Client) -> None:
+    paths = sqlite_client.get("/openapi.json").json()["paths"]
+    told = paths["/v1/models/{version}/activate"]["post"]["description"]
+    assert "until a later run publishes" in told.replace("\n", " ")
+    assert "PALATE_RETRAIN_IS_ON=false" in told
