@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from app.database import Database
+from app.database import Database, revision
 from app.errors import field_path
 from app.identifiers import complaint_about_id
 from app.items import store
@@ -62,7 +62,14 @@ def import_items(
         with database.write() as connection:
             return store.write_many(connection, dict(rows))
 
-    return run_import(LineImport(question, _parser_of, save, settings.imports, options.encoding, on_progress), source)
+    def newest_revision() -> int:
+        with database.read() as connection:
+            return revision(connection, "items")
+
+    return run_import(
+        LineImport(question, _parser_of, save, newest_revision, settings.imports, options.encoding, on_progress),
+        source,
+    )
 
 
 def _is_record(columns: Sequence[str]) -> bool:

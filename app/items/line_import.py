@@ -46,7 +46,8 @@ OnProgress = Callable[[ImportProgress], None]
 class LineImport(Generic[Row]):
     """Feed it blocks of bytes, then `finish`. Between two calls no transaction is open.
 
-    `parser_of` gives the function that turns a line into a row or raises BadLine; `save` commits a batch.
+    `parser_of` gives the function that turns a line into a row or raises BadLine; `save` commits a batch;
+    `newest_revision` is asked where there was nothing to commit.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class LineImport(Generic[Row]):
         question: LayoutQuestion,
         parser_of: Callable[[Layout], Callable[[str], Row]],
         save: Callable[[list[Row]], BatchCounts],
+        newest_revision: Callable[[], int],
         limits: Imports,
         encoding: Encoding = "utf-8",
         on_progress: OnProgress | None = None,
@@ -61,6 +63,7 @@ class LineImport(Generic[Row]):
         self._question = question
         self._parser_of = parser_of
         self._save = save
+        self._newest_revision = newest_revision
         self._limits = limits
         self._reader = LineReader(encoding)
         self._on_progress = on_progress
@@ -86,6 +89,11 @@ class LineImport(Generic[Row]):
         if not self.is_stopped:
             self._take(self._reader.finish())
         self._commit()
+        return self._finished()
+
+    def _finished(self) -> ImportReport:
+        if not self._n_saved:
+            self._report.revision = self._newest_revision()
         self._report.duplicates = self._n_good - self._n_saved
         return self._report
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from app.database import Database
+from app.database import Database, revision
 from app.identifiers import complaint_about_id
 from app.items.line_import import ImportProgress as ImportProgress
 from app.items.line_import import LineImport, OnProgress, given_columns, run_import
@@ -57,10 +57,15 @@ def begin_import(
         with database.write() as connection:
             return save_many(connection, batch, database.now(connection))
 
+    def newest_revision() -> int:
+        with database.read() as connection:
+            return revision(connection, "ratings")
+
     return LineImport(
         LayoutQuestion(FIELDS, _is_record, options.file_format, columns),
         lambda layout: RatingParser(layout, settings.rating).parse,
         save,
+        newest_revision,
         settings.imports,
         options.encoding,
         on_progress,

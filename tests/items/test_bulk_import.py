@@ -66,6 +66,11 @@ def test_an_import_keeps_what_the_file_does_not_speak_of(database: Database, set
     assert import_text(database, settings, "movieId,title\n1,Dune\n2,Heat\n").unchanged == 2
 
 
+def test_an_import_that_commits_nothing_names_the_newest_revision(database: Database, settings: Settings) -> None:
+    import_text(database, settings, "movieId,title\n1,Dune\n2,Heat\n")
+    assert import_text(database, settings, "").revision == 2
+
+
 def test_ndjson_may_hold_every_field(sqlite: Database, sqlite_settings: Settings) -> None:
     line = {"item_id": "1", "title": None, "categories": [], "attributes": {"a": [1]}, "hidden": True}
     assert import_text(sqlite, sqlite_settings, json.dumps(line)).created == 1

@@ -141,6 +141,12 @@ def test_an_import_without_times_again_changes_nothing(database: Database, setti
     assert digest(database) == before
 
 
+def test_an_import_that_commits_nothing_names_the_newest_revision(database: Database, settings: Settings) -> None:
+    import_text(database, settings, delimited(","))
+    assert import_text(database, settings, "").revision == 3
+    assert import_text(database, settings, "user,item,rating\nann,dune,bad\n").revision == 3
+
+
 BAD_LINES = {
     "ann,dune,9": "value: must be a number from 0.5 to 5",
     "ann,dune,nan": "value: must be a number from 0.5 to 5",
