@@ -5,9 +5,9 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 
-from app.errors import BadInput, FieldError, declared
+from app.errors import declared
 from app.identifiers import ItemIdPath, OutsideId, UserIdPath
 from app.recommendations.recommend import RecommenderDep, Wish
 from app.recommendations.schemas import (
@@ -21,7 +21,6 @@ from app.recommendations.schemas import (
     SimilarItemsOut,
     SinglePredictionOut,
 )
-from app.settings import Settings
 
 router = APIRouter(tags=["recommendations"])
 similar_router = APIRouter(prefix="/items", tags=["recommendations"])
@@ -45,9 +44,9 @@ async def predict(user_id: UserIdPath, item_id: ItemIdPath, recommender: Recomme
 
 
 @router.post("/predictions")
-def predict_many(body: PredictionsIn, recommender: RecommenderDep) -> PredictionsOut:
+async def predict_many(body: PredictionsIn, recommender: RecommenderDep) -> PredictionsOut:
     """Predict up to 10,000 ratings at once; the answers come in the order of the pairs."""
-    return recommender.ask(recommender.predictions, [(pair.user_id, pair.item_id) for pair in body.pairs])
+    return await recommender.answer(recommender.predictions, [(pair.user_id, pair.item_id) for pair in body.pairs])
 
 
 @router.get("/users/{user_id}/recommendations")
@@ -68,11 +67,8 @@ async def recommend(
 
 
 @router.post("/recommendations")
-async def recommend_for_ratings(
-    body: RecommendationsIn, recommender: RecommenderDep, request: Request
-) -> RecommendationsOut:
+async def recommend_for_ratings(body: RecommendationsIn, recommender: RecommenderDep) -> RecommendationsOut:
     """The best items for ratings given in the body: anonymous visitors and what-if questions. Nothing is stored."""
-    _refuse_off_scale(body, request.app.state.settings)
     wish = Wish(body.n, body.offset, body.categories, body.exclude, body.candidates, body.include_rated)
     given = [(rating.item_id, rating.value) for rating in body.ratings]
     return await recommender.answer(recommender.for_ratings, given, wish)
@@ -97,13 +93,3 @@ async def list_similar_items(
 ) -> SimilarItemsOut:
     """The items whose vectors point the same way; an item too new for the model has none yet."""
     return await recommender.answer(recommender.similar, item_id, n, category)
-
-
-def _refuse_off_scale(body: RecommendationsIn, settings: Settings) -> None:
-    errors = [
-        FieldError(field=f"ratings[{place}].value", message=complaint)
-        for place, rating in enumerate(body.ratings)
-        if (complaint := settings.rating.complaint(rating.value))
-    ]
-    if errors:
-        raise BadInput(f"{errors[0].field}: {errors[0].message}", errors)

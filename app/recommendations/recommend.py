@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,8 @@ from sqlalchemy import Connection
 from app.database import Database
 from app.engine.arrays import Rows
 from app.engine.fold_in import INTERVAL_LEVEL, UserSide, interval
-from app.engine.top_n import popular_items, similar_items, top_n
+from app.engine.top_n import best_rows, similar_items, top_n
+from app.errors import BadInput, FieldError
 from app.items import store as items
 from app.ratings import store as ratings
 from app.recommendations.catalogue import CatalogueView
@@ -34,13 +36,24 @@ from app.recommendations.schemas import (
 from app.recommendations.served import Means, ServedModel
 from app.registry.artifacts import LoadedVersion
 from app.registry.live import LiveModel
-from app.settings import Settings
+from app.settings import RatingScale, Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 DECIMALS = 4  # of predicted ratings in answers; lists are ordered by the exact numbers
+
+# What an answer on the event loop may take: about a millisecond each.
+MAX_LISTED_AT_ONCE = 100
+MAX_PASSED_OVER_AT_ONCE = 1_000
+MAX_NAMED_AT_ONCE = 1_000
+MAX_PRODUCTS_AT_ONCE = 4_000_000
+
 NO_ROWS = np.zeros(0, np.int32)
+
+
+class TooLongForTheLoop(Exception):
+    """Answering would hold up every other request; ask again in a thread."""
 
 
 class Interval(NamedTuple):
@@ -78,6 +91,20 @@ class Moment:
     connection: Connection
     served: ServedModel
     view: CatalogueView
+    is_on_loop: bool = False
+
+    def expect(self, *, n_listed: int = 0, n_passed_over: int = 0, n_named: int = 0) -> None:
+        """Raises TooLongForTheLoop where so much work does not belong on the event loop.
+
+        n_listed: items of the answer; n_passed_over: better ones left out; n_named: ratings and items given.
+        """
+        if self.is_on_loop and (
+            n_listed > MAX_LISTED_AT_ONCE
+            or n_passed_over > MAX_PASSED_OVER_AT_ONCE
+            or n_named > MAX_NAMED_AT_ONCE
+            or self.served.model.item_factors.size > MAX_PRODUCTS_AT_ONCE
+        ):
+            raise TooLongForTheLoop
 
 
 class Recommender:
@@ -88,7 +115,8 @@ class Recommender:
         self._live = live
         self._scale = settings.rating
         self._means = Means(settings.rating)
-        self._of_version: tuple[LoadedVersion, ServedModel] | None = None
+        self._versions: tuple[tuple[LoadedVersion, ServedModel], ...] = ()  # the current one, and perhaps the next
+        live.before_swap = self.prepare
         self._reader = database.open_reader() if database.is_sqlite else None
 
     def close(self) -> None:
@@ -101,10 +129,10 @@ class Recommender:
 
         With SQLite and everything in memory an answer takes less time than handing it to a thread and back, so it is
         made at once, on a connection kept for that. A database server is waited for in a thread, and so is whatever
-        has to be built first.
+        has to be built first, and whatever is large.
         """
         if self._reader:
-            with self._reader.read() as connection:
+            with self._reader.read() as connection, contextlib.suppress(TooLongForTheLoop):
                 if moment := self._moment_at_hand(connection):
                     return question(moment, *args, **kwargs)
         return await anyio.to_thread.run_sync(partial(self.ask, question, *args, **kwargs))
@@ -117,18 +145,18 @@ class Recommender:
 
     def _moment_at_hand(self, connection: Connection) -> Moment | None:
         """The moment, if nothing has to be built or waited for."""
-        known = self._of_version
-        if known is None or known[0] is not self._live.current:
-            return None
-        view = known[1].catalogue.view_at_hand(connection)
-        return None if view is None else Moment(connection, known[1], view)
+        served = self._known(self._live.current)
+        view = served and served.catalogue.view_at_hand(connection)
+        return Moment(connection, served, view, is_on_loop=True) if served and view else None
 
     def predictions(self, moment: Moment, pairs: Sequence[tuple[str, str]]) -> PredictionsOut:
         """Predicted rating, interval and source of each (user_id, item_id), in the order given."""
         served = moment.served
+        moment.expect(n_named=len(pairs))
         users = ratings.ratings_of_users(moment.connection, {user_id for user_id, _ in pairs})
         rows = served.item_ids.rows_of([item_id for _, item_id in pairs])
         intervals: dict[int, Interval] = {}
+        moment.expect(n_named=sum(known.values.size for known in users.values()))
         sources: dict[str, Source] = {}
         for user_id, places in _places_by_user(pairs).items():
             known = users.get(user_id, ratings.NO_RATINGS)
@@ -147,12 +175,17 @@ class Recommender:
 
     def for_user(self, moment: Moment, user_id: str, wish: Wish) -> RecommendationsOut:
         """The best items for a user by the ratings of this moment; an unknown user gets the prior's list."""
+        moment.expect(n_listed=wish.n, n_passed_over=wish.offset, n_named=len(wish.exclude))
         known = ratings.ratings_of_user(moment.connection, user_id)
+        moment.expect(n_named=known.values.size)
         rated = RatedItems(moment.served.item_rows_of(known.item_keys), known.values)
         return self._recommend(moment, rated, wish)
 
     def for_ratings(self, moment: Moment, given: Sequence[tuple[str, float]], wish: Wish) -> RecommendationsOut:
         """The best items for somebody with these (item_id, value) ratings; nothing is stored."""
+        n_named = len(given) + len(wish.exclude) + len(wish.candidates or ())
+        moment.expect(n_listed=wish.n, n_passed_over=wish.offset, n_named=n_named)
+        _refuse_off_scale(given, self._scale)
         latest = dict(given)
         values = np.fromiter(latest.values(), np.float64, len(latest))
         rated = RatedItems(moment.served.item_ids.rows_of(list(latest)), values)
@@ -160,6 +193,7 @@ class Recommender:
 
     def similar(self, moment: Moment, item_id: str, n: int, categories: Sequence[str]) -> SimilarItemsOut:
         """Items whose factors point the same way; none for an item that no model has seen yet."""
+        moment.expect(n_listed=n)
         served, view = moment.served, moment.view
         row = served.item_ids.row_of(item_id)
         if row is None and not items.exists(moment.connection, item_id):
@@ -183,8 +217,9 @@ class Recommender:
 
     def popular(self, moment: Moment, n: int, categories: Sequence[str]) -> PopularItemsOut:
         """Items with the highest Bayesian mean rating, so that one enthusiastic vote does not win."""
+        moment.expect(n_listed=n)
         served, view = moment.served, moment.view
-        rows, means = popular_items(served.model, n, excluded=view.hidden, candidates=_candidates(moment, categories))
+        rows, means = best_rows(served.popularity, n, excluded=view.hidden, candidates=_candidates(moment, categories))
         return PopularItemsOut(
             model_version=served.version,
             trained_through=served.trained_through,
@@ -201,10 +236,22 @@ class Recommender:
         loaded = self._live.current
         if loaded is None:
             return self._means.served(connection)
-        known = self._of_version
-        if known is None or known[0] is not loaded:
-            known = self._of_version = (loaded, ServedModel.of_version(loaded))
-        return known[1]
+        served = self._known(loaded)
+        if served is None:
+            served = ServedModel.of_version(loaded)
+            self._versions = ((loaded, served),)
+        return served
+
+    def _known(self, loaded: LoadedVersion | None) -> ServedModel | None:
+        return next((served for known, served in self._versions if known is loaded), None)
+
+    def prepare(self, loaded: LoadedVersion) -> None:
+        """Build what answers of this version need before it becomes the current one, which answers meanwhile."""
+        served = ServedModel.of_version(loaded)
+        with self._database.read() as connection:
+            served.catalogue.view(connection)
+        current = [each for each in self._versions if each[0] is self._live.current]
+        self._versions = (*current, (loaded, served))
 
     def _recommend(self, moment: Moment, rated: RatedItems, wish: Wish) -> RecommendationsOut:
         served = moment.served
@@ -238,6 +285,16 @@ class Recommender:
             for array in (values, lower, upper)
         )
         return [Interval(value, low, high) for value, low, high in zip(*on_scale, strict=True)]
+
+
+def _refuse_off_scale(given: Sequence[tuple[str, float]], scale: RatingScale) -> None:
+    errors = [
+        FieldError(field=f"ratings[{place}].value", message=complaint)
+        for place, (_, value) in enumerate(given)
+        if (complaint := scale.complaint(value))
+    ]
+    if errors:
+        raise BadInput(f"{errors[0].field}: {errors[0].message}", errors)
 
 
 def _source(served: ServedModel, rated: RatedItems, *, before: Source) -> Source:

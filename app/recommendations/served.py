@@ -13,10 +13,11 @@ import numpy.typing as npt
 from sqlalchemy import Connection, func, select
 
 from app.database import revision
-from app.engine.arrays import Rows
+from app.engine.arrays import Rows, Vector32
 from app.engine.dataset import Vocabulary
 from app.engine.factors import FactorModel, UserPrior
 from app.engine.fold_in import FoldIn
+from app.engine.top_n import bayesian_means
 from app.items.models import Item
 from app.ratings.models import Rating
 from app.recommendations.catalogue import Catalogue
@@ -41,6 +42,7 @@ class ServedModel:
     item_keys: Keys
     item_rows_of: Callable[[Keys], Rows]
     catalogue: Catalogue
+    popularity: Vector32
 
     @classmethod
     def of_version(cls, loaded: LoadedVersion) -> ServedModel:
@@ -53,6 +55,7 @@ class ServedModel:
             loaded.item_keys,
             loaded.item_rows_of,
             Catalogue(loaded.item_keys.size, loaded.item_rows_of),
+            bayesian_means(loaded.model),
         )
 
 
@@ -103,6 +106,7 @@ def _means(connection: Connection, newest: int, scale: RatingScale) -> ServedMod
         item_keys=keys,
         item_rows_of=(item_rows_of := partial(look_up, rows_by_key(keys))),
         catalogue=Catalogue(keys.size, item_rows_of),
+        popularity=bayesian_means(model),
     )
 
 

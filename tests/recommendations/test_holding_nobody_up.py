@@ -1,7 +1,9 @@
 """What is answered on the event loop is small, and waits for nothing."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -10,6 +12,7 @@ from fastapi import FastAPI
 from app.database import Database, open_database
 from app.engine.hyperparameters import Hyperparameters
 from app.main import create_app
+from app.recommendations import recommend
 from app.settings import Settings
 from app.training.foreground import train_now
 from tests.asgi import serving
@@ -64,3 +67,94 @@ def test_who_has_to_wait_for_a_connection_too_long_is_told_to_try_again(
         answer = client.get("/v1/status")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert client.get("/v1/status").status_code == 200
+
+
+@pytest.fixture
+def on_loop(app: FastAPI, client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each list that is scored from now on, whether that happened on the event loop."""
+    seen: list[bool] = []
+    for name in ("top_n", "similar_items", "best_rows"):
+        original = getattr(recommend, name)
+
+        def noted(*args: Any, original: Any = original, **kwargs: Any) -> Any:
+            seen.append(is_in_a_running_loop())
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(recommend, name, noted)
+    return seen
+
+
+def is_in_a_running_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+LISTS = ["/v1/users/astronaut-1/recommendations", "/v1/items/popular", "/v1/items/space-1/similar"]
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_a_short_list_from_a_small_model_is_made_on_the_event_loop(
+    client: httpx.Client, on_loop: list[bool], path: str
+) -> None:
+    assert client.get(path).status_code == 200
+    assert on_loop == [True]
+
+
+@pytest.mark.parametrize("path", [f"{path}?n=1000" for path in LISTS] + [f"{LISTS[0]}?offset=5000"])
+def test_a_long_list_is_made_in_a_thread(client: httpx.Client, on_loop: list[bool], path: str) -> None:
+    assert client.get(path).status_code == 200
+    assert on_loop == [False]
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_a_large_model_is_scored_in_a_thread(
+    client: httpx.Client, on_loop: list[bool], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommend, "MAX_PRODUCTS_AT_ONCE", 10)
+    assert client.get(path).status_code == 200
+    assert on_loop == [False]
+
+
+@pytest.mark.parametrize("field", ["ratings", "exclude", "candidates"])
+def test_a_long_body_is_worked_on_in_a_thread(client: httpx.Client, on_loop: list[bool], field: str) -> None:
+    named: list[object] = [f"x{n}" for n in range(2_000)]
+    if field == "ratings":
+        named = [{"item_id": item, "value": 4} for item in named]
+    assert client.post("/v1/recommendations", json={field: named}).status_code == 200
+    assert on_loop == [False]
+
+
+def test_the_list_of_somebody_with_very_many_ratings_is_made_in_a_thread(
+    client: httpx.Client, on_loop: list[bool]
+) -> None:
+    ratings = [{"user_id": "ann", "item_id": f"x{n}", "value": 4} for n in range(2_000)]
+    client.post("/v1/ratings/batch", json={"ratings": ratings}).raise_for_status()
+    client.get("/v1/users/romantic-1/recommendations").raise_for_status()  # brings the catalogue up to date
+    client.get("/v1/users/ann/recommendations").raise_for_status()
+    assert on_loop == [False, False]
+
+
+def test_changed_items_are_read_in_a_thread(client: httpx.Client, on_loop: list[bool]) -> None:
+    client.patch("/v1/items/space-1", json={"title": "New"}).raise_for_status()
+    for _ in range(2):
+        client.get("/v1/users/ann/recommendations").raise_for_status()
+    assert on_loop == [False, True]
+
+
+def test_the_first_answer_of_a_new_version_finds_everything_built(
+    app: FastAPI, client: httpx.Client, sqlite_settings: Settings, on_loop: list[bool]
+) -> None:
+    train(app, sqlite_settings)
+    answer = client.get("/v1/users/ann/recommendations").json()
+    assert answer["model_version"] == 2
+    assert on_loop == [True]
+
+
+def test_when_the_kept_connection_breaks_it_is_replaced(app: FastAPI, client: httpx.Client) -> None:
+    with app.state.recommender._reader.read() as connection:
+        connection.connection.driver_connection.close()
+    statuses = [client.get("/v1/users/ann/recommendations").status_code for _ in range(2)]
+    assert statuses == [503, 200]
