@@ -24,6 +24,7 @@ from app.engine.warm_up import warm_up
 from app.errors import answer_problems, declare_problems
 from app.health.api import probes_router, status_router
 from app.items.api import router as items_router
+from app.logs import set_up_logs
 from app.ratings.api import items_router as rated_items_router
 from app.ratings.api import router as ratings_router
 from app.ratings.api import users_router
@@ -106,6 +107,7 @@ def _operation_id(route: APIRoute) -> str:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
+    set_up_logs(settings, "service")
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     database = await anyio.to_thread.run_sync(_open, settings)
     live = LiveModel(database, settings)

@@ -21,6 +21,7 @@ from app.engine.kernel import load_kernel
 from app.engine.lanes import padded
 from app.engine.trainers.local import LocalTrainer
 from app.engine.warm_up import warm_up
+from app.logs import set_up_logs
 from app.settings import Settings
 from app.training import queue
 from app.training.lease import DATABASE_IS_AWAY
@@ -28,7 +29,7 @@ from app.training.queue import Claim, LeaseLost
 from app.training.retrain_policy import Watch
 from app.training.run import execute
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("app.worker")  # also where it runs as __main__
 
 PATIENCE = 1.5
 """Seconds that a run has to stop by itself at shutdown; then it is handed back over its head."""
@@ -114,9 +115,7 @@ class Worker:
 def main(settings: Settings | None = None, parent: int | None = None) -> int:
     """Work until SIGTERM or SIGINT, or until process `parent` is gone; returns the exit status."""
     settings = settings or Settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s trainer %(name)s: %(message)s"
-    )
+    set_up_logs(settings, "trainer")
     database = open_database(settings)
     worker = Worker(database, settings, parent)
 
