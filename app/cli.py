@@ -22,7 +22,7 @@ from app.settings import Settings, UnusableSettings, read_settings
 
 if TYPE_CHECKING:
     from app.database import Database
-    from app.items.line_import import OnProgress
+    from app.items.line_import import LineImport, OnProgress
     from app.items.schemas import ImportReport
     from app.training.queue import Epoch, RunRow
 
@@ -32,6 +32,8 @@ app.add_typer(models_app, name="models")
 
 console = Console()
 complaints = Console(stderr=True)
+
+_INTERRUPTED = 130  # what shells report for a command ended by Ctrl-C
 
 File = Annotated[Path, typer.Argument(help="The file; - reads standard input.", allow_dash=True)]
 Column = Annotated[str | None, typer.Option(help="Name of the column, where it is not found by itself.")]
@@ -137,11 +139,7 @@ def import_ratings(
         user_column=user_column, item_column=item_column, value_column=value_column, rated_at_column=rated_at_column
     )
     with _database(is_made=True) as (database, settings):
-        _import(
-            file,
-            lambda source, progress: bulk_import.import_ratings(database, settings, source, options, progress),
-            "ratings",
-        )
+        _import(file, lambda progress: bulk_import.begin_import(database, settings, options, progress), "ratings")
 
 
 @app.command("import-items")
@@ -155,11 +153,7 @@ def import_items(
         item_column=item_column, title_column=title_column, categories_column=categories_column
     )
     with _database(is_made=True) as (database, settings):
-        _import(
-            file,
-            lambda source, progress: bulk_import.import_items(database, settings, source, options, progress),
-            "items",
-        )
+        _import(file, lambda progress: bulk_import.begin_import(database, settings, options, progress), "items")
 
 
 @app.command()
@@ -315,24 +309,46 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _import(file: Path, run: Callable[[BinaryIO, OnProgress], ImportReport], what: str) -> None:
+def _import(file: Path, begin: Callable[[OnProgress], LineImport[Any]], what: str) -> None:
     columns = (TextColumn(f"importing {what}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with _opened_to_read(file) as source, Progress(*columns, console=console, transient=True) as progress:
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    is_interrupted = False
+    with _opened_to_read(file) as source, bar as progress:
         size = None if str(file) == "-" else file.stat().st_size
         task = progress.add_task(what, total=size)
-        report = run(source, lambda seen: progress.update(task, completed=seen.n_bytes))
+        running = begin(lambda seen: progress.update(task, completed=seen.n_bytes))
+        try:
+            report = _fed(running, source)
+        except KeyboardInterrupt:
+            report, is_interrupted = running.break_off("stopped by Ctrl-C; what is counted above is saved"), True
     _print_report(report, what)
     if report.stopped_because:
-        raise Failed(report.stopped_because)
+        raise Failed(report.stopped_because, _INTERRUPTED if is_interrupted else 1)
+
+
+def _fed(running: LineImport[Any], source: BinaryIO) -> ImportReport:
+    """Ctrl-C ends the reading at once, but waits for a block that is being saved, so that what is saved is counted."""
+    from app.items.line_import import blocks_of
+
+    for block in blocks_of(source):
+        with _interrupted() as is_interrupted:
+            running.feed(block)
+        if is_interrupted():
+            raise KeyboardInterrupt
+        if running.is_stopped:
+            break
+    with _interrupted():
+        return running.finish()
 
 
 def _print_report(report: ImportReport, what: str) -> None:
     console.print(
         f"{report.created:,} {what} created, {report.updated:,} updated, {report.unchanged:,} unchanged, "
-        f"{report.bad:,} bad lines; revision {report.revision}"
+        f"{report.bad:,} bad lines; revision {report.revision}",
+        soft_wrap=True,
     )
     for bad in report.bad_lines:
-        console.print(f"  line {bad.line}: {bad.reason}: {bad.text}", markup=False, highlight=False)
+        console.print(f"  line {bad.line}: {bad.reason}: {bad.text}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -394,7 +410,7 @@ def _epochs_shown() -> Iterator[Callable[[Epoch], None]]:
 
 @contextmanager
 def _interrupted() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed; the run is then cancelled, not torn down in the middle."""
+    """Whether Ctrl-C was pressed; what runs is then ended in good order, not torn down in the middle."""
     import signal
     import threading
 

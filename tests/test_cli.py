@@ -1,9 +1,12 @@
 """The `palate` command as its user sees it: what it prints, its exit code, and never a traceback."""
 
+import os
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -168,3 +171,35 @@ def test_a_database_of_a_newer_release_is_refused_in_a_line(tmp_path: Path) -> N
         connection.execute("UPDATE palate_alembic_version SET version_num = 'from_the_future'")
     connection.close()
     assert "from_the_future" in refusal(palate("digest"))
+
+
+def test_an_import_that_is_interrupted_says_what_was_saved(tmp_path: Path) -> None:
+    importing = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "import", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PALATE_IMPORTS_BATCH_SIZE": "1000"},
+        text=True,
+    )
+    assert importing.stdin is not None
+    importing.stdin.write("".join(f"user-{n},dune,4\n" for n in range(100_000)))  # more than a block; no end follows
+    importing.stdin.flush()
+    wait_for_ratings(tmp_path / "data")
+    importing.send_signal(signal.SIGINT)
+    output, complaint = importing.communicate(timeout=60)
+    saved = int(output.split()[0].replace(",", ""))
+    assert importing.returncode == 130
+    assert complaint.splitlines() == ["stopped by Ctrl-C; what is counted above is saved"]
+    assert output.startswith(f"{saved:,} ratings created, 0 updated, 0 unchanged, 0 bad lines; revision {saved}")
+    assert len(palate("export", "-").stdout.splitlines()) == saved > 0
+
+
+def wait_for_ratings(data_dir: Path) -> None:
+    """Until an import has committed something."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if (data_dir / "palate.db").exists() and '"' in palate("export", "-").stdout:
+            return
+        time.sleep(0.05)
+    pytest.fail("nothing was imported")

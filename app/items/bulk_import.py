@@ -42,20 +42,16 @@ class ItemImportOptions:
     categories_column: str | None = None
 
 
-def import_items(
+def begin_import(
     database: Database,
     settings: Settings,
-    source: BinaryIO | Iterable[bytes],
     options: ItemImportOptions | None = None,
     on_progress: OnProgress | None = None,
-) -> ImportReport:
-    """Set what the file says about each item and keep what it does not speak of. BadInput: not such a file."""
+) -> LineImport[ItemRow]:
+    """An import that is fed block by block; see `LineImport`."""
     options = options or ItemImportOptions()
-    question = LayoutQuestion(
-        FIELDS,
-        _is_record,
-        options.file_format,
-        given_columns(item_id=options.item_column, title=options.title_column, categories=options.categories_column),
+    columns = given_columns(
+        item_id=options.item_column, title=options.title_column, categories=options.categories_column
     )
 
     def save(rows: list[ItemRow]) -> store.ItemCounts:
@@ -66,10 +62,26 @@ def import_items(
         with database.read() as connection:
             return revision(connection, "items")
 
-    return run_import(
-        LineImport(question, _parser_of, save, newest_revision, settings.imports, options.encoding, on_progress),
-        source,
+    return LineImport(
+        LayoutQuestion(FIELDS, _is_record, options.file_format, columns),
+        _parser_of,
+        save,
+        newest_revision,
+        settings.imports,
+        options.encoding,
+        on_progress,
     )
+
+
+def import_items(
+    database: Database,
+    settings: Settings,
+    source: BinaryIO | Iterable[bytes],
+    options: ItemImportOptions | None = None,
+    on_progress: OnProgress | None = None,
+) -> ImportReport:
+    """Set what the file says about each item and keep what it does not speak of. BadInput: not such a file."""
+    return run_import(begin_import(database, settings, options, on_progress), source)
 
 
 def _is_record(columns: Sequence[str]) -> bool:

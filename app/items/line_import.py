@@ -91,6 +91,14 @@ class LineImport(Generic[Row]):
         self._commit()
         return self._finished()
 
+    def break_off(self, reason: str) -> ImportReport:
+        """Say what was committed so far, and commit no more: what was read last may be half a line."""
+        self._n_good -= len(self._batch)
+        self._batch = []
+        self._report.stopped_because = reason
+        self._report.lines = self._n_good + self._report.bad
+        return self._finished()
+
     def _finished(self) -> ImportReport:
         if not self._n_saved:
             self._report.revision = self._newest_revision()
@@ -159,12 +167,16 @@ class LineImport(Generic[Row]):
 
 def run_import(line_import: LineImport[Row], source: BinaryIO | Iterable[bytes]) -> ImportReport:
     """Feed a file, or anything that gives bytes, to the end or until the import stops."""
-    blocks = source if not hasattr(source, "read") else iter(lambda: source.read(BLOCK_BYTES), b"")
-    for block in blocks:
+    for block in blocks_of(source):
         line_import.feed(block)
         if line_import.is_stopped:
             break
     return line_import.finish()
+
+
+def blocks_of(source: BinaryIO | Iterable[bytes]) -> Iterable[bytes]:
+    """A file in blocks; whatever gives bytes as it is."""
+    return source if not hasattr(source, "read") else iter(lambda: source.read(BLOCK_BYTES), b"")
 
 
 def given_columns(**columns: str | None) -> dict[str, str]:

@@ -17,7 +17,7 @@ import migrations
 from app.database import Database, open_database
 from app.errors import BadInput
 from app.ratings import everything, store
-from app.ratings.bulk_import import ImportOptions, ImportProgress, ImportReport, import_ratings
+from app.ratings.bulk_import import ImportOptions, ImportProgress, ImportReport, begin_import, import_ratings
 from app.settings import Imports, RatingScale, Settings
 
 ROWS = [("ann", "dune", 4.5, 1260759144), ("ann", "heat", 3.0, 1260759179), ("bob", "dune", 1.0, 1260759182)]
@@ -145,6 +145,16 @@ def test_an_import_that_commits_nothing_names_the_newest_revision(database: Data
     import_text(database, settings, delimited(","))
     assert import_text(database, settings, "").revision == 3
     assert import_text(database, settings, "user,item,rating\nann,dune,bad\n").revision == 3
+
+
+def test_an_import_that_breaks_off_keeps_and_counts_what_was_committed(database: Database, settings: Settings) -> None:
+    running = begin_import(database, limited(settings, batch_size=2))
+    running.feed(b"ann,dune,4\nann,heat,bad\nbob,dune,4\nbob,heat,4\nbob,alien,4")
+    report = running.break_off("enough")
+    assert (report.lines, report.created, report.duplicates, report.bad, report.revision) == (3, 2, 0, 1, 2)
+    assert report.stopped_because == "enough"
+    with database.read() as connection:
+        assert store.totals(connection).n_ratings == 2
 
 
 BAD_LINES = {
