@@ -44,7 +44,7 @@ def list_training_runs(database: DatabaseDep, limit: Limit = 20, cursor: Cursor 
     """Training runs, newest first."""
     with database.read() as connection:
         rows = queue.history(connection, limit=limit + 1, before=int(cursor) if cursor else None)
-        epochs = {row.id: queue.epochs_of(connection, row.id) for row in rows if row.status == "running"}
+        epochs = {row.id: queue.last_epochs_of(connection, row.id) for row in rows if row.status == "running"}
     shown = [TrainingRunOut.of(row, epochs.get(row.id, ())) for row in rows[:limit]]
     return TrainingRunList(runs=shown, next_cursor=str(shown[-1].id) if len(rows) > limit else None)
 
@@ -65,7 +65,7 @@ def cancel_training(database: DatabaseDep, run_id: RunId) -> TrainingRunOut:
     """Cancel a run: at once while it is queued, within a second while it is running."""
     with database.write() as connection:
         run = queue.request_cancel(connection, run_id, database.now(connection))
-        epochs = queue.epochs_of(connection, run_id)
+        epochs = queue.last_epochs_of(connection, run_id)
     return TrainingRunOut.of(run, epochs)
 
 

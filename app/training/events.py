@@ -15,11 +15,11 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from app.database import Database
 from app.training import queue
-from app.training.models import FINISHED
+from app.training.models import FINISHED, Phase
 from app.training.queue import RunRow, UnknownRun
 from app.training.schemas import EpochOut, TrainingRunOut
 
@@ -27,6 +27,15 @@ LOOK_INTERVAL = 0.25
 _EVENT_ID = re.compile(r"(?P<attempt>[0-9]{1,9})\.(?P<number>[0-9]{1,9})")
 KEEP_ALIVE = 10.0
 """Seconds of silence after which a comment is sent, so that proxies keep the connection open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A run, the last epoch of each phase, and the epochs that are news to somebody."""
+
+    run: RunRow
+    last: list[Row[Any]]
+    unseen: list[Row[Any]]
 
 
 @dataclass(slots=True)
@@ -43,16 +52,26 @@ class Reader:
         found = _EVENT_ID.fullmatch(last_event_id or "")
         return cls(int(found["attempt"]), int(found["number"])) if found else cls()
 
-    def news(self, run: RunRow, epochs: list[Row[Any]]) -> Iterator[str]:
-        """Events for what happened since the last look: epochs first, then the status if it changed."""
-        if run.attempt != self.attempt or len(epochs) < self.n_epochs:
+    def look(self, connection: Connection, run_id: int) -> Look:
+        """What the database holds that the client has not seen; raises UnknownRun."""
+        run = queue.get(connection, run_id)  # before the epochs: of a run that has ended, none may be missing
+        last = queue.last_epochs_of(connection, run_id)
+        counts: dict[Phase, int] = {row.phase: row.epoch for row in last}
+        if run.attempt != self.attempt or sum(counts.values()) < self.n_epochs:
             self.attempt, self.n_epochs = run.attempt, 0
-        for number, epoch in enumerate(epochs[self.n_epochs :], start=self.n_epochs + 1):
-            yield _event("epoch", EpochOut.of(epoch).model_dump_json(), f"{run.attempt}.{number}")
-        self.n_epochs = len(epochs)
+        n_fit = counts.get("fit", 0)
+        seen: dict[Phase, int] = {"fit": min(self.n_epochs, n_fit), "final": max(self.n_epochs - n_fit, 0)}
+        return Look(run, last, queue.epochs_of(connection, run_id, after=seen))
+
+    def news(self, look: Look) -> Iterator[str]:
+        """Events for what happened since the last look: epochs first, then the status if it changed."""
+        run = look.run
+        for epoch in look.unseen:
+            self.n_epochs += 1
+            yield _event("epoch", EpochOut.of(epoch).model_dump_json(), f"{run.attempt}.{self.n_epochs}")
         status = (run.status, run.attempt, run.is_cancel_requested, run.version)
         if status != self.told:
-            yield _event("status", TrainingRunOut.of(run, epochs).model_dump_json())
+            yield _event("status", TrainingRunOut.of(run, look.last).model_dump_json())
         self.told = status
 
 
@@ -63,13 +82,13 @@ async def stream(
     spoke_at = time.monotonic()
     while not is_stopping():
         try:
-            run, epochs = await anyio.to_thread.run_sync(_look, database, run_id)
+            look = await anyio.to_thread.run_sync(_look, database, run_id, reader)
         except UnknownRun:
             return
-        for event in reader.news(run, epochs):
+        for event in reader.news(look):
             yield event
             spoke_at = time.monotonic()
-        if run.status in FINISHED:
+        if look.run.status in FINISHED:
             return
         if time.monotonic() - spoke_at >= KEEP_ALIVE:
             yield ": still here\n\n"
@@ -77,10 +96,9 @@ async def stream(
         await anyio.sleep(LOOK_INTERVAL)
 
 
-def _look(database: Database, run_id: int) -> tuple[RunRow, list[Row[Any]]]:
+def _look(database: Database, run_id: int, reader: Reader) -> Look:
     with database.read() as connection:
-        run = queue.get(connection, run_id)  # before the epochs: of a run that has ended, none may be missing
-        return run, queue.epochs_of(connection, run_id)
+        return reader.look(connection, run_id)
 
 
 def _event(name: str, data: str, event_id: str | None = None) -> str:

@@ -12,6 +12,8 @@ RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "re
 FINISHED: tuple[RunStatus, ...] = ("succeeded", "failed", "cancelled", "rejected")
 RequestedBy = Literal["api", "policy", "cli"]
 Phase = Literal["fit", "final"]
+PHASES: tuple[Phase, ...] = ("fit", "final")
+"""In the order in which they happen; the epochs of each are counted from 1."""
 
 
 class TrainingRun(Base):

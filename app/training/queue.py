@@ -9,18 +9,18 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Row, Update, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, CursorResult, Row, Update, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.trainers.base import EpochReport
 from app.errors import Conflict, NotFound
-from app.training.models import FINISHED, Phase, RequestedBy, RunStatus, TrainingEpoch, TrainingRun
+from app.training.models import FINISHED, PHASES, Phase, RequestedBy, RunStatus, TrainingEpoch, TrainingRun
 
 RunRow = Row[Any]
 """The columns of TrainingRun."""
@@ -225,15 +225,27 @@ def history(connection: Connection, *, limit: int, before: int | None = None) ->
     return list(connection.execute(statement))
 
 
-def epochs_of(connection: Connection, run_id: int) -> list[Row[Any]]:
-    """The recorded epochs of a run in the order in which they happened."""
+def epochs_of(connection: Connection, run_id: int, after: Mapping[Phase, int] | None = None) -> list[Row[Any]]:
+    """The recorded epochs of a run in the order in which they happened; `after` leaves out what is known by phase."""
+    seen = after or {}
+    is_new = or_(*((TrainingEpoch.phase == phase) & (TrainingEpoch.epoch > seen.get(phase, 0)) for phase in PHASES))
     return list(
         connection.execute(
             select(TrainingEpoch.__table__)
-            .where(TrainingEpoch.run_id == run_id)
+            .where(TrainingEpoch.run_id == run_id, is_new)
             .order_by(TrainingEpoch.phase.desc(), TrainingEpoch.epoch)  # fit, then final
         )
     )
+
+
+def last_epochs_of(connection: Connection, run_id: int) -> list[Row[Any]]:
+    """The last recorded epoch of each phase that has one: how far a run is, without reading it all."""
+    of_run = select(TrainingEpoch.__table__).where(TrainingEpoch.run_id == run_id)
+    found = (
+        connection.execute(of_run.where(TrainingEpoch.phase == phase).order_by(TrainingEpoch.epoch.desc()).limit(1))
+        for phase in PHASES
+    )
+    return [row for result in found for row in result]
 
 
 def running(connection: Connection) -> RunRow | None:

@@ -112,7 +112,7 @@ class TrainingRunOut(BaseModel):
 
     @classmethod
     def of(cls, row: RunRow, epochs: Sequence[Row[Any]] = ()) -> Self:
-        """`epochs` of a running run say how far it is."""
+        """`epochs` of a running run say how far it is: all of them, or the last of each phase."""
         return cls(**{**row._mapping, "progress": progress_of(row, epochs)})
 
 

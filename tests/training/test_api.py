@@ -6,9 +6,13 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from app.database import Database
+from app.database import Database, utc_now
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.trainers.base import EpochReport
 from app.settings import Settings
+from app.training import queue
+from app.training.models import Phase
+from app.training.queue import Epoch
 from app.training.run import execute
 from app.training.schemas import HyperparametersIn
 from tests.training.world import claim, enqueue, epochs_of, fill, run_of, train
@@ -79,6 +83,20 @@ def test_runs_come_in_pages_newest_first(database: Database, client: httpx.Clien
     rest = client.get("/v1/training-runs", params={"limit": 2, "cursor": page["next_cursor"]}).json()
     assert [run["id"] for run in rest["runs"]] == numbers[:1]
     assert rest["next_cursor"] is None
+
+
+def test_the_list_says_how_far_a_run_is_and_reads_two_of_its_epochs_at_most(
+    database: Database, settings: Settings, client: httpx.Client
+) -> None:
+    enqueue(database)
+    held = claim(database, settings)
+    phases: list[tuple[Phase, int]] = [("fit", 40), ("final", 10)]
+    reports = [(phase, EpochReport(n, 40, 0.1, 1.0, None, 1.0)) for phase, last in phases for n in range(1, last + 1)]
+    with database.write() as connection:
+        queue.record_epochs(connection, held, [Epoch(phase, report, utc_now()) for phase, report in reports])
+        assert [(row.phase, row.epoch) for row in queue.last_epochs_of(connection, held.run_id)] == phases
+    [run] = client.get("/v1/training-runs").json()["runs"]
+    assert run["progress"] == client.get(f"/v1/training-runs/{run['id']}").json()["progress"] == 0.625
 
 
 def test_a_finished_run_tells_everything(database: Database, settings: Settings, client: httpx.Client) -> None:

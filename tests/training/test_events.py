@@ -1,52 +1,92 @@
 import json
-from datetime import UTC, datetime
-from types import SimpleNamespace
-from typing import Any
+from datetime import timedelta
 
 import anyio
 import pytest
 
-from app.database import Database
-from app.training import events
+from app.database import Database, utc_now
+from app.engine.trainers.base import EpochReport
+from app.settings import Settings
+from app.training import events, queue
 from app.training.events import Reader
-from app.training.models import TrainingRun
-from tests.training.world import enqueue
-
-NOW = datetime(2026, 1, 31, tzinfo=UTC)
-
-
-def _run(**changed: Any) -> Any:
-    values = dict.fromkeys(column.name for column in TrainingRun.__table__.columns)
-    values |= {"id": 1, "status": "running", "requested_by": "api", "hyperparameters": {}, "created_at": NOW}
-    values |= {"is_cancel_requested": False, "attempt": 1, "metrics": {}, **changed}
-    return SimpleNamespace(**values, _mapping=values)
+from app.training.models import Phase
+from app.training.queue import Claim, Epoch
+from tests.training.world import claim, enqueue
 
 
-def _epochs(n: int) -> list[Any]:
-    report = {"n_epochs": 9, "learning_rate": 0.1, "train_rmse": 1.0, "holdout_rmse": None, "ratings_per_second": 1.0}
-    return [SimpleNamespace(phase="fit", epoch=one, finished_at=NOW, **report) for one in range(1, n + 1)]
+def _epochs(phase: Phase, first: int, last: int) -> list[Epoch]:
+    return [Epoch(phase, EpochReport(n, 9, 0.1, 1.0, None, 1.0), utc_now()) for n in range(first, last + 1)]
 
 
-def _names(news: Any) -> list[str]:
-    return [line for event in news for line in event.split("\n") if line.startswith(("id:", "event: status"))]
+def _record(database: Database, held: Claim, epochs: list[Epoch]) -> None:
+    with database.write() as connection:
+        queue.record_epochs(connection, held, epochs)
 
 
-def test_only_what_is_new_is_told() -> None:
+def _names(database: Database, reader: Reader) -> list[str]:
+    """Ids of epochs and `status` for what is news to the reader; it must be all that was read."""
+    with database.read() as connection:
+        look = reader.look(connection, 1)
+    events = list(reader.news(look))
+    assert len(look.unseen) == sum("id:" in event for event in events)
+    assert len(look.last) <= 2
+    return [event.split("\n")[0].removeprefix("event: ") for event in events]
+
+
+@pytest.fixture
+def held(database: Database, settings: Settings) -> Claim:
+    enqueue(database)
+    return claim(database, settings)
+
+
+def test_only_what_is_new_is_read_and_told(database: Database, held: Claim) -> None:
     reader = Reader()
-    assert _names(reader.news(_run(), _epochs(2))) == ["id: 1.1", "id: 1.2", "event: status"]
-    assert _names(reader.news(_run(), _epochs(2))) == []
-    assert _names(reader.news(_run(), _epochs(3))) == ["id: 1.3"]
-    assert _names(reader.news(_run(status="failed"), _epochs(3))) == ["event: status"]
+    _record(database, held, _epochs("fit", 1, 2))
+    assert _names(database, reader) == ["id: 1.1", "id: 1.2", "status"]
+    assert _names(database, reader) == []
+    _record(database, held, _epochs("fit", 3, 3))
+    assert _names(database, reader) == ["id: 1.3"]
+    _record(database, held, [*_epochs("fit", 4, 4), *_epochs("final", 1, 2)])
+    assert _names(database, reader) == ["id: 1.4", "id: 1.5", "id: 1.6"]
+    _record(database, held, _epochs("final", 3, 3))
+    assert _names(database, reader) == ["id: 1.7"]
+    with database.write() as connection:
+        queue.finish(connection, held, "failed", database.now(connection))
+    assert _names(database, reader) == ["status"]
 
 
-def test_after_a_take_over_the_epochs_begin_anew() -> None:
+@pytest.mark.parametrize("n_seen", range(6))
+def test_who_comes_back_is_told_the_rest(database: Database, held: Claim, n_seen: int) -> None:
+    _record(database, held, [*_epochs("fit", 1, 3), *_epochs("final", 1, 2)])
+    expected = [f"id: 1.{number}" for number in range(n_seen + 1, 6)]
+    assert _names(database, Reader(attempt=1, n_epochs=n_seen)) == [*expected, "status"]
+
+
+def test_a_phase_that_begins_again_is_told_again(database: Database, held: Claim) -> None:
     reader = Reader()
-    list(reader.news(_run(), _epochs(3)))
-    assert _names(reader.news(_run(attempt=2), _epochs(1))) == ["id: 2.1", "event: status"]
+    _record(database, held, _epochs("fit", 1, 3))
+    _names(database, reader)
+    _record(database, held, _epochs("fit", 1, 1))
+    assert _names(database, reader) == ["id: 1.1"]
 
 
-def test_progress_is_told_with_the_status() -> None:
-    [*_, status] = Reader().news(_run(), _epochs(3))
+def test_after_a_take_over_the_epochs_begin_anew(database: Database, held: Claim) -> None:
+    reader = Reader()
+    _record(database, held, _epochs("fit", 1, 3))
+    _names(database, reader)
+    with database.write() as connection:
+        queue.hand_back(connection, held, database.now(connection))
+        again = queue.claim(connection, "other", timedelta(seconds=10), database.now(connection))
+    assert again is not None
+    _record(database, again, _epochs("fit", 1, 1))
+    assert _names(database, reader) == ["id: 2.1", "status"]
+
+
+def test_progress_is_told_with_the_status(database: Database, held: Claim) -> None:
+    _record(database, held, _epochs("fit", 1, 3))
+    with database.read() as connection:
+        reader = Reader()
+        [*_, status] = reader.news(reader.look(connection, held.run_id))
     assert json.loads(status.split("data: ")[1])["progress"] == pytest.approx(3 / 18, abs=1e-4)
 
 
