@@ -161,10 +161,20 @@ def _answer_service_error(_request: Request, error: Exception) -> Response:
 
 def _answer_invalid_request(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [FieldError(field=field_path(each["loc"]), message=_plain(each["msg"])) for each in error.errors()]
+    return _respond_bad_input([_field_error(each) for each in error.errors()])
+
+
+def _respond_bad_input(errors: list[FieldError]) -> Response:
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return _respond(problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{first.field}: {first.message}{more}", errors))
+
+
+def _field_error(found: Mapping[str, Any]) -> FieldError:
+    if found["type"] == "json_invalid":
+        _, position = found["loc"]
+        return FieldError(field="body", message=f"is not JSON: {found['ctx']['error']} at character {position}")
+    return FieldError(field=field_path(found["loc"]), message=_plain(found["msg"]))
 
 
 def _plain(message: str) -> str:
@@ -175,10 +185,20 @@ def _plain(message: str) -> str:
 def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     status = HTTPStatus(error.status_code)
+    if status is HTTPStatus.BAD_REQUEST:  # the framework's word for a body that it cannot read
+        return _respond_bad_input([FieldError(field="body", message=_why_unreadable(error.__cause__))])
     detail = str(error.detail)
     if detail == status.phrase:
         detail = f"{request.method} {request.url.path}: {status.description or status.phrase}"
     return _respond(problem(status, detail), error.headers)
+
+
+def _why_unreadable(cause: BaseException | None) -> str:
+    if isinstance(cause, UnicodeDecodeError):
+        return f"is not UTF-8: byte {cause.start} cannot be read"
+    if isinstance(cause, RecursionError):
+        return "is nested too deeply"
+    return "cannot be read"
 
 
 def _answer_database_error(request: Request, error: Exception) -> Response:
