@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from app.items.file_kinds import Encoding, FileFormat
 from app.settings import Settings, UnusableSettings, read_settings
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ complaints = Console(stderr=True)
 _INTERRUPTED = 130  # what shells report for a command ended by Ctrl-C
 
 File = Annotated[Path, typer.Argument(help="The file; - reads standard input.", allow_dash=True)]
+FormatOption = Annotated[
+    FileFormat, typer.Option("--format", help="How the file is written; auto looks at its first line.")
+]
+EncodingOption = Annotated[Encoding, typer.Option(help="How its characters are written.")]
 Column = Annotated[str | None, typer.Option(help="Name of the column, where it is not found by itself.")]
 
 
@@ -131,27 +136,30 @@ def import_ratings(
     item_column: Column = None,
     value_column: Column = None,
     rated_at_column: Column = None,
+    file_format: FormatOption = "auto",
+    encoding: EncodingOption = "utf-8",
 ) -> None:
     """Import ratings: CSV, tabs, `::` or NDJSON, with or without a header, gzip or not."""
     from app.ratings import bulk_import
 
-    options = bulk_import.ImportOptions(
-        user_column=user_column, item_column=item_column, value_column=value_column, rated_at_column=rated_at_column
-    )
+    options = bulk_import.ImportOptions(file_format, encoding, user_column, item_column, value_column, rated_at_column)
     with _database(is_made=True) as (database, settings):
         _import(file, lambda progress: bulk_import.begin_import(database, settings, options, progress), "ratings")
 
 
 @app.command("import-items")
 def import_items(
-    file: File, item_column: Column = None, title_column: Column = None, categories_column: Column = None
+    file: File,
+    item_column: Column = None,
+    title_column: Column = None,
+    categories_column: Column = None,
+    file_format: FormatOption = "auto",
+    encoding: EncodingOption = "utf-8",
 ) -> None:
     """Import titles and categories: movies.csv of MovieLens, or any CSV or NDJSON."""
     from app.items import bulk_import
 
-    options = bulk_import.ItemImportOptions(
-        item_column=item_column, title_column=title_column, categories_column=categories_column
-    )
+    options = bulk_import.ItemImportOptions(file_format, encoding, item_column, title_column, categories_column)
     with _database(is_made=True) as (database, settings):
         _import(file, lambda progress: bulk_import.begin_import(database, settings, options, progress), "items")
 

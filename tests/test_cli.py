@@ -203,3 +203,13 @@ def wait_for_ratings(data_dir: Path) -> None:
             return
         time.sleep(0.05)
     pytest.fail("nothing was imported")
+
+
+def test_the_format_and_the_encoding_of_a_file_can_be_told(tmp_path: Path) -> None:
+    movies = tmp_path / "movies.dat"
+    movies.write_bytes("1::Misérables, Les::Drama\n".encode("latin-1"))
+    assert palate("import-items", movies).output.startswith("0 items created")
+    told = ("--encoding", "latin-1", "--format", "double_colon")
+    assert palate("import-items", movies, *told).output.startswith("1 items created")
+    assert palate("import", "-", *told, told="ann::1::4\n").output.startswith("1 ratings created")
+    assert "line 1" in refusal(palate("import", "-", "--format", "tsv", told="ann::1::4\n"))

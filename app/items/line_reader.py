@@ -2,11 +2,10 @@
 
 import zlib
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from app.errors import BadInput
-
-Encoding = Literal["utf-8", "latin-1"]
+from app.items.file_kinds import Encoding as Encoding
 
 MAX_LINE_BYTES = 1 << 20
 _PIECE_BYTES = 4 << 20

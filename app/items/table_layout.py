@@ -4,11 +4,10 @@ import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from app.errors import BadInput
-
-FileFormat = Literal["auto", "csv", "tsv", "double_colon", "ndjson"]
+from app.items.file_kinds import FileFormat as FileFormat
 
 _DELIMITERS: dict[FileFormat, tuple[str, ...]] = {
     "auto": (",", "\t", "::", ";"),
