@@ -7,8 +7,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 from app.engine.hyperparameters import Hyperparameters
 
@@ -176,6 +174,9 @@ class Settings(BaseSettings):
     @classmethod
     def _is_understood(cls, given: str | None) -> str | None:
         """An empty variable is as good as none."""
+        from sqlalchemy import make_url  # only where there is one: `palate --help` answers at once
+        from sqlalchemy.exc import ArgumentError
+
         try:
             kind = make_url(given).drivername if given else "sqlite"
         except (ArgumentError, ValueError):
