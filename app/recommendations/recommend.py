@@ -206,6 +206,7 @@ class Recommender:
         return SimilarItemsOut(
             model_version=served.version,
             trained_through=served.trained_through,
+            source="means" if served.version is None else "item_vectors",
             item_id=item_id,
             items=[
                 SimilarItem(item_id=similar_id, title=title, categories=names, similarity=similarity)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.identifiers import OutsideId
 
-Source = Literal["trained", "folded_in", "prior", "means", "popular"]
+Source = Literal["folded_in", "prior", "means", "popular"]
 
 MAX_PAIRS = 10_000
 MAX_N = 1_000
@@ -19,8 +19,8 @@ SourceField = Annotated[
     Field(
         description=(
             "Where the numbers come from. `folded_in`: the user's ratings of this moment against the active model; "
-            "`trained`: the user's vector as trained; `prior`: the model without any rating of the user; `means`: item "
-            "and user means, before the first model; `popular`: the best-rated items of all, before the first model."
+            "`prior`: the model without any rating of the user; `means`: item and user means, before the first model; "
+            "`popular`: the best-rated items, of all or before the first model."
         )
     ),
 ]
@@ -147,6 +147,12 @@ class SimilarItem(ItemRef):
 class SimilarItemsOut(Answer):
     """The most similar items, most similar first."""
 
+    source: Literal["item_vectors", "means"] = Field(
+        description=(
+            "Where the numbers come from. `item_vectors`: the vectors of the active model; `means`: there is no model "
+            "yet, no item has a vector and the list is empty."
+        )
+    )
     item_id: str = Field(examples=["dune"])
     items: list[SimilarItem]
 

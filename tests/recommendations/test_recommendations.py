@@ -176,6 +176,20 @@ def test_similar_items_are_of_the_same_kind_and_unknown_items_are_404(planted: P
     assert ids(client.get("/v1/items/brand-new/similar")) == []
 
 
+def test_similar_items_say_whether_they_come_from_vectors(planted: Planted) -> None:
+    client, train = planted
+    before = client.get("/v1/items/space-0/similar").json()
+    assert (before["source"], before["items"]) == ("means", [])
+    train()
+    assert client.get("/v1/items/space-0/similar").json()["source"] == "item_vectors"
+
+
+def test_no_source_is_declared_that_no_answer_has(sqlite_client: httpx.Client) -> None:
+    schemas = sqlite_client.get("/openapi.json").json()["components"]["schemas"]
+    assert schemas["RecommendationsOut"]["properties"]["source"]["enum"] == ["folded_in", "prior", "means", "popular"]
+    assert schemas["SimilarItemsOut"]["properties"]["source"]["enum"] == ["item_vectors", "means"]
+
+
 def test_a_batch_answers_in_the_order_of_its_pairs_like_single_questions(planted: Planted) -> None:
     client, train = planted
     train()
