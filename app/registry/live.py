@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -35,6 +36,7 @@ class LiveModel:
     """
 
     def __init__(self, database: Database, settings: Settings) -> None:
+        self.before_swap: Callable[[LoadedVersion], object] = lambda _loaded: None
         self._database = database
         self._versions_dir = settings.versions_dir
         self._interval = settings.versions.poll_interval.total_seconds()
@@ -111,6 +113,7 @@ class LiveModel:
 
     def _answer_from(self, row: VersionRow) -> None:
         loaded = artifacts.load(self._versions_dir / row.folder, row.version, row.manifest)
+        self.before_swap(loaded)
         self._current = loaded  # the swap: one assignment
         log.info("model version %d answers from now on", row.version)
 
