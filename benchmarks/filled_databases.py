@@ -51,7 +51,7 @@ def filled(settings: Settings, part: Part, n_users: int, n_items: int) -> Databa
     migrations.upgrade(database, settings)
     with database.read() as connection:
         n_stored = connection.exec_driver_sql("SELECT value FROM counters WHERE name = 'n_ratings'").scalar_one()
-    if n_stored != len(part):
+    if not n_stored:
         with database.write() as connection:
             connection.exec_driver_sql("DROP INDEX ix_ratings_revision")
             driver: Any = connection.connection.driver_connection

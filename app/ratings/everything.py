@@ -224,7 +224,7 @@ def _read_postgresql(connection: Connection) -> _Filled:
             beside.execute(text(f"SET TRANSACTION SNAPSHOT '{token}'"))
             read(beside)
 
-    with ThreadPoolExecutor(_READERS - 1) as pool:
+    with ThreadPoolExecutor(max(1, _READERS - 1)) as pool:
         others = [pool.submit(read_beside) for _ in range(_READERS - 1 if n_pages > _CHUNK_PAGES else 0)]
         read(connection)
         for other in others:

@@ -1,0 +1,112 @@
+"""Whole retrains through the service's own trainer, from the claim to the activated version, and their memory.
+
+    .venv/bin/python -m benchmarks.whole_retrain [S1|S20] [--database sqlite|postgresql] [--threads 2] [--keep folder]
+
+First a cold run with no snapshot stored, then one after 1 % changes, which goes on from it. Each is a fresh process;
+the table of phases is the one that the trainer writes to its log, the peak is of the whole process, maps included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from app.database import open_database
+from app.engine.hyperparameters import Hyperparameters
+from app.engine.kernel import load_kernel
+from app.engine.lanes import padded
+from app.engine.trainers.local import LocalTrainer
+from app.settings import Settings, Training
+from app.training import phases
+from app.training.foreground import train_now
+from benchmarks.datasets import DATA_FOLDER, data_set, load
+from benchmarks.filled_databases import filled, postgres
+from benchmarks.loading import change, peak_memory
+
+FITTING = ("start", "layout", "fit", "final_fit")
+
+
+def retrain(settings: Settings, answers: multiprocessing.Queue[Any]) -> None:
+    logging.basicConfig(level="WARNING")
+    chosen = Hyperparameters()
+    database = open_database(settings)
+    load_kernel(LocalTrainer().loss, padded(chosen.n_factors), settings.kernels_dir)  # as the worker does at its start
+    with threadpool_limits(1):
+        run = train_now(database, settings, chosen)
+    answers.put((run.status, run.error, run.metrics, (run.finished_at - run.started_at).total_seconds(), peak_memory()))
+
+
+def report(label: str, settings: Settings) -> dict[str, Any]:
+    """One run in a fresh process; prints its phases."""
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    before = os.getloadavg()[0]
+    process = context.Process(target=retrain, args=(settings, answers))
+    process.start()
+    status, error, metrics, seconds, peak = answers.get(timeout=900)
+    process.join()
+    assert status == "succeeded", error
+    print(f"\n{label}: claim to activated {seconds:.2f} s, peak {peak / 2**30:.2f} GiB, load before {before:.1f}")
+    print(phases.phase_table(metrics["seconds"]))
+    print(f"hold-out RMSE {metrics['holdout_rmse']}, {metrics['start']}, gate {metrics.get('gate')}", flush=True)
+    found: dict[str, Any] = metrics
+    return found
+
+
+def run(name: str, settings: Settings) -> None:
+    data = DATA_FOLDER / name
+    n_users, n_items = map(int, (data / "shape.txt").read_text().split())
+    everything = load(data, "all")
+    n = len(everything)
+    database = filled(settings, everything, n_users, n_items)
+    del everything
+    for folder in (settings.snapshot_dir, settings.versions_dir):
+        shutil.rmtree(folder, ignore_errors=True)
+    with database.write() as connection:
+        for table in ("active_model", "model_versions"):
+            connection.exec_driver_sql(f"DELETE FROM {table}")
+    cold = report("cold, nothing stored", settings)
+    change(database, n_users, n_items, n, 100)
+    warm = report("after 1 % changes", settings)
+    anew = settings.model_copy(update={"training": settings.training.model_copy(update={"cold_every": 1})})
+    again = report("the same ratings, cold", anew)
+    seconds = [sum(one["seconds"].get(phase, 0.0) for phase in FITTING) for one in (cold, warm, again)]
+    error = warm["holdout_rmse"] / again["holdout_rmse"] - 1
+    print(f"\nfitting (start, layout, fit, final_fit): warm {seconds[1]:.2f} s, cold {seconds[2]:.2f} s, ", end="")
+    print(f"{seconds[1] / seconds[2]:.1%}; hold-out RMSE {error:+.3%}")
+    database.dispose()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="?", default="S20", choices=("S1", "S20"))
+    parser.add_argument("--database", default="postgresql", choices=("sqlite", "postgresql"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--postgres", help="URL of an empty database")
+    parser.add_argument("--keep", type=Path, help="folder for the filled databases, as in benchmarks.loading")
+    arguments = parser.parse_args()
+    data_set(arguments.name)
+    home = arguments.keep or Path(tempfile.mkdtemp())
+    home.mkdir(exist_ok=True)
+    home.chmod(0o755)  # as root the server runs as another user
+    training = Training(n_threads=arguments.threads)
+    folder = home / arguments.database
+    if arguments.database == "sqlite":
+        run(arguments.name, Settings(data_dir=folder, sqlite_synchronous="normal", training=training))
+    else:
+        with postgres(arguments.postgres, home / "server") as url:
+            run(arguments.name, Settings(data_dir=folder, database_url=url, training=training))
+    if not arguments.keep:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
