@@ -134,7 +134,8 @@ async def import_ratings(
     """Record a file of ratings of any length: CSV, tabs, `::` or NDJSON, with or without a header.
 
     It is committed in batches. Lines that cannot be used are reported and left out; after too many of them the
-    import stops, and the report says why and what was committed. Importing a file again changes nothing.
+    import stops, and the report says why and what was committed. Importing a file again changes nothing, unless
+    it rates a pair differently in different batches: the later line wins, and both count as updates again.
     """
     _refuse_packed_bodies(request)
     options = ImportOptions(file_format, encoding, user_column, item_column, value_column, rated_at_column)

@@ -79,7 +79,11 @@ def import_ratings(
     options: ImportOptions | None = None,
     on_progress: OnProgress | None = None,
 ) -> ImportReport:
-    """Read a file, or anything that gives bytes, to its end. Raises BadInput when its first line makes no sense."""
+    """Read a file, or anything that gives bytes, to its end. Raises BadInput when its first line makes no sense.
+
+    A second import of a file changes nothing, unless the file rates a pair differently in different batches: the
+    later line wins, and a second import goes through the same changes again and counts them as updates.
+    """
     return run_import(begin_import(database, settings, options, on_progress), source)
 
 

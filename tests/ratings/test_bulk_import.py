@@ -141,6 +141,19 @@ def test_an_import_without_times_again_changes_nothing(database: Database, setti
     assert digest(database) == before
 
 
+def test_importing_a_file_again_that_contradicts_itself_across_batches_counts_updates_and_ends_at_the_later_line(
+    database: Database, settings: Settings
+) -> None:
+    small = limited(settings, batch_size=2)
+    text = "ann,dune,4,1\nbob,dune,4,1\nann,dune,5,2\nann,dune,3,3\n"
+    first = import_text(database, small, text)
+    before = digest(database)
+    second = import_text(database, small, text)
+    assert (first.created, first.updated, first.duplicates) == (2, 1, 1)
+    assert (second.created, second.updated, second.unchanged, second.duplicates) == (0, 2, 1, 1)
+    assert digest(database) == before == expected_digest([("ann", "dune", 3.0, 3), ("bob", "dune", 4.0, 1)])
+
+
 def test_an_import_that_commits_nothing_names_the_newest_revision(database: Database, settings: Settings) -> None:
     import_text(database, settings, delimited(","))
     assert import_text(database, settings, "").revision == 3
