@@ -51,3 +51,11 @@ def test_every_command_is_documented_and_nothing_else_is() -> None:
 @pytest.mark.parametrize("command", ["demo", "test"])
 def test_the_readme_names_the_two_commands(command: str) -> None:
     assert f"make {command}" in (REPOSITORY / "README.md").read_text()
+
+
+def test_every_file_that_the_readme_sends_is_made_there_before() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    sent = re.findall(r"@(\S+)", readme)
+    assert sent
+    for file in sent:
+        assert f"> {file}\n" in readme.partition(f"@{file}")[0]
