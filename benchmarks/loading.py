@@ -203,14 +203,14 @@ def run(kind: str, name: str, settings: Settings) -> None:
     print(f"\n{kind}, {name}: {n:,} ratings")
     for label, action in PATHS[kind].items():
         measure(label, action, settings, folder, n, ROUNDS if label == "load_all" else 1)
-    full = measure("full snapshot (read, sorted, stored)", full_snapshot, settings, folder, n, ROUNDS)
-    measure("update, nothing new", update, settings, folder, n, ROUNDS)
-    seconds = []
+    ratios = []
     for number in range(ROUNDS):
+        full = measure("full snapshot (read, sorted, stored)", full_snapshot, settings, folder, n, 1)
+        measure("update, nothing new", update, settings, folder, n, 1)
         change(database, n_users, n_items, n, number)
-        seconds.append(measure(f"update, {CHANGED:.0%} more changes", update, settings, folder, n, 1))
-    median = statistics.median(seconds)
-    print(f"update / full snapshot: {median / full:.1%} (median of {ROUNDS}; best {min(seconds) / full:.1%})")
+        seconds = measure(f"update after {CHANGED:.0%} changes", update, settings, folder, n, 1)
+        ratios.append(seconds / full)
+    print(f"update / full snapshot: median {statistics.median(ratios):.1%}, best {min(ratios):.1%}")
     database.dispose()
 
 

@@ -55,18 +55,28 @@ class Merged:
 
 
 def latest(older: Changes, newer: Changes) -> Changes:
-    """Both as one: of several changes of a pair the last."""
+    """Both as one: of two changes of a pair the newer."""
     if not len(older):
         return newer
-    users, items = (np.concatenate([getattr(older, name), getattr(newer, name)]) for name in ("user_keys", "item_keys"))
-    values, revisions = (
-        np.concatenate([getattr(older, name), getattr(newer, name)]) for name in ("values", "revisions")
+    pairs = np.sort(newer.user_keys.astype(np.int64) << 32 | newer.item_keys)
+    old_pairs = older.user_keys.astype(np.int64) << 32 | older.item_keys
+    kept = ~is_among(old_pairs, pairs)
+    return Changes(
+        np.concatenate([older.user_keys[kept], newer.user_keys]),
+        np.concatenate([older.item_keys[kept], newer.item_keys]),
+        np.concatenate([older.values[kept], newer.values]),
+        np.concatenate([older.revisions[kept], newer.revisions]),
+        newer.revision,
     )
-    pairs = users.astype(np.int64) << 32 | items
-    order = _in_order(pairs, np.argsort(revisions, kind="stable"))
-    is_last = np.append(np.diff(pairs[order]) != 0, True)[: order.size]
-    kept = order[is_last]
-    return Changes(users[kept], items[kept], values[kept], revisions[kept], newer.revision)
+
+
+def is_among(numbers: npt.NDArray[np.int64], rising: npt.NDArray[np.int64]) -> Mask:
+    """Which of the numbers are among the others, which are sorted; NumPy's own way builds a hash table of them."""
+    if not rising.size:
+        return np.zeros(numbers.size, np.bool_)
+    places = np.searchsorted(rising, numbers).clip(max=rising.size - 1)
+    found: Mask = rising[places] == numbers
+    return found
 
 
 def merge_changes(base: Base, changes: Changes, find_ids: FindIds) -> Merged:
@@ -192,9 +202,8 @@ def _merged_ratings(
     old_user_of = np.full(n_users, _GONE, np.int32)
     is_kept = users.row_of_old >= 0
     old_user_of[users.row_of_old[is_kept]] = np.flatnonzero(is_kept)
-    marks = _marks(base, items, changes, item_rows)
-    order = np.argsort(item_rows, kind="stable") if items.keys.size > items.row_of_old.size - items.n_gone else None
-    order = _in_order(user_rows.astype(np.int64) << 32 | marks, order)[int((user_rows < 0).sum()) :]
+    marks, ranks = _among_old_items(base, items, changes, item_rows)
+    order = np.argsort((user_rows.astype(np.int64) << 32) + ranks)[int((user_rows < 0).sum()) :]
     change_starts = np.zeros(n_users + 1, np.int64)
     np.cumsum(np.bincount(user_rows[order], minlength=n_users), out=change_starts[1:])
     changed = change_starts, marks[order], item_rows[order], changes.values[order]
@@ -206,13 +215,6 @@ def _merged_ratings(
     return Ratings(*merged, n_users, int(items.keys.size))
 
 
-def _in_order(numbers: npt.NDArray[np.int64], order: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64]:
-    """Places of rising numbers; equal ones in the order given, if one is."""
-    if order is None:
-        return np.argsort(numbers)
-    return order[np.argsort(numbers[order], kind="stable")]
-
-
 def in_parts(starts: Offsets, work: Callable[[int, int], Part]) -> list[Part]:
     """work(first_user, end_user) of parts that hold about as many ratings, at the same time."""
     n_users = starts.size - 1
@@ -222,9 +224,17 @@ def in_parts(starts: Offsets, work: Callable[[int, int], Part]) -> list[Part]:
         return list(pool.map(work, bounds[:-1], bounds[1:]))
 
 
-def _marks(base: Base, items: _Side, changes: Changes, item_rows: Rows) -> Rows:
-    """Where each change belongs among old items: see `snapshot_kernels.merge`."""
+def _among_old_items(base: Base, items: _Side, changes: Changes, item_rows: Rows) -> tuple[Rows, npt.NDArray[np.int64]]:
+    """Where each change belongs among old items (see `snapshot_kernels.merge`), and its item's rank among all items."""
     old_rows = look_up(rows_by_key(base.item_keys), changes.item_keys)
-    kept = np.append(np.flatnonzero(items.row_of_old >= 0), items.row_of_old.size)
-    next_old = kept[np.searchsorted(items.row_of_old[kept[:-1]], item_rows)]
-    return np.where(old_rows >= 0, 2 * old_rows + 1, 2 * next_old).astype(np.int32)
+    is_kept = items.row_of_old >= 0
+    kept_rows, kept = items.row_of_old[is_kept], np.append(np.flatnonzero(is_kept), is_kept.size)
+    new_rows = np.delete(np.arange(items.keys.size), kept_rows)
+    before = kept[np.searchsorted(kept_rows, new_rows)]  # each new item's next old one
+    n_new_up_to = np.searchsorted(before, np.arange(is_kept.size), side="right")
+    next_old = kept[np.searchsorted(kept_rows, item_rows)]
+    is_old = old_rows >= 0
+    marks = np.where(is_old, 2 * old_rows + 1, 2 * next_old).astype(np.int32)
+    ranks = next_old + np.searchsorted(new_rows, item_rows)
+    ranks[is_old] = old_rows[is_old] + n_new_up_to[old_rows[is_old]]
+    return marks, ranks

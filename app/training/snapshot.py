@@ -22,7 +22,7 @@ from app.ratings import everything, set_wise, store
 from app.ratings.everything import DELETED, AllRatings, Changes
 from app.registry.artifacts import Keys, look_up, rows_by_key
 from app.training import snapshot_file
-from app.training.merging import Merged, in_parts, latest, merge_changes
+from app.training.merging import Merged, in_parts, is_among, latest, merge_changes
 from app.training.snapshot_file import Base, StoredSnapshot, UnusableSnapshot
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,10 @@ def _probe(connection: Connection, base: Base, pending: Changes) -> None:
     places = np.unique(np.linspace(0, base.values.size - 1, _N_PROBES).astype(np.int64))
     users = base.user_keys[np.searchsorted(base.user_starts, places, side="right") - 1]
     pairs = users << 32 | base.item_keys[base.item_rows[places]]
-    is_unchanged = ~np.isin(pairs, pending.user_keys.astype(np.int64) << 32 | pending.item_keys)
+    order = np.argsort(pairs)
+    pairs, places = pairs[order], places[order]
+    changed = pending.user_keys.astype(np.int64) << 32 | pending.item_keys
+    is_unchanged = ~is_among(pairs, np.sort(changed[is_among(changed, pairs)]))
     pairs, places = pairs[is_unchanged], places[is_unchanged]
     found = set_wise.stored_ratings(connection, pairs)
     is_same = found.values.astype(np.float32) == base.values[places[found.places]]
