@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -47,26 +48,38 @@ def test_of_the_batches_in_flight_when_the_service_is_killed_each_is_there_whole
 
 
 def test_a_stopping_service_finishes_its_requests_and_ends_its_event_streams(tmp_path: Path) -> None:
+    body = json.dumps(batch(0)).encode()
+    is_told = threading.Event()
+
+    def slow_body() -> Iterator[bytes]:
+        yield body[:1000]
+        is_told.wait(30)
+        yield body[1000:]
+
+    answers: list[httpx.Response] = []
+
+    def post() -> None:
+        headers = {"Content-Type": "application/json"}
+        answers.append(httpx.post(f"{service.url}/v1/ratings/batch", content=slow_body(), headers=headers, timeout=30))
+
     with running_service(tmp_path, environment=ENVIRONMENT) as service:
+        posting = threading.Thread(target=post)
         with httpx.Client(base_url=service.url, timeout=30) as client:
             run = client.post("/v1/training-runs").json()  # no trainer: it stays queued, and its stream stays open
-            answers: list[httpx.Response] = []
-            posting = threading.Thread(
-                target=lambda: answers.append(httpx.post(f"{service.url}/v1/ratings/batch", json=batch(0), timeout=30))
-            )
             with client.stream("GET", f"/v1/training-runs/{run['id']}/events") as stream:
                 lines = stream.iter_lines()
                 next(lines)
                 posting.start()
-                time.sleep(0.05)
+                time.sleep(1)  # the beginning of the body is there by then
                 started = time.monotonic()
                 service.process.send_signal(signal.SIGTERM)
+                is_told.set()
                 for _ in lines:
                     pass
         posting.join()
         service.process.wait(20)
     assert answers[0].status_code == 200
-    assert json.loads(answers[0].content)["created"] == BATCH
+    assert answers[0].json()["created"] == BATCH
     assert time.monotonic() - started < 15  # far below the server's patience with connections that do not end
     assert "Application shutdown complete" in service.log.read_text()
 

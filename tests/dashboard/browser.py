@@ -109,10 +109,11 @@ def browser_tab(path: str, profile: Path) -> Iterator[Tab]:
 def _address_of_the_tab(profile: Path) -> str:
     """The browser writes its port into its profile once it listens."""
     deadline = time.monotonic() + PATIENCE
-    while not (profile / "DevToolsActivePort").exists():
+    told = profile / "DevToolsActivePort"
+    while not told.exists() or not told.read_text().strip():  # the file is there a moment before its contents
         assert time.monotonic() < deadline, "the browser did not start"
         time.sleep(0.05)
-    port = (profile / "DevToolsActivePort").read_text().splitlines()[0]
+    port = told.read_text().splitlines()[0]
     tabs = httpx.get(f"http://127.0.0.1:{port}/json/list").json()
     address: str = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
     return address
