@@ -105,7 +105,13 @@ def _deltas(base: Base, changes: Changes) -> npt.NDArray[np.int64]:
     users = look_up(rows_by_key(base.user_keys), changes.user_keys)
     items = look_up(rows_by_key(base.item_keys), changes.item_keys)
     places = np.empty(len(changes), np.int64)
-    find_places(base.user_starts, base.item_rows, users, items, places)
+
+    def find(part: slice) -> None:
+        find_places(base.user_starts, base.item_rows, users[part], items[part], places[part])
+
+    bounds = np.linspace(0, len(changes), _N_THREADS + 1).astype(int).tolist()
+    with ThreadPoolExecutor(_N_THREADS) as pool:
+        list(pool.map(find, map(slice, bounds[:-1], bounds[1:])))
     return np.isfinite(changes.values).astype(np.int64) - (places >= 0)
 
 
@@ -229,12 +235,14 @@ def _among_old_items(base: Base, items: _Side, changes: Changes, item_rows: Rows
     old_rows = look_up(rows_by_key(base.item_keys), changes.item_keys)
     is_kept = items.row_of_old >= 0
     kept_rows, kept = items.row_of_old[is_kept], np.append(np.flatnonzero(is_kept), is_kept.size)
+    next_old = kept[np.searchsorted(kept_rows, np.arange(items.keys.size))]  # of each item, itself where it is old
     new_rows = np.delete(np.arange(items.keys.size), kept_rows)
-    before = kept[np.searchsorted(kept_rows, new_rows)]  # each new item's next old one
-    n_new_up_to = np.searchsorted(before, np.arange(is_kept.size), side="right")
-    next_old = kept[np.searchsorted(kept_rows, item_rows)]
-    is_old = old_rows >= 0
-    marks = np.where(is_old, 2 * old_rows + 1, 2 * next_old).astype(np.int32)
-    ranks = next_old + np.searchsorted(new_rows, item_rows)
+    n_new_up_to = np.searchsorted(next_old[new_rows], np.arange(is_kept.size), side="right")
+    rank_of_new = np.zeros(items.keys.size, np.int64)
+    rank_of_new[new_rows] = next_old[new_rows] + np.arange(new_rows.size)
+    is_old, is_new = old_rows >= 0, (old_rows < 0) & (item_rows >= 0)
+    marks, ranks = np.zeros(len(changes), np.int32), np.zeros(len(changes), np.int64)  # those of items never heard of
+    marks[is_old], marks[is_new] = 2 * old_rows[is_old] + 1, 2 * next_old[item_rows[is_new]]
     ranks[is_old] = old_rows[is_old] + n_new_up_to[old_rows[is_old]]
+    ranks[is_new] = rank_of_new[item_rows[is_new]]
     return marks, ranks
