@@ -174,7 +174,7 @@ def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
             "journal_mode=WAL",
             "foreign_keys=ON",
             "cache_size=-65536",
-            "secure_delete=FAST",  # erased means overwritten
+            "secure_delete=ON",  # deleted rows are overwritten with zeros
         ):
             connection.execute(f"PRAGMA {pragma}")
 
