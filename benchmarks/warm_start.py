@@ -75,8 +75,9 @@ def _rows(known: Ratings, n_rows: int, is_user: bool) -> np.ndarray:
     return np.where(counts > 0, np.arange(n_rows), -1).astype(np.int32)
 
 
-def warm_fit(trainer: LocalTrainer, model: FactorModel, known: Ratings, ratings: Ratings, holdout: Ratings) -> Fit:
-    rows = _rows(known, ratings.n_users, True), _rows(known, ratings.n_items, False)
+def warm_fit(
+    trainer: LocalTrainer, model: FactorModel, rows: tuple[np.ndarray, np.ndarray], ratings: Ratings, holdout: Ratings
+) -> Fit:
     start = carry_over(model, ratings, *rows, ratings)
     return trainer.fit(ratings, warm_hyperparameters(CHOSEN, n_epochs=1), holdout=holdout, start=start)
 
@@ -99,9 +100,14 @@ def main() -> None:
     for number in range(1, arguments.chain + 1):
         ratings = everything.take(step <= number)
         label = f"warm, {len(ratings) - len(known):,} new"
+        rows = _rows(known, ratings.n_users, True), _rows(known, ratings.n_items, False)
 
-        def fit(model: FactorModel = model, known: Ratings = known, ratings: Ratings = ratings) -> Fit:
-            return warm_fit(trainer, model, known, ratings, holdout)
+        def fit(
+            model: FactorModel = model,
+            rows: tuple[np.ndarray, np.ndarray] = rows,
+            ratings: Ratings = ratings,
+        ) -> Fit:
+            return warm_fit(trainer, model, rows, ratings, holdout)
 
         warm, warm_seconds, warm_error = timed(label, fit, test, ROUNDS)
         known, model = ratings, warm.model

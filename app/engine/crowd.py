@@ -44,16 +44,19 @@ def crowd_prior(user_bias: Vector32, user_factors: Matrix32, user_counts: Counts
     return UserPrior(mean, (scatter + weight * np.diag(target)) / (n + weight))
 
 
-def with_measured_noise(model: FactorModel, ratings: Ratings, holdout: Ratings, seed: int) -> FactorModel:
+def with_measured_noise(
+    model: FactorModel, ratings: Ratings, holdout: Ratings, seed: int, *, n_rounds: int = 2
+) -> FactorModel:
     """The model with s2 such that the variance promised for held-out ratings is the one found:
 
         s2 = mean (r - r_hat)^2 - mean y' A_u^-1 y
 
     over the held-out ratings of known items of up to 500 users, folded in from their training ratings. s2 enters A_u,
-    so this is repeated once. A few held-out ratings move the model's own estimate only a little.
+    so this is repeated, unless the model's own is near already; then half the users do. A few held-out ratings move
+    the model's own estimate only a little.
     """
-    for _ in range(2):
-        squared_error, doubt, n = _held_out_errors(model, ratings, holdout, seed)
+    for _ in range(n_rounds):
+        squared_error, doubt, n = _held_out_errors(model, ratings, holdout, seed, _NOISE_USERS * n_rounds // 2)
         found = max(squared_error - doubt, 0.1 * squared_error)
         noise = (found + _NOISE_WEIGHT * model.noise_variance) / (n + _NOISE_WEIGHT)
         model = dataclasses.replace(model, noise_variance=noise)
@@ -103,14 +106,16 @@ def _scatter(x: Matrix32, mean: Vector64) -> Matrix64:
     return scatter
 
 
-def _held_out_errors(model: FactorModel, ratings: Ratings, holdout: Ratings, seed: int) -> tuple[float, float, int]:
+def _held_out_errors(
+    model: FactorModel, ratings: Ratings, holdout: Ratings, seed: int, n_users: int
+) -> tuple[float, float, int]:
     """Sums of (r - r_hat)^2 and of y' A_u^-1 y over held-out ratings of known items, and their number."""
     from app.engine.fold_in import FoldIn
 
     fold_in = FoldIn(model)
     users = np.flatnonzero(count_rows(holdout.user_rows, holdout.n_users))
-    if users.size > _NOISE_USERS:
-        users = np.sort(np.random.default_rng(seed).choice(users, _NOISE_USERS, replace=False))
+    if users.size > n_users:
+        users = np.sort(np.random.default_rng(seed).choice(users, n_users, replace=False))
     squared_error, doubt, n = 0.0, 0.0, 0
     for user_row in users.tolist():
         seen, asked = ratings.of_user(user_row), holdout.of_user(user_row)

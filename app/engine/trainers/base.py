@@ -49,6 +49,7 @@ class WarmStart:
     """
 
     mean: float
+    noise_variance: float
     user_factors: Matrix32
     item_factors: Matrix32
     user_bias: Vector32

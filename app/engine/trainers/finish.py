@@ -22,11 +22,12 @@ def finish(
     train_rmse: float,
     holdout: Ratings | None,
     seed: int,
+    noise_before: float | None = None,
 ) -> FactorModel:
     """The model of these factors. The arrays are the model's from here on: rows without ratings are set to averages.
 
     Without a hold-out the noise is taken halfway, by ratio, between the training error and the spread of the ratings:
-    a fit always explains its own ratings too well.
+    a fit always explains its own ratings too well. A warm fit knows the noise of the model that it began with.
     """
     user_counts = count_rows(ratings.user_rows, ratings.n_users)
     item_counts = count_rows(ratings.item_rows, ratings.n_items)
@@ -42,10 +43,12 @@ def finish(
         user_bias=user_bias,
         user_factors=user_factors,
         user_prior=prior,
-        noise_variance=max(train_rmse * math.sqrt(value_variance), 1e-3 * value_variance),
+        noise_variance=noise_before or max(train_rmse * math.sqrt(value_variance), 1e-3 * value_variance),
         item_counts=item_counts,
         item_means=means,
         user_counts=user_counts,
         popularity_shrinkage=popularity_shrinkage(ratings, item_counts, means),
     )
-    return model if holdout is None else with_measured_noise(model, ratings, holdout, seed)
+    if holdout is None:
+        return model
+    return with_measured_noise(model, ratings, holdout, seed, n_rounds=1 if noise_before else 2)

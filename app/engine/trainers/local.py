@@ -111,6 +111,7 @@ class _Run:
         np.divide(self.grid.values, np.float32(self.scale), out=self.grid.values)
         self.layout_seconds = time.perf_counter() - started
         # A warm fit has few epochs, perhaps one: falling in between, its steps still end at zero.
+        self.noise_before = start.noise_variance if start else None
         self.falls_within_epochs = start is not None and hyperparameters.schedule == "linear"
         seeds = np.random.SeedSequence(hyperparameters.seed).spawn(2)
         self.first_factors, self.strata_order = (np.random.default_rng(seed) for seed in seeds)
@@ -230,6 +231,7 @@ class _Run:
             train_rmse=report.train_rmse,
             holdout=self.holdout,
             seed=self.settings.seed,
+            noise_before=self.noise_before,
         )
 
 

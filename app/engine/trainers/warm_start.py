@@ -51,12 +51,19 @@ def carry_over(model: FactorModel, ratings: Ratings, user_rows: Rows, item_rows:
         user_counts=np.where(user_rows >= 0, model.user_counts[user_rows], 0).astype(np.int32),
     )
     if new_items.size:
-        sides = _swapped(over_rows, ratings)
-        _fold_in(sides, new_items, ratings.item_rows, ratings.user_rows, ratings.values, item_bias, item_factors)
+        sides, places = _swapped(over_rows, ratings), np.flatnonzero((item_rows < 0)[ratings.item_rows])
+        _fold_in(
+            sides, new_items, places, ratings.item_rows, ratings.user_rows, ratings.values, item_bias, item_factors
+        )
         over_rows.item_counts[new_items] = 1  # known from here on
     if new_users.size:
-        _fold_in(over_rows, new_users, ratings.user_rows, ratings.item_rows, ratings.values, user_bias, user_factors)
-    return WarmStart(model.mean, user_factors, item_factors, user_bias, item_bias, lesson)
+        rows = new_users.astype(np.int32)  # of the kind that is searched, which is copied otherwise
+        ends = np.searchsorted(ratings.user_rows, np.array([rows, rows + 1])).T.tolist()
+        places = np.concatenate([np.arange(*of_user) for of_user in ends])
+        _fold_in(
+            over_rows, new_users, places, ratings.user_rows, ratings.item_rows, ratings.values, user_bias, user_factors
+        )
+    return WarmStart(model.mean, model.noise_variance, user_factors, item_factors, user_bias, item_bias, lesson)
 
 
 def sample(ratings: Ratings, changed: np.ndarray, share: float, seed: list[int]) -> Ratings:
@@ -94,17 +101,18 @@ def _swapped(model: FactorModel, ratings: Ratings) -> FactorModel:
 def _fold_in(
     model: FactorModel,
     new_rows: np.ndarray,
+    places: np.ndarray,
     rows: Rows,
     other_rows: Rows,
     values: Vector32,
     bias: Vector32,
     factors: Matrix32,
 ) -> None:
-    """Bias and vector of each new row from its ratings of rows on the other side that the model knows."""
+    """Bias and vector of each new row from its ratings of rows on the other side that the model knows.
+
+    places: where the ratings of the new rows are
+    """
     fold_in = FoldIn(model)
-    is_new = np.zeros(bias.size, np.bool_)
-    is_new[new_rows] = True
-    places = np.flatnonzero(is_new[rows])
     places = places[model.item_counts[other_rows[places]] > 0]
     places = places[np.argsort(rows[places], kind="stable")]
     starts = np.searchsorted(rows[places], new_rows, "left").tolist()
