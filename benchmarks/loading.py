@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
-from app.database import Database, open_database
+from app.database import Database, open_database, revision
 from app.ratings import everything, store
 from app.ratings.store import NewRating
 from app.settings import Settings
@@ -178,9 +178,10 @@ def measure(
     return seconds
 
 
-def change(database: Database, n_users: int, n_items: int, n_ratings: int, round_number: int) -> None:
+def change(database: Database, n_users: int, n_items: int, n_ratings: int) -> None:
     """1 % changes by the service's own means: nine tenths given or replaced, a tenth deleted."""
-    random = np.random.default_rng([round_number, n_ratings])
+    with database.read() as connection:
+        random = np.random.default_rng(revision(connection, "ratings"))
     n = int(CHANGED * n_ratings)
     users, items = random.integers(1, n_users + n_users // 100, n), random.integers(1, n_items + n_items // 100, n)
     values = random.integers(1, 10, n) / 2
@@ -204,10 +205,10 @@ def run(kind: str, name: str, settings: Settings) -> None:
     for label, action in PATHS[kind].items():
         measure(label, action, settings, folder, n, ROUNDS if label == "load_all" else 1)
     ratios = []
-    for number in range(ROUNDS):
+    for _ in range(ROUNDS):
         full = measure("full snapshot (read, sorted, stored)", full_snapshot, settings, folder, n, 1)
         measure("update, nothing new", update, settings, folder, n, 1)
-        change(database, n_users, n_items, n, number)
+        change(database, n_users, n_items, n)
         seconds = measure(f"update after {CHANGED:.0%} changes", update, settings, folder, n, 1)
         ratios.append(seconds / full)
     print(f"update / full snapshot: median {statistics.median(ratios):.1%}, best {min(ratios):.1%}")

@@ -17,12 +17,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from app.database import open_database
+from app.engine.dataset import Ratings
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.kernel import load_kernel
-from app.engine.lanes import padded
 from app.engine.trainers.local import LocalTrainer
 from app.settings import Settings, Training
 from app.training import phases
@@ -38,10 +38,19 @@ def retrain(settings: Settings, answers: multiprocessing.Queue[Any]) -> None:
     logging.basicConfig(level="WARNING")
     chosen = Hyperparameters()
     database = open_database(settings)
-    load_kernel(LocalTrainer().loss, padded(chosen.n_factors), settings.kernels_dir)  # as the worker does at its start
+    _warm_up(settings, chosen)
     with threadpool_limits(1):
         run = train_now(database, settings, chosen)
     answers.put((run.status, run.error, run.metrics, (run.finished_at - run.started_at).total_seconds(), peak_memory()))
+
+
+def _warm_up(settings: Settings, chosen: Hyperparameters) -> None:
+    """A trainer has its kernels loaded after its first run, and this is about those that follow."""
+    import app.training.snapshot_kernels  # noqa: F401
+
+    rows = np.arange(100, dtype=np.int32)
+    tiny, held_out = (Ratings(rows, rows, np.linspace(1, 5, 100, dtype=np.float32), 100, 100) for _ in range(2))
+    LocalTrainer(1, settings.kernels_dir).fit(tiny, chosen.replace(n_epochs=1), holdout=held_out)
 
 
 def report(label: str, settings: Settings) -> dict[str, Any]:
@@ -74,7 +83,7 @@ def run(name: str, settings: Settings) -> None:
         for table in ("active_model", "model_versions"):
             connection.exec_driver_sql(f"DELETE FROM {table}")
     cold = report("cold, nothing stored", settings)
-    change(database, n_users, n_items, n, 100)
+    change(database, n_users, n_items, n)
     warm = report("after 1 % changes", settings)
     anew = settings.model_copy(update={"training": settings.training.model_copy(update={"cold_every": 1})})
     again = report("the same ratings, cold", anew)
