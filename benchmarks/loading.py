@@ -143,7 +143,11 @@ def _measured(
     action: Callable[[Database, Path], int], settings: Settings, folder: Path, answers: multiprocessing.Queue[Any]
 ) -> None:
     import app.training.snapshot_kernels  # noqa: F401  compiled before the clock starts
+    from app.engine.tally import count_rows
 
+    count_rows(
+        np.zeros(1, np.int32), 1
+    )  # the first call of any kernel takes Numba 7 ms, and is not the trainer's first
     database = open_database(settings)
     with database.read() as connection:
         connection.exec_driver_sql("SELECT 1")

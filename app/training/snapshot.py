@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,8 +23,8 @@ from app.ratings import everything, set_wise, store
 from app.ratings.everything import DELETED, AllRatings, Changes
 from app.registry.artifacts import Keys, look_up, rows_by_key
 from app.training import snapshot_file
-from app.training.merging import Merged, in_parts, is_among, latest, merge_changes
-from app.training.snapshot_file import Base, StoredSnapshot, UnusableSnapshot
+from app.training.merging import Merge, in_parts, is_among, plan_merge
+from app.training.snapshot_file import Base, Files, StoredSnapshot, UnusableSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -84,22 +85,19 @@ def take_snapshot(
 
     With `changed_since`, the snapshot says which ratings are newer than that revision.
     """
-    stored = _stored(folder)
-    with database.read() as connection:
-        everything.hold_snapshot(connection)
-        if stored and folder:
-            try:
-                return _brought_up_to_date(connection, folder, stored, changed_since)
-            except UnusableSnapshot as unusable:
-                log.warning("the stored snapshot of the ratings is not used: %s", unusable)
-                snapshot_file.discard(folder)
-    del stored  # its maps count as memory
+    if folder:
+        try:
+            if snapshot := _brought_up_to_date(database, folder, changed_since):
+                return snapshot
+        except UnusableSnapshot as unusable:
+            log.warning("the stored snapshot of the ratings is not used: %s", unusable)
+            snapshot_file.discard(folder)
     with database.read() as connection:
         base, ratings = _read_everything(connection)
-        changes = None if changed_since is None else everything.changes_since(connection, changed_since)
+        newer = None if changed_since is None else everything.changes_since(connection, changed_since)
     if folder:
-        _store(folder, base, _nothing(base.revision), is_new=True)
-    return _as_snapshot(base, ratings, changes, changed_since)
+        _store(folder, base, _nothing(base.revision))
+    return _as_snapshot(base, ratings, newer, changed_since)
 
 
 def split(ratings: Ratings, mask: Mask) -> tuple[Ratings, Ratings]:
@@ -115,48 +113,51 @@ def split(ratings: Ratings, mask: Mask) -> tuple[Ratings, Ratings]:
     return parts[0], parts[1]
 
 
-def _stored(folder: Path | None) -> StoredSnapshot | None:
-    if folder is None:
-        return None
-    try:
-        return snapshot_file.read(folder)
-    except UnusableSnapshot as unusable:
-        log.warning("the stored snapshot of the ratings is not used: %s", unusable)
-        return None
+def _brought_up_to_date(database: Database, folder: Path, changed_since: int | None) -> TrainingSnapshot | None:
+    """What is stored, with what is newer; None where nothing is stored; raises UnusableSnapshot.
+
+    The database is asked while the stored bytes are checked, and again while the changes are merged.
+    """
+    with snapshot_file.opened(folder) as opened, database.read() as connection:
+        if opened is None:
+            return None
+        everything.hold_snapshot(connection)
+        since = opened.revision if changed_since is None else min(opened.revision, changed_since)
+        newest = revision(connection, "ratings")
+        if newest < opened.revision:
+            raise UnusableSnapshot(f"the database is at revision {newest}, the snapshot at {opened.revision}")
+        if newest - since > _READ_ANEW_ABOVE * opened.n_ratings:
+            raise UnusableSnapshot(f"{newest - since} changes are more than are worth looking up")
+        newer = everything.changes_since(connection, since)
+        stored = opened.checked()
+        pending = _both(stored.changes, _where(newer, newer.revisions > stored.base.revision))
+        plan = plan_merge(stored.base, pending, lambda kind, keys: everything.ids_of_keys(connection, kind, keys))
+        with ThreadPoolExecutor(1) as beside:
+            merging = beside.submit(plan.carry_out)
+            changes = plan.changes()
+            _compare(connection, plan, changes)
+            merged = merging.result()
+    if newer.revision > opened.revision:
+        _store_merged(folder, stored, changes, merged.base, is_anybody_gone=plan.n_gone > 0)
+    return _as_snapshot(merged.base, merged.ratings, newer, changed_since)
 
 
-def _brought_up_to_date(
-    connection: Connection, folder: Path, stored: StoredSnapshot, changed_since: int | None
-) -> TrainingSnapshot:
-    """Reads what is newer than the stored state, or than `changed_since` where that is older."""
-    base, known = stored.base, stored.changes
-    since = known.revision if changed_since is None else min(known.revision, changed_since)
-    newest = revision(connection, "ratings")
-    if newest < known.revision:
-        raise UnusableSnapshot(f"the database is at revision {newest}, the snapshot at {known.revision}")
-    if newest - since > _READ_ANEW_ABOVE * base.values.size:
-        raise UnusableSnapshot(f"{newest - since} changes are more than are worth looking up")
-    changes = latest(known, everything.changes_since(connection, since))
-    is_newer = changes.revisions > base.revision
-    pending = _where(changes, is_newer)
-    _probe(connection, base, pending)
-    merged = merge_changes(base, pending, lambda kind, keys: everything.ids_of_keys(connection, kind, keys))
-    n_stored = store.totals(connection).n_ratings
-    if n_stored != len(merged.ratings):
-        raise UnusableSnapshot(f"it gives {len(merged.ratings)} ratings where the database has {n_stored}")
-    _store_merged(folder, base, known, pending, merged)
-    return _as_snapshot(merged.base, merged.ratings, changes, changed_since)
-
-
-def _store_merged(folder: Path, base: Base, known: Changes, pending: Changes, merged: Merged) -> None:
+def _store_merged(
+    folder: Path, stored: StoredSnapshot, changes: Changes, merged: Base, *, is_anybody_gone: bool
+) -> None:
     """Only the changes where they are few; all of it where they are many, or where somebody has gone for good."""
-    if pending.revision == known.revision:
-        return
-    is_new = merged.n_gone > 0 or len(pending) > _WRITE_ANEW_ABOVE * base.values.size
-    if is_new:
-        _store(folder, merged.base, _nothing(pending.revision), is_new=True)
+    if is_anybody_gone or len(changes) > _WRITE_ANEW_ABOVE * stored.base.values.size:
+        _store(folder, merged, _nothing(merged.revision))
     else:
-        _store(folder, base, pending, is_new=False)
+        _store(folder, stored.base, changes, stored.files)
+
+
+def _compare(connection: Connection, plan: Merge, changes: Changes) -> None:
+    """Raises UnusableSnapshot unless the number of ratings, and some unchanged ones, are the database's."""
+    n_stored, n_merged = store.totals(connection).n_ratings, int(plan.starts[-1])
+    if n_stored != n_merged:
+        raise UnusableSnapshot(f"it gives {n_merged} ratings where the database has {n_stored}")
+    _probe(connection, plan.base, changes)
 
 
 def _probe(connection: Connection, base: Base, pending: Changes) -> None:
@@ -177,17 +178,17 @@ def _probe(connection: Connection, base: Base, pending: Changes) -> None:
         raise UnusableSnapshot("ratings in it are not in the database: it belongs to another one")
 
 
-def _store(folder: Path, base: Base, changes: Changes, *, is_new: bool) -> None:
+def _store(folder: Path, base: Base, changes: Changes, stored: Files | None = None) -> None:
     try:
-        snapshot_file.write(folder, base, changes, is_new=is_new)
+        snapshot_file.write(folder, base, changes, stored=stored)
     except OSError as error:  # a full disk costs time in the next run, and nothing else
         log.warning("the snapshot of the ratings cannot be stored: %s", error)
 
 
-def _as_snapshot(base: Base, ratings: Ratings, changes: Changes | None, changed_since: int | None) -> TrainingSnapshot:
+def _as_snapshot(base: Base, ratings: Ratings, newer: Changes | None, changed_since: int | None) -> TrainingSnapshot:
     changed = None
-    if changes is not None and changed_since is not None:
-        changed = _places(base, _where(changes, (changes.revisions > changed_since) & (changes.values != DELETED)))
+    if newer is not None and changed_since is not None:
+        changed = _places(base, _where(newer, (newer.revisions > changed_since) & (newer.values != DELETED)))
     facts = base.user_keys, base.item_keys, base.user_ids, base.item_ids, base.revision
     return TrainingSnapshot(ratings, *facts, changed)
 
@@ -202,9 +203,21 @@ def _places(base: Base, changes: Changes) -> Offsets:
     return np.sort(places[places >= 0])
 
 
+def _both(older: Changes, newer: Changes) -> Changes:
+    """One after the other."""
+    if not len(older):
+        return newer
+    return Changes(
+        np.concatenate([older.user_keys, newer.user_keys]),
+        np.concatenate([older.item_keys, newer.item_keys]),
+        np.concatenate([older.values, newer.values]),
+        np.concatenate([older.revisions, newer.revisions]),
+        newer.revision,
+    )
+
+
 def _where(changes: Changes, mask: Mask) -> Changes:
-    keys = changes.user_keys[mask], changes.item_keys[mask]
-    return Changes(*keys, changes.values[mask], changes.revisions[mask], changes.revision)
+    return changes if mask.all() else changes.at(np.flatnonzero(mask))
 
 
 def _nothing(newest: int) -> Changes:

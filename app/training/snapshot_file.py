@@ -15,8 +15,9 @@ import json
 import logging
 import secrets
 import zlib
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from app.registry.artifacts import Keys
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 _KINDS: dict[str, type[np.generic]] = {
     "user_starts": np.int64,
@@ -53,6 +54,8 @@ _CHANGED = tuple(name for name in _KINDS if name.startswith("changed_"))
 _N_THREADS = 2
 
 Arrays = dict[str, npt.NDArray[Any]]
+Files = dict[str, dict[str, Any]]
+"""Of each array: the name of its file, its size and its checksum."""
 
 
 class UnusableSnapshot(Exception):
@@ -92,23 +95,45 @@ class StoredSnapshot:
 
     base: Base
     changes: Changes
+    files: Files
 
 
-def read(folder: Path) -> StoredSnapshot | None:
-    """What was stored, every byte of it checked; None where nothing is; raises UnusableSnapshot."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A stored snapshot whose bytes are still being checked, by threads of its own."""
+
+    revision: int
+    """Up to which it is brought by its changes."""
+    n_ratings: int
+    """Of the base."""
+    _arrays: Mapping[str, Future[npt.NDArray[Any]]]
+    _manifest: Mapping[str, Any]
+
+    def checked(self) -> StoredSnapshot:
+        """Every byte is what was written; raises UnusableSnapshot where one is not."""
+        mapped = {name: array.result() for name, array in self._arrays.items()}
+        try:
+            return _as_stored(mapped, self._manifest)
+        except ValueError as wrong:  # InvalidArray is one
+            raise UnusableSnapshot(f"its files do not fit together ({wrong})") from wrong
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Opened | None]:
+    """What was stored; None where nothing is; raises UnusableSnapshot."""
     manifest = _read_manifest(folder)
     if manifest is None:
-        return None
-    try:
-        with ThreadPoolExecutor(_N_THREADS) as pool:
-            mapped = dict(zip(_KINDS, pool.map(lambda name: _map(folder, name, manifest), _KINDS), strict=True))
-        return _as_stored(mapped, int(manifest["revision"]), int(manifest["changed_revision"]))
-    except (KeyError, TypeError, ValueError) as wrong:  # InvalidArray is a ValueError
-        raise UnusableSnapshot(f"its files do not fit together ({type(wrong).__name__}: {wrong})") from wrong
+        yield None
+        return
+    files = manifest["files"]
+    with ThreadPoolExecutor(_N_THREADS) as pool:
+        by_size = sorted(_KINDS, key=lambda name: int(files[name]["size"]), reverse=True)
+        arrays = {name: pool.submit(_map, folder, name, files[name]) for name in by_size}
+        yield Opened(manifest["changed_revision"], files["values"]["size"], arrays, manifest)
 
 
-def write(folder: Path, base: Base, changes: Changes, *, is_new: bool) -> None:
-    """Store this state: all of it, or, where the base is the stored one already, only the changes."""
+def write(folder: Path, base: Base, changes: Changes, *, stored: Files | None = None) -> None:
+    """Store this state: all of it, or, where the base lies in stored files already, only the changes."""
     folder.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(4)
     arrays: Arrays = {
@@ -117,16 +142,14 @@ def write(folder: Path, base: Base, changes: Changes, *, is_new: bool) -> None:
         "changed_values": changes.values,
         "changed_revisions": changes.revisions,
     }
-    if is_new:
-        arrays |= base.arrays()
+    if stored is None:
+        arrays = base.arrays() | arrays
     with ThreadPoolExecutor(_N_THREADS) as pool:
         written = pool.map(lambda name: _write(folder, f"{name}-{token}.npy", arrays[name]), arrays)
-        files = dict(zip(arrays, written, strict=True))
-    if not is_new:
-        files |= {name: entry for name, entry in _files_of(folder).items() if name not in files}
-    manifest = {"format": FORMAT, "revision": base.revision, "changed_revision": changes.revision, "files": files}
+        files = (stored or {}) | dict(zip(arrays, written, strict=True))
+    facts = {"format": FORMAT, "revision": base.revision, "changed_revision": changes.revision, "files": files}
     temporary = folder / f"{MANIFEST}-{token}"
-    temporary.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    temporary.write_text(json.dumps(facts | {"crc32": _checksum_of_facts(facts)}, indent=2), encoding="utf-8")
     temporary.replace(folder / MANIFEST)
     _remove_others(folder, {MANIFEST, *(entry["file"] for entry in files.values())})
 
@@ -137,7 +160,7 @@ def discard(folder: Path) -> None:
         _remove_others(folder, set())
 
 
-def _as_stored(mapped: Arrays, revision: int, changed_revision: int) -> StoredSnapshot:
+def _as_stored(mapped: Arrays, manifest: Mapping[str, Any]) -> StoredSnapshot:
     base = Base(
         user_starts=mapped["user_starts"],
         item_rows=mapped["item_rows"],
@@ -147,17 +170,17 @@ def _as_stored(mapped: Arrays, revision: int, changed_revision: int) -> StoredSn
         item_counts=mapped["item_counts"],
         user_ids=Vocabulary.from_arrays(mapped["user_ids_text"], mapped["user_ids_offsets"]),
         item_ids=Vocabulary.from_arrays(mapped["item_ids_text"], mapped["item_ids_offsets"]),
-        revision=revision,
+        revision=manifest["revision"],
     )
     users, items, values, revisions = (mapped[name] for name in _CHANGED)
-    changes = Changes(users, items, values, revisions, changed_revision)
+    changes = Changes(users, items, values, revisions, manifest["changed_revision"])
     n_users, n_items = base.user_keys.size, base.item_keys.size
     sizes = (base.user_starts.size - 1, len(base.user_ids), base.item_counts.size, len(base.item_ids))
     if sizes != (n_users, n_users, n_items, n_items) or base.user_starts[-1] != base.values.size:
         raise InvalidArray("snapshot", f"holds {sizes} rows for {n_users} users and {n_items} items")
     if base.item_rows.size != base.values.size or len({mapped[name].size for name in _CHANGED}) != 1:
         raise InvalidArray("snapshot", "holds columns of unequal lengths")
-    return StoredSnapshot(base, changes)
+    return StoredSnapshot(base, changes, manifest["files"])
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -169,17 +192,16 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
         raise UnusableSnapshot(f"its manifest cannot be read ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UnusableSnapshot(f"it is not of format {FORMAT}")
+    if manifest.pop("crc32", None) != _checksum_of_facts(manifest):
+        raise UnusableSnapshot("its manifest says something else than was written (its checksum is wrong)")
     return manifest
 
 
-def _files_of(folder: Path) -> dict[str, Any]:
-    manifest = _read_manifest(folder)
-    files: dict[str, Any] = manifest["files"] if manifest else {}
-    return files
+def _checksum_of_facts(facts: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
 
-def _map(folder: Path, name: str, manifest: dict[str, Any]) -> npt.NDArray[Any]:
-    entry = manifest["files"][name]
+def _map(folder: Path, name: str, entry: Mapping[str, Any]) -> npt.NDArray[Any]:
     try:
         array = np.asarray(np.load(folder / entry["file"], mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import bool_, float32, int32, int64, njit, uint32, uint64, void
+from numba import bool_, float32, int32, int64, njit, uint8, uint32, uint64, void
 from numba.core.types import Array
 
-from app.engine.arrays import Mask, Offsets, Rows, Vector32
+from app.engine.arrays import Bytes, Mask, Offsets, Rows, Vector32
 
 READ_ROWS = Array(int32, 1, "C", readonly=True)
 READ_VECTOR = Array(float32, 1, "C", readonly=True)
@@ -15,6 +15,7 @@ READ_OFFSETS = Array(int64, 1, "C", readonly=True)
 READ_HASHES = Array(uint64, 1, "C", readonly=True)
 READ_BITS = Array(uint32, 1, "C", readonly=True)
 READ_MASK = Array(bool_, 1, "C", readonly=True)
+READ_BYTES = Array(uint8, 1, "C", readonly=True)
 
 Bits = npt.NDArray[np.uint32]
 """Values as they lie in memory: moved, never reckoned with."""
@@ -151,11 +152,172 @@ def _first_not_below(sorted_rows: Rows, start: Any, end: Any, row: int) -> Any:
     return start
 
 
+@njit(int64(READ_ROWS, int32[::1], int64, int32[::1], int32[::1]), nogil=True, cache=True)
+def number_rows(keys: Rows, row_of_key: Rows, n_known: int, rows: Rows, new_keys: Rows) -> int:
+    """The row of each key; those without one get the numbers from n_known on. Returns how many those are.
+
+    row_of_key: beyond every key, -1 where there is none; new ones are entered
+    rows [n], overwritten   new_keys [n]: the first ones are overwritten
+    """
+    n_new = 0
+    for at in range(keys.size):
+        row = row_of_key[keys[at]]
+        if row < 0:
+            row = int32(n_known + n_new)
+            row_of_key[keys[at]] = row
+            new_keys[n_new] = keys[at]
+            n_new += 1
+        rows[at] = row
+    return n_new
+
+
+@njit(void(int64[::1]), nogil=True, cache=True)
+def _sort_few(numbers: npt.NDArray[np.int64]) -> None:
+    """In place; most users have changed one rating or two."""
+    if numbers.size > 32:
+        numbers.sort()
+        return
+    for at in range(1, numbers.size):
+        number, to = numbers[at], at
+        while to > 0 and numbers[to - 1] > number:
+            numbers[to] = numbers[to - 1]
+            to -= 1
+        numbers[to] = number
+
+
+@njit(int64(READ_ROWS, READ_ROWS, int64[::1], int64[::1]), nogil=True, cache=True)
+def group_changes(user_rows: Rows, item_rows: Rows, starts: Offsets, order: Offsets) -> int:
+    """Changes user by user, by item within one, and of those of one pair the last; returns how many remain.
+
+    user_rows, item_rows [n]   starts [n_users + 1], order [n]: overwritten, the latter as far as changes remain
+    """
+    n_users, largest = starts.size - 1, int64(0)
+    starts[:] = 0
+    for at in range(user_rows.size):
+        starts[user_rows[at] + 1] += 1
+    for user in range(n_users):
+        largest = max(largest, starts[user + 1])
+        starts[user + 1] += starts[user]
+    next_free = starts[:-1].copy()
+    for at in range(user_rows.size):
+        order[next_free[user_rows[at]]] = at
+        next_free[user_rows[at]] += 1
+    packed = np.empty(largest, np.int64)
+    n_kept = 0
+    for user in range(n_users):
+        start, n = starts[user], starts[user + 1] - starts[user]
+        starts[user] = n_kept
+        for one in range(n):
+            packed[one] = (int64(item_rows[order[start + one]]) << 32) | order[start + one]
+        _sort_few(packed[:n])
+        for one in range(n):
+            if one + 1 == n or packed[one] >> 32 != packed[one + 1] >> 32:
+                order[n_kept] = packed[one] & 0xFFFFFFFF
+                n_kept += 1
+    starts[n_users] = n_kept
+    return n_kept
+
+
+@njit(void(READ_OFFSETS, READ_ROWS, READ_ROWS, int64[::1]), nogil=True, cache=True)
+def order_within_users(starts: Offsets, item_rows: Rows, rank_of_item: Rows, order: Offsets) -> None:
+    """The changes of each user by the rank of their items.   item_rows [n]   order [n], overwritten"""
+    largest = int64(0)
+    for user in range(starts.size - 1):
+        largest = max(largest, starts[user + 1] - starts[user])
+    packed = np.empty(largest, np.int64)
+    for user in range(starts.size - 1):
+        start, n = starts[user], starts[user + 1] - starts[user]
+        for one in range(n):
+            packed[one] = (int64(rank_of_item[item_rows[start + one]]) << 32) | (start + one)
+        _sort_few(packed[:n])
+        for one in range(n):
+            order[start + one] = packed[one] & 0xFFFFFFFF
+
+
+@njit(
+    void(READ_OFFSETS, READ_ROWS, READ_OFFSETS, READ_ROWS, READ_VECTOR, int64, int64, int32[::1]),
+    nogil=True,
+    cache=True,
+)
+def weigh_changes(
+    old_starts: Offsets,
+    old_items: Rows,
+    change_starts: Offsets,
+    change_items: Rows,
+    change_values: Vector32,
+    first_user: int,
+    end_user: int,
+    deltas: Rows,
+) -> None:
+    """By how many ratings each change makes its user and its item richer: -1, 0 or 1.
+
+    Users and items of the changes, which rise, are numbered as the old ones are and on from there.
+    deltas [n_changes]: those of users first_user..end_user - 1 are overwritten
+    """
+    for user in range(first_user, end_user):
+        at, old_end = int64(0), int64(0)
+        if user < old_starts.size - 1:
+            at, old_end = old_starts[user], old_starts[user + 1]
+        for change in range(change_starts[user], change_starts[user + 1]):
+            at = _first_not_below(old_items, at, old_end, change_items[change])
+            was_there = at < old_end and old_items[at] == change_items[change]
+            deltas[change] = int32(not np.isinf(change_values[change])) - int32(was_there)
+
+
+@njit(void(READ_ROWS, READ_ROWS, int64[::1]), nogil=True, cache=True)
+def add_at(rows: Rows, deltas: Rows, counts: Offsets) -> None:
+    """rows, deltas [n], each row < counts.size   counts: added to"""
+    for at in range(rows.size):
+        counts[rows[at]] += deltas[at]
+
+
+@njit(bool_(READ_BYTES, int64, int64, READ_BYTES, int64, int64), nogil=True, cache=True)
+def _is_before(left: Bytes, start: int, end: int, right: Bytes, from_: int, to: int) -> bool:
+    """Whether left[start:end] sorts before right[from_:to], byte by byte."""
+    for at in range(min(end - start, to - from_)):
+        if left[start + at] != right[from_ + at]:
+            return bool(left[start + at] < right[from_ + at])
+    return end - start < to - from_
+
+
+@njit(void(READ_BYTES, READ_OFFSETS, READ_BYTES, READ_OFFSETS, int64[::1]), nogil=True, cache=True)
+def place_ids(text: Bytes, offsets: Offsets, added: Bytes, added_offsets: Offsets, before: Offsets) -> None:
+    """The row before which each added id belongs.
+
+    text and added: sorted ids end to end, each with its n + 1 offsets   before [n_added], overwritten
+    """
+    low = 0
+    for one in range(before.size):
+        high = int(offsets.size) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if _is_before(
+                *(text, offsets[middle], offsets[middle + 1]), *(added, added_offsets[one], added_offsets[one + 1])
+            ):
+                low = middle + 1
+            else:
+                high = middle
+        before[one] = low
+
+
+@njit(void(READ_BYTES, READ_OFFSETS, READ_ROWS, READ_OFFSETS, uint8[::1]), nogil=True, cache=True)
+def copy_ids(text: Bytes, offsets: Offsets, rows: Rows, new_offsets: Offsets, new_text: Bytes) -> None:
+    """Each id copied to where its row's begins; those without a row are left out.
+
+    text: ids end to end, offsets [n + 1]   rows [n], -1 for none   new_text: overwritten where the rows are
+    """
+    for one in range(rows.size):
+        if rows[one] >= 0:
+            to, start = new_offsets[rows[one]], offsets[one]
+            for at in range(offsets[one + 1] - start):
+                new_text[to + at] = text[start + at]
+
+
 @njit(
     int64(
         *(READ_OFFSETS, READ_ROWS, READ_VECTOR),
-        *(READ_ROWS, READ_ROWS),
-        *(READ_OFFSETS, READ_ROWS, READ_ROWS, READ_VECTOR),
+        *(READ_OFFSETS, READ_ROWS, READ_VECTOR),
+        *(READ_ROWS, READ_ROWS, READ_ROWS),
         *(READ_OFFSETS, int64, int64),
         *(int32[::1], int32[::1], float32[::1]),
     ),
@@ -166,12 +328,12 @@ def merge(  # noqa: C901
     old_starts: Offsets,
     old_items: Rows,
     old_values: Vector32,
-    old_user_of: Rows,
-    item_row_of_old: Rows,
     change_starts: Offsets,
-    change_marks: Rows,
     change_items: Rows,
     change_values: Vector32,
+    number_of_user: Rows,
+    item_row_of: Rows,
+    mark_of_item: Rows,
     starts: Offsets,
     first_user: int,
     end_user: int,
@@ -181,40 +343,43 @@ def merge(  # noqa: C901
 ) -> int:
     """Old ratings with changes put over them, for users first_user..end_user - 1; returns how many users do not add up.
 
-    old_user_of [n_users]: the user's row among the old ones, -1 for new users
-    item_row_of_old [n_old_items]: rises, but for -1 where an item is gone
-    change_*: in the order of users, then marks, then items; infinite values take a rating away
-    change_marks: 2 i + 1 for old item i, 2 i for a new item that comes just before old item i
+    Users and items of the changes are numbered as the old ones are and on from there; each user's are in the order of
+    marks and then of new rows; infinite values take a rating away.
+    number_of_user [n_users]: of each user's new row
+    item_row_of [n_numbers]: new rows, which rise with the old ones, but for -1 where an item is gone
+    mark_of_item [n_numbers]: 2 i + 1 for old item i, 2 i for a new item that comes just before old item i
     starts [n_users + 1]: where each user's ratings go in the last three [n], which are overwritten
     """
     n_wrong = 0
     for user in range(first_user, end_user):
         to, end = starts[user], starts[user + 1]
         user_rows[to:end] = user
+        number = number_of_user[user]
         at, old_end = int64(0), int64(0)
-        if old_user_of[user] >= 0:
-            at, old_end = old_starts[old_user_of[user]], old_starts[old_user_of[user] + 1]
-        change, change_end = change_starts[user], change_starts[user + 1]
+        if number < old_starts.size - 1:
+            at, old_end = old_starts[number], old_starts[number + 1]
+        change, change_end = change_starts[number], change_starts[number + 1]
         while at < old_end or change < change_end:
-            stop = old_end
+            stop, mark = old_end, int32(0)
             if change < change_end:
-                stop = _first_not_below(old_items, at, old_end, change_marks[change] // 2)
+                mark = mark_of_item[change_items[change]]
+                stop = _first_not_below(old_items, at, old_end, mark // 2)
             if to + stop - at > end:
                 to = int64(-1)
                 break
             for one in range(stop - at):
-                item_rows[to + one] = item_row_of_old[old_items[at + one]]
+                item_rows[to + one] = item_row_of[uint32(old_items[at + one])]
                 values[to + one] = old_values[at + one]
             to += stop - at
             at = stop
             if change < change_end:
-                if at < old_end and 2 * old_items[at] + 1 == change_marks[change]:
+                if at < old_end and 2 * old_items[at] + 1 == mark:
                     at += 1
                 if not np.isinf(change_values[change]):
                     if to == end:
                         to = int64(-1)
                         break
-                    item_rows[to], values[to] = change_items[change], change_values[change]
+                    item_rows[to], values[to] = item_row_of[change_items[change]], change_values[change]
                     to += 1
                 change += 1
         n_wrong += to != end

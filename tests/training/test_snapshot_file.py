@@ -1,10 +1,15 @@
+import json
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from app.database import Database, open_database
+from app.errors import NotFound
 from app.ratings import erasure, everything, store
 from app.ratings.sqlite_native import NotNative
 from app.ratings.store import NewRating
@@ -65,6 +70,57 @@ def test_changes_give_the_very_snapshot_that_reading_everything_gives(
         _change(database, random, turn)
         assert _same(take_snapshot(database, folder), take_snapshot(database))
     assert not caplog.records  # every one of them from what was stored
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_history_of_small_worlds_is_followed_exactly(
+    sqlite_settings: Settings,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    seed: int,
+) -> None:
+    """Few users and items, so that they come, go for good and come back, and pairs change again and again."""
+    database = open_database(sqlite_settings)
+    random = np.random.default_rng([3, seed])
+    monkeypatch.setattr(snapshot, "_WRITE_ANEW_ABOVE", float(random.choice([0.0, 0.3, 1e9])))
+    fill(database, _few_ratings(random, 5))
+    take_snapshot(database, folder)
+    before: list[int] = [0]
+    for _ in range(25):
+        for _ in range(random.integers(0, 4)):
+            _change_a_little(database, random)
+        since = int(random.choice(before)) if random.random() < 0.5 else None
+        found, read_anew = (take_snapshot(database, one, changed_since=since) for one in (folder, None))
+        assert _same(found, read_anew)
+        assert (found.changed is None) == (since is None)
+        if since is not None:
+            assert np.array_equal(found.changed, read_anew.changed)
+        before.append(found.revision)
+    assert not caplog.records
+    database.dispose()
+
+
+def _few_ratings(random: np.random.Generator, n: int) -> list[NewRating]:
+    pairs = {(f"u{random.integers(0, 12)}", f"i{random.integers(0, 9)}") for _ in range(n)}
+    return [NewRating(*pair, float(random.integers(1, 10)) / 2) for pair in sorted(pairs)]
+
+
+def _change_a_little(database: Database, random: np.random.Generator) -> None:
+    what, ratings = random.random(), _few_ratings(random, int(random.integers(1, 9)))
+    if what < 0.5:
+        fill(database, ratings)
+        return
+    with database.write() as connection:
+        if what < 0.85:
+            for one in ratings:
+                with suppress(NotFound):
+                    store.remove(connection, one.user_id, one.item_id)
+        with suppress(NotFound):
+            if what > 0.92:
+                erasure.erase_user(connection, ratings[0].user_id)
+            elif what > 0.85:
+                erasure.erase_item(connection, ratings[0].item_id)
 
 
 def test_nothing_new_gives_the_same_snapshot_again(database: Database, folder: Path) -> None:
@@ -129,6 +185,20 @@ def test_a_damaged_snapshot_is_rebuilt_and_never_trusted(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("fact", ["revision", "changed_revision"])
+def test_a_manifest_that_says_another_revision_is_not_trusted(
+    database: Database, folder: Path, caplog: pytest.LogCaptureFixture, fact: str
+) -> None:
+    fill(database)
+    take_snapshot(database, folder)
+    fill(database, [NewRating("user-1", "item-1", 0.5)])
+    manifest = json.loads((folder / snapshot_file.MANIFEST).read_text())
+    manifest[fact] += 1  # one change would be missed
+    (folder / snapshot_file.MANIFEST).write_text(json.dumps(manifest))
+    assert _same(take_snapshot(database, folder), take_snapshot(database))
+    assert any("checksum" in record.message for record in caplog.records)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}', '{"format": 1}', '{"format": 1, "files": {}}'])
 def test_a_damaged_manifest_is_not_trusted_either(database: Database, folder: Path, text: str) -> None:
     fill(database)
@@ -137,18 +207,91 @@ def test_a_damaged_manifest_is_not_trusted_either(database: Database, folder: Pa
     assert _same(take_snapshot(database, folder), right)
 
 
-def test_a_trainer_killed_while_it_writes_leaves_the_state_before(
-    database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+class _Killed(BaseException):
+    """What kill -9 is to a process: nothing of it goes on."""
+
+
+def _die_at_step(monkeypatch: pytest.MonkeyPatch, n: int) -> list[int]:
+    """Whatever touches the folder for the n-th time does half of it, and nothing more happens; counts the steps."""
+    steps = [0]
+
+    def stepped(act: Callable[..., object], half: Callable[..., object]) -> Callable[..., object]:
+        def step(*given: Any, **named: Any) -> object:
+            steps[0] += 1
+            if steps[0] == n:
+                half(*given)
+            if steps[0] >= n:
+                raise _Killed
+            return act(*given, **named)
+
+        return step
+
+    def half_an_array(opened: Any, array: np.ndarray) -> None:
+        opened.write(array.tobytes()[: array.nbytes // 2])
+
+    monkeypatch.setattr(snapshot_file.np, "save", stepped(np.save, half_an_array))
+    monkeypatch.setattr(Path, "write_text", stepped(Path.write_text, lambda path, _text: path.write_bytes(b"{")))
+    monkeypatch.setattr(Path, "replace", stepped(Path.replace, lambda *_: None))
+    monkeypatch.setattr(Path, "unlink", stepped(Path.unlink, lambda *_: None))
+    return steps
+
+
+@pytest.mark.parametrize("write_anew_above", [0.0, 1e9])
+def test_a_trainer_killed_at_any_step_leaves_the_state_before_or_the_one_after(
+    sqlite_settings: Settings,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    write_anew_above: float,
 ) -> None:
+    database = open_database(sqlite_settings)
+    monkeypatch.setattr(snapshot, "_WRITE_ANEW_ABOVE", write_anew_above)
     fill(database)
     take_snapshot(database, folder)
-    fill(database, [NewRating("user-1", "item-1", 0.5)])
-    with monkeypatch.context() as killed:
-        killed.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
+    n, is_killed = 0, True
+    while is_killed:
+        n += 1
+        fill(database, [NewRating("user-1", "item-1", 0.5 + n % 5)])
+        with monkeypatch.context() as killing:
+            steps = _die_at_step(killing, n)
+            with suppress(_Killed):
+                take_snapshot(database, folder)
+            is_killed = steps[0] >= n
+        assert _same(take_snapshot(database, folder), take_snapshot(database))
+    assert n > 10
+    assert not caplog.records  # never read anew
+    database.dispose()
+
+
+@pytest.mark.parametrize(("first_changes", "second_changes"), [(1, 1), (1, 300), (300, 1), (300, 300)])
+def test_two_trainers_that_store_at_once_leave_a_snapshot_that_is_right_or_unused(
+    database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, first_changes: int, second_changes: int
+) -> None:
+    monkeypatch.setattr(snapshot, "_WRITE_ANEW_ABOVE", 0.1)
+    fill(database, ratings_of(60, 40))
+    take_snapshot(database, folder)
+    random = np.random.default_rng(2)
+    fill(database, _random_ratings(random, first_changes))
+    store_merged = snapshot._store_merged
+
+    def late(*given: Any, **named: Any) -> None:  # the other trainer begins and ends before this one stores
+        with monkeypatch.context() as other:
+            other.setattr(snapshot, "_store_merged", store_merged)
+            fill(database, _random_ratings(random, second_changes))
             take_snapshot(database, folder)
-    assert _same(take_snapshot(database, folder), take_snapshot(database))
-    assert not caplog.records
+        store_merged(*given, **named)
+
+    with monkeypatch.context() as one:
+        one.setattr(snapshot, "_store_merged", late)
+        take_snapshot(database, folder)
+    for _ in range(2):
+        assert _same(take_snapshot(database, folder), take_snapshot(database))
+        fill(database, _random_ratings(random, 5))
+
+
+def _random_ratings(random: np.random.Generator, n: int) -> list[NewRating]:
+    pairs = {(f"user-{random.integers(0, 65)}", f"item-{random.integers(0, 45)}") for _ in range(n)}
+    return [NewRating(*pair, float(random.integers(1, 10)) / 2) for pair in sorted(pairs)]
 
 
 def test_a_snapshot_of_another_database_is_not_used(
