@@ -145,9 +145,7 @@ def _measured(
     import app.training.snapshot_kernels  # noqa: F401  compiled before the clock starts
     from app.engine.tally import count_rows
 
-    count_rows(
-        np.zeros(1, np.int32), 1
-    )  # the first call of any kernel takes Numba 7 ms, and is not the trainer's first
+    count_rows(np.zeros(1, np.int32), 1)  # Numba takes 7 ms for the first call in a process, whatever it calls
     database = open_database(settings)
     with database.read() as connection:
         connection.exec_driver_sql("SELECT 1")
