@@ -3,8 +3,8 @@
 Users and items are dealt into n_groups groups each, which cuts the ratings into n_groups^2 blocks. Stratum s is the
 blocks (g, (g + s) mod n_groups): no two of them share a user or an item, so they may be learned in any order or at once
 with the same result (distributed stratified SGD: Gemulla et al. 2011). A group of items fits the core's cache. Inside a
-block the ratings are sorted by user, cut into 8 equal parts and interleaved: each user's vector stays in the cache next
-to the core, and steps of different users do not wait for each other. The shape depends on the data alone.
+block the ratings are bundled: users with equally many of them side by side, one rating of each in turn, so that their
+vectors stay in registers and steps of different users do not wait for each other. The shape depends on the data alone.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from app.engine.arrays import Counts, Offsets, Rows, Vector32
 from app.engine.dataset import Ratings
+from app.engine.kernel_source import n_streams_for
 from app.engine.tally import count_rows
 
-_ITEM_GROUP_BYTES = 512 * 1024
+_ITEM_GROUP_BYTES = 2048 * 1024
 """Half of a common second-level cache: the group's item vectors stay there while the users stream past."""
 _MIN_GROUPS = 8
 _MIN_BLOCK_RATINGS = 4096
@@ -44,15 +45,27 @@ class Deal:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Ratings in blocks, their rows replaced by places; block (g, h) is number g * n_groups + h."""
+    """Ratings in blocks, their rows replaced by places; block (g, h) is number g * n_groups + h.
+
+    A bundle is some users, as many as the bundles are wide, and equally many ratings of each: the first of every user,
+    then the second of every user, and so on. What is left of a block, less users than that, is bundles of one user.
+    """
 
     n_groups: int
     users: Deal
     items: Deal
-    user_places: Rows
+    bundle_users: Rows
+    """[n_bundles, n_streams]: places; of a bundle of one user only the first."""
+    bundle_lengths: Rows
+    """[n_bundles]: ratings of each user."""
+    bundle_continues: npt.NDArray[np.bool_]
+    """[n_bundles]: whether it has a user in common with the bundle before."""
     item_places: Rows
+    """[n]: items of the ratings, bundle after bundle."""
     values: Vector32
-    block_starts: Offsets
+    """[n]: the ratings."""
+    table: npt.NDArray[np.int64]
+    """[n_blocks, 4]: first rating, first bundle, number of full bundles, number of bundles of one user after them."""
 
     def stratum(self, number: int) -> npt.NDArray[np.int64]:
         """Block numbers of stratum 0..n_groups - 1, in the order in which they are offered."""
@@ -87,15 +100,11 @@ def lay_out(ratings: Ratings, n_columns: int, pool: Executor, n_threads: int) ->
     users = deal(count_rows(ratings.user_rows, ratings.n_users), n_groups)
     items = deal(count_rows(ratings.item_rows, ratings.n_items), n_groups)
     scattered, block_starts = _scatter(ratings, users, items, n_groups, pool, n_threads)
-    laid_out = _order_blocks(scattered, block_starts, users.starts, n_groups, pool, n_threads)
-    return Grid(n_groups, users, items, *laid_out, block_starts)
+    bundled = _bundle(scattered, block_starts, users.starts, n_streams_for(n_columns), pool, n_threads)
+    return Grid(n_groups, users, items, *bundled)
 
 
 _Columns = tuple[Rows, Rows, Vector32]
-
-
-def _empty(n_ratings: int) -> _Columns:
-    return np.empty(n_ratings, np.int32), np.empty(n_ratings, np.int32), np.empty(n_ratings, np.float32)
 
 
 def _scatter(
@@ -104,7 +113,8 @@ def _scatter(
     """Ratings moved to their blocks, in their old order within a block, whatever the number of threads."""
     from app.engine.block_kernels import count_blocks, scatter
 
-    bounds = np.linspace(0, len(ratings), n_threads + 1).astype(np.int64)
+    n = len(ratings)
+    bounds = np.linspace(0, n, n_threads + 1).astype(np.int64)
     counts = np.zeros((n_threads, n_groups * n_groups), np.int64)
     source = (ratings.user_rows, ratings.item_rows)
     parts = range(n_threads)
@@ -113,21 +123,28 @@ def _scatter(
     np.cumsum(counts.sum(axis=0), out=block_starts[1:])
     # Thread p writes a block's ratings after those of the threads before it.
     next_free = block_starts[:-1] + np.cumsum(counts, axis=0) - counts
-    moved = _empty(len(ratings))
+    moved = (np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32))
     deals = (users.group_of, items.group_of, users.place_of, items.place_of)
     run_all(pool, scatter, [(*source, ratings.values, *deals, n_groups, bounds, p, next_free, *moved) for p in parts])
     return moved, block_starts
 
 
-def _order_blocks(
-    scattered: _Columns, block_starts: Offsets, user_starts: Offsets, n_groups: int, pool: Executor, n_threads: int
-) -> _Columns:
-    from app.engine.block_kernels import order_blocks
+def _bundle(
+    scattered: _Columns, block_starts: Offsets, user_starts: Offsets, n_streams: int, pool: Executor, n_threads: int
+) -> tuple[Rows, Rows, npt.NDArray[np.bool_], Rows, Vector32, npt.NDArray[np.int64]]:
+    """The ratings of each block brought into bundles; their arrays in the order in which `Grid` has them."""
+    from app.engine.block_kernels import bundle_blocks
 
-    ordered = _empty(scattered[0].size)
+    # Every bundle takes the last rating of at least one user: a block has no more bundles than users, or ratings.
+    most = np.minimum(np.repeat(np.diff(user_starts), user_starts.size - 1), np.diff(block_starts))
+    table = np.zeros((most.size, 4), np.int64)
+    table[:, 0], table[1:, 1] = block_starts[:-1], np.cumsum(most)[:-1]
+    n_bundles = int(most.sum())
+    bundles = (np.empty((n_bundles, n_streams), np.int32), np.empty(n_bundles, np.int32), np.empty(n_bundles, np.bool_))
+    ordered = (np.empty(scattered[0].size, np.int32), np.empty(scattered[0].size, np.float32))
     turn = np.zeros(1, np.int64)
-    run_all(pool, order_blocks, [(*scattered, block_starts, user_starts, n_groups, turn, *ordered)] * n_threads)
-    return ordered
+    run_all(pool, bundle_blocks, [(*scattered, block_starts, turn, *bundles, *ordered, table)] * n_threads)
+    return *bundles, *ordered, table
 
 
 def run_all(pool: Executor, kernel: Callable[..., None], calls: Sequence[tuple[object, ...]]) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from app.engine.blocks import deal, lay_out, n_groups_for
+from app.engine.dataset import Ratings
 from tests.engine.worlds import planted
 
 
@@ -17,20 +18,41 @@ def laid_out(ratings, n_threads):
         return lay_out(ratings, 16, pool, n_threads)
 
 
-def test_every_rating_is_in_the_grid_once(world):
-    grid = laid_out(world, 1)
-    users, items = grid.users.row_at[grid.user_places], grid.items.row_at[grid.item_places]
-    order = np.lexsort((items, users))
-    assert np.array_equal(users[order], world.user_rows)
-    assert np.array_equal(items[order], world.item_rows)
+def block_of(grid, number, n_streams):
+    """User and item places of a block's ratings, bundle after bundle."""
+    at, bundle, n_full, n_alone = grid.table[number].tolist()
+    users, items = [], []
+    for current in range(bundle, bundle + n_full + n_alone):
+        width = n_streams if current < bundle + n_full else 1
+        n = int(grid.bundle_lengths[current]) * width
+        users.append(np.resize(grid.bundle_users[current, :width], n))
+        items.append(grid.item_places[at : at + n])
+        at += n
+    none = np.empty(0, np.int32)
+    return np.concatenate([none, *users]), np.concatenate([none, *items])
+
+
+def blocks_of(grid):
+    """(group of users, group of items, user places, item places) of every block, in the order of the ratings."""
+    for number in range(grid.n_groups**2):
+        yield *divmod(number, grid.n_groups), *block_of(grid, number, grid.bundle_users.shape[1])
+
+
+@pytest.mark.parametrize("n_columns", [16, 64, 144], ids=["four users a bundle", "two", "one"])
+def test_every_rating_is_in_the_grid_once(world, n_columns):
+    with ThreadPoolExecutor(1) as pool:
+        grid = lay_out(world, n_columns, pool, 1)
+    _, _, users, items = zip(*blocks_of(grid), strict=True)
+    user_rows, item_rows = grid.users.row_at[np.concatenate(users)], grid.items.row_at[np.concatenate(items)]
+    order = np.lexsort((item_rows, user_rows))
+    assert np.array_equal(user_rows[order], world.user_rows)
+    assert np.array_equal(item_rows[order], world.item_rows)
     assert np.array_equal(grid.values[order], world.values)
 
 
 def test_each_block_holds_its_own_groups_only(world):
     grid = laid_out(world, 1)
-    for block, (start, end) in enumerate(zip(grid.block_starts, grid.block_starts[1:], strict=False)):
-        users, items = grid.user_places[start:end], grid.item_places[start:end]
-        group, other = divmod(block, grid.n_groups)
+    for group, other, users, items in blocks_of(grid):
         assert ((grid.users.starts[group] <= users) & (users < grid.users.starts[group + 1])).all()
         assert ((grid.items.starts[other] <= items) & (items < grid.items.starts[other + 1])).all()
 
@@ -47,16 +69,43 @@ def test_the_blocks_of_a_stratum_share_no_user_and_no_item_and_the_strata_cover_
 @pytest.mark.parametrize("n_threads", [2, 3])
 def test_the_grid_is_the_same_for_every_number_of_threads(world, n_threads):
     one, several = laid_out(world, 1), laid_out(world, n_threads)
-    for name in ("user_places", "item_places", "values", "block_starts"):
+    for name in ("item_places", "values", "table"):
         assert np.array_equal(getattr(one, name), getattr(several, name))
+    used = np.concatenate([np.arange(first, first + full + alone) for _, first, full, alone in one.table])
+    for name in ("bundle_users", "bundle_lengths", "bundle_continues"):
+        full = getattr(one, name)[used], getattr(several, name)[used]
+        assert np.array_equal(
+            full[0] if full[0].ndim == 1 else full[0][:, 0], full[1] if full[1].ndim == 1 else full[1][:, 0]
+        )
 
 
-def test_neighbours_in_a_block_are_different_users():
+def test_the_users_of_a_bundle_are_different_and_a_user_in_two_bundles_running_is_marked():
     grid = laid_out(planted(n_ratings=50_000).ratings, 1)
-    start, end = grid.block_starts[:2]
-    streams = grid.user_places[start : start + (end - start) // 8 * 8].reshape(-1, 8)
-    assert (np.diff(streams, axis=0) >= 0).all()  # each stream runs through its users in order
-    assert np.mean(streams[:, 0] == streams[:, 1]) < 0.05
+    for _, first, n_full, _ in grid.table.tolist():
+        users = grid.bundle_users[first : first + n_full]
+        assert all(len(set(row)) == len(row) for row in users.tolist())
+        shared = [
+            bool(set(now) & set(before)) for before, now in zip(users[:-1].tolist(), users[1:].tolist(), strict=True)
+        ]
+        assert grid.bundle_continues[first + 1 : first + n_full].tolist() == shared
+
+
+def test_a_user_with_most_of_the_ratings_is_in_many_bundles():
+    users = np.repeat(np.arange(9, dtype=np.int32), [200, 3, 3, 3, 3, 3, 3, 3, 3])
+    items = np.concatenate([np.arange(200), np.tile(np.arange(3), 8)]).astype(np.int32)
+    ratings = Ratings(users, items, np.ones(users.size, np.float32), 9, 200)
+    grid = laid_out(ratings, 1)
+    _, _, places, _ = zip(*blocks_of(grid), strict=True)
+    assert np.bincount(grid.users.row_at[np.concatenate(places)]).tolist() == [200, 3, 3, 3, 3, 3, 3, 3, 3]
+
+
+def test_bundles_are_long_where_users_have_many_ratings():
+    grid = laid_out(planted(n_ratings=50_000).ratings, 1)
+    in_full = sum(int(grid.bundle_lengths[f : f + n].sum()) * 4 for _, f, n, _ in grid.table.tolist())
+    assert in_full > 0.97 * 50_000
+    counts = np.bincount(planted(n_ratings=50_000).ratings.user_rows)
+    mean_length = in_full / 4 / grid.table[:, 2].sum()
+    assert mean_length > 0.6 * counts.mean() / grid.n_groups
 
 
 def test_groups_are_dealt_evenly():
@@ -71,7 +120,7 @@ def test_groups_are_dealt_evenly():
 
 @pytest.mark.parametrize(
     ("n_ratings", "n_items", "expected"),
-    [(10, 5, 8), (100_000, 10_000, 8), (20_000_000, 27_000, 14), (1_000_000, 10_000_000, 15)],
+    [(10, 5, 8), (100_000, 10_000, 8), (20_000_000, 270_000, 33), (1_000_000, 10_000_000, 15)],
     ids=["tiny", "small", "cache decides", "block size decides"],
 )
 def test_the_number_of_groups_follows_from_the_data(n_ratings, n_items, expected):

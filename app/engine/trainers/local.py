@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from app.engine.arrays import Matrix32, Rows, Vector32
+from app.engine.arrays import Matrix32, Rows, Vector32, Vector64
 from app.engine.blocks import lay_out, run_all
 from app.engine.crowd import spread_of
 from app.engine.dataset import Ratings
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 
 _RATINGS_PER_THREAD = 250_000
 """Fewer ratings than this per thread cost more in hand-over than a further thread saves."""
+_RATINGS_AT_ONCE = 8_000_000
+"""Learned between two looks at whether the fit is cancelled: less than a tenth of a second."""
+_NAP_SECONDS = 50e-6
 _EXPLODED = 3.0
 """An error this many times that of predicting the mean for everybody is not on its way anywhere."""
 
@@ -172,12 +176,17 @@ class _Run:
         """Every stratum once, in an order drawn from the seed."""
         started = time.perf_counter()
         learning_rate = self.settings.learning_rate_of(epoch)
-        squared_errors = np.zeros(self.grid.n_groups**2)
+        n_strata = self.grid.n_groups
+        strata = self.strata_order.permutation(n_strata)
         fall = learning_rate / (self.settings.n_epochs - epoch + 1) if self.falls_within_epochs else 0.0
-        for turn, number in enumerate(self.strata_order.permutation(self.grid.n_groups)):
+        rates = (learning_rate - fall * np.arange(n_strata) / n_strata).astype(np.float32)
+        squared_errors = np.zeros(n_strata**2)
+        at_once = max(1, n_strata * _RATINGS_AT_ONCE // max(1, len(self.lesson)))
+        for first in range(0, n_strata, at_once):
             if is_cancelled():
                 raise FitCancelled(epoch=epoch)
-            self._learn_stratum(int(number), learning_rate - fall * turn / self.grid.n_groups, squared_errors)
+            part = slice(first, first + at_once)
+            self._learn_strata(strata[part], rates[part], squared_errors)
         seconds = max(time.perf_counter() - started, 1e-9)
         return EpochReport(
             epoch=epoch,
@@ -188,16 +197,24 @@ class _Run:
             ratings_per_second=len(self.lesson) / seconds,
         )
 
-    def _learn_stratum(self, number: int, learning_rate: float, squared_errors: np.ndarray) -> None:
+    def _learn_strata(self, strata: npt.NDArray[np.int64], rates: Vector32, squared_errors: Vector64) -> None:
+        """Strata one after the other: a block waits for those before it that share its users or its items."""
         grid, state = self.grid, self.state
-        keep = 1.0 - learning_rate * self.settings.regularization
-        keep_bias = 1.0 - learning_rate * self.settings.reg_bias
-        call = (
-            *(grid.user_places, grid.item_places, grid.values, grid.block_starts, grid.stratum(number)),
-            *(np.zeros(1, np.int64), self.mean / self.scale, learning_rate, keep, keep_bias),
-            *(state.user_factors, state.item_factors, state.user_bias, state.item_bias, squared_errors),
-        )
-        run_all(self.pool, self.kernel, [call] * self.n_threads)
+        ratings = (grid.bundle_users, grid.bundle_lengths, grid.bundle_continues, grid.item_places, grid.values)
+        blocks = np.concatenate([grid.stratum(number) for number in strata.tolist()])
+        progress = np.zeros(1 + 2 * grid.n_groups, np.int64)
+        penalties = (self.settings.regularization, self.settings.reg_bias)
+        learned = (state.user_factors, state.item_factors, state.user_bias, state.item_bias, squared_errors)
+        call = (*ratings, grid.table, blocks, rates, progress)
+        rest = (self.mean / self.scale, *penalties, *learned)
+        run_all(self.pool, self._learn_blocks, [(call, rest)] * self.n_threads)
+
+    def _learn_blocks(self, call: tuple[object, ...], rest: tuple[object, ...]) -> None:
+        """The kernel until no block is left, asleep where it would only wait: its core may be wanted by others."""
+        waiting = self.kernel(*call, -1, *rest)
+        while waiting >= 0:
+            time.sleep(_NAP_SECONDS)
+            waiting = self.kernel(*call, waiting, *rest)
 
     def _rmse(self, ratings: Ratings) -> float:
         from app.engine.trainers.measure import sum_squared_errors

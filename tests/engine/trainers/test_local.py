@@ -121,11 +121,12 @@ def test_an_error_that_grows_but_stays_finite_is_divergence_too(world):
         trainer().fit(world.ratings, SMALL.replace(n_epochs=1, learning_rate=1e-6, initial_scale=1.0, n_factors=64))
 
 
-def test_a_cancelled_fit_stops_before_its_epoch_is_over(world):
+def test_a_cancelled_fit_stops_before_its_epoch_is_over(world, monkeypatch):
+    monkeypatch.setattr(local, "_RATINGS_AT_ONCE", len(world.ratings) // 8)
     asked = count()
     with pytest.raises(FitCancelled) as stop:
         trainer().fit(world.ratings, SMALL, is_cancelled=lambda: next(asked) >= 11)
-    assert stop.value.epoch == 2  # eight strata an epoch: the twelfth question is asked in the second
+    assert stop.value.epoch == 2  # asked before each of eight strata: the twelfth question is in the second
     assert next(asked) == 12
 
 

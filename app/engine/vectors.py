@@ -1,0 +1,282 @@
+"""Explicit float32 vectors for Numba: rows of latent factors in registers, 16 numbers wide, and four ratings at a time.
+
+LLVM prefers 256-bit registers on most CPUs that have 512-bit ones, and spends them badly on short rows. Written as
+<16 x float> the steps of SGD compile to full-width instructions where the CPU has them and to legal narrower ones where
+it has not. `Wide` values (16 lanes) and `Four` values (4 lanes) live in registers across loops, which arrays do not.
+A Wide in memory is at a 64-byte boundary, named by its address.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numba.extending
+from llvmlite import ir
+from numba import types
+from numba.core.datamodel.models import PrimitiveModel
+from numba.core.typing import templates
+
+from app.engine.lanes import ALIGNMENT, FAST_MATH, LANES
+
+# Numba is typed in part; what these make is called from kernels only, with other arguments than it is written with.
+_intrinsic: Any = numba.extending.intrinsic
+_lower: Any = numba.extending.lower_builtin
+_register: Any = numba.extending.register_model
+_signature: Any = templates.signature
+_infer: Any = templates.infer_global
+_primitive: Any = PrimitiveModel
+
+_FLOAT = ir.FloatType()
+_WIDE = ir.VectorType(_FLOAT, LANES)
+_FOUR = ir.VectorType(_FLOAT, 4)
+_INT32 = ir.IntType(32)
+
+
+class _VectorType(types.Type):
+    """A Numba type for a register of floats."""
+
+    def __init__(self, name: str) -> None:
+        initialise: Any = super().__init__
+        initialise(name)
+
+
+class _WideType(_VectorType):
+    pass
+
+
+class _FourType(_VectorType):
+    pass
+
+
+wide_type, four_type = _WideType("Wide"), _FourType("Four")
+
+
+def _kept_as(llvm_type: ir.VectorType) -> Any:
+    def initialise(self: Any, manager: Any, numba_type: Any) -> None:
+        _primitive.__init__(self, manager, numba_type, llvm_type)
+
+    return type("VectorModel", (_primitive,), {"__init__": initialise})
+
+
+_register(_WideType)(_kept_as(_WIDE))
+_register(_FourType)(_kept_as(_FOUR))
+
+
+@_intrinsic
+def wide_load(_typing: Any, _address: Any) -> Any:
+    """wide_load(address) -> the 16 numbers there."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return _aligned(builder.load(builder.inttoptr(arguments[0], _WIDE.as_pointer())))
+
+    return wide_type(types.int64), generate
+
+
+@_intrinsic
+def wide_store(_typing: Any, _address: Any, _value: Any) -> Any:
+    """wide_store(address, wide): the 16 numbers are there."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        address, value = arguments
+        _aligned(builder.store(value, builder.inttoptr(address, _WIDE.as_pointer())))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, wide_type), generate
+
+
+@_intrinsic
+def wide_multiply(_typing: Any, _left: Any, _right: Any) -> Any:
+    """wide_multiply(a, b) -> a b, lane by lane."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.fmul(*arguments, flags=FAST_MATH)
+
+    return wide_type(wide_type, wide_type), generate
+
+
+@_intrinsic
+def wide_multiply_add(_typing: Any, _left: Any, _right: Any, _addend: Any) -> Any:
+    """wide_multiply_add(a, b, c) -> a b + c, lane by lane, rounded once."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.call(_declared(builder, "llvm.fma.v16f32", _WIDE, [_WIDE] * 3), arguments)
+
+    return wide_type(wide_type, wide_type, wide_type), generate
+
+
+@_intrinsic
+def wide_of(_typing: Any, _scalar: Any) -> Any:
+    """wide_of(x) -> x in every lane."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return _shuffle(builder, _single(builder, arguments[0], _WIDE), [0] * LANES)
+
+    return wide_type(types.float32), generate
+
+
+@_intrinsic
+def wide_sum(_typing: Any, _value: Any) -> Any:
+    """wide_sum(a) -> the sum of its lanes."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        reduce = _declared(builder, "llvm.vector.reduce.fadd.v16f32", _FLOAT, [_FLOAT, _WIDE])
+        return builder.call(reduce, [ir.Constant(_FLOAT, -0.0), arguments[0]], fastmath=FAST_MATH)
+
+    return types.float32(wide_type), generate
+
+
+@_intrinsic
+def wide_zero(_typing: Any) -> Any:
+    """wide_zero() -> zeros."""
+    return wide_type(), lambda *_: ir.Constant(_WIDE, [0.0] * LANES)
+
+
+@_intrinsic
+def sums_of_four(_typing: Any, _a: Any, _b: Any, _c: Any, _d: Any) -> Any:
+    """sums_of_four(a, b, c, d) -> Four of their sums: half the shuffles that four sums by themselves take."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        a, b, c, d = (_folded(builder, wide) for wide in arguments)  # 8 lanes each
+        ab = _added(builder, _shuffle2(builder, a, b, _LOW_PAIRS), _shuffle2(builder, a, b, _HIGH_PAIRS))
+        cd = _added(builder, _shuffle2(builder, c, d, _LOW_PAIRS), _shuffle2(builder, c, d, _HIGH_PAIRS))
+        abcd = _added(builder, _shuffle2(builder, ab, cd, _LOW_QUADS), _shuffle2(builder, ab, cd, _HIGH_QUADS))
+        return _folded(builder, abcd)
+
+    return four_type(wide_type, wide_type, wide_type, wide_type), generate
+
+
+_LOW_PAIRS, _HIGH_PAIRS = (0, 8, 1, 9, 4, 12, 5, 13), (2, 10, 3, 11, 6, 14, 7, 15)
+_LOW_QUADS, _HIGH_QUADS = (0, 1, 8, 9, 4, 5, 12, 13), (2, 3, 10, 11, 6, 7, 14, 15)
+
+
+@_intrinsic
+def four_of(_typing: Any, _a: Any, _b: Any, _c: Any, _d: Any) -> Any:
+    """four_of(a, b, c, d) -> these numbers as a Four."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        value = ir.Constant(_FOUR, ir.Undefined)
+        for lane, scalar in enumerate(arguments):
+            value = builder.insert_element(value, scalar, ir.Constant(_INT32, lane))
+        return value
+
+    return four_type(*[types.float32] * 4), generate
+
+
+@_intrinsic
+def four_load(_typing: Any, _address: Any) -> Any:
+    """four_load(address) -> the 4 numbers there, at any multiple of 4 bytes."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        load = builder.load(builder.inttoptr(arguments[0], _FOUR.as_pointer()))
+        load.align = 4
+        return load
+
+    return four_type(types.int64), generate
+
+
+@_intrinsic
+def four_spread(_typing: Any, _scalar: Any) -> Any:
+    """four_spread(x) -> x in every lane."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return _shuffle(builder, _single(builder, arguments[0], _FOUR), [0] * 4)
+
+    return four_type(types.float32), generate
+
+
+def _lane(number: int) -> Any:
+    @_intrinsic
+    def lane(_typing: Any, _four: Any) -> Any:
+        def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            return builder.extract_element(arguments[0], ir.Constant(_INT32, number))
+
+        return types.float32(four_type), generate
+
+    return lane
+
+
+def _wide_lane(number: int) -> Any:
+    @_intrinsic
+    def wide_lane(_typing: Any, _four: Any) -> Any:
+        def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            return _shuffle(builder, arguments[0], [number] * LANES)
+
+        return wide_type(four_type), generate
+
+    return wide_lane
+
+
+lane_0, lane_1, lane_2, lane_3 = map(_lane, range(4))
+"""lane_n(four) -> its number n."""
+wide_lane_0, wide_lane_1, wide_lane_2, wide_lane_3 = map(_wide_lane, range(4))
+"""wide_lane_n(four) -> its number n in every lane of a Wide."""
+
+
+def _define_operator(symbol: Callable[..., Any], instruction: str) -> None:
+    """A Four with a Four, or with one number for all of its lanes, as in the text of a loss."""
+
+    def generate(_context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return getattr(builder, instruction)(*_as_fours(builder, signature.args, arguments), flags=FAST_MATH)
+
+    number = types.float32
+    pairs = [(four_type, four_type), (four_type, number), (number, four_type)]
+    cases = [_signature(four_type, *pair) for pair in pairs]
+    _infer(symbol)(type(f"_{instruction}OnFour", (templates.ConcreteTemplate,), {"cases": cases}))
+    for pair in pairs:
+        _lower(symbol, *pair)(generate)
+
+
+def _as_fours(builder: Any, argument_types: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+    return [
+        value if kind == four_type else _shuffle(builder, _single(builder, value, _FOUR), [0] * 4)
+        for kind, value in zip(argument_types, arguments, strict=True)
+    ]
+
+
+for _symbol, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _define_operator(_symbol, _instruction)
+
+
+_infer(operator.neg)(type("_NegOnFour", (templates.ConcreteTemplate,), {"cases": [_signature(four_type, four_type)]}))
+
+
+@_lower(operator.neg, four_type)
+def _negated(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+    return builder.fneg(*arguments, flags=FAST_MATH)
+
+
+def _declared(builder: Any, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> Any:
+    known = builder.module.globals.get(name)
+    return known or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def _aligned(instruction: Any) -> Any:
+    instruction.align = ALIGNMENT
+    return instruction
+
+
+def _single(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
+    return builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(_INT32, 0))
+
+
+def _shuffle2(builder: Any, left: Any, right: Any, lanes: Sequence[int]) -> Any:
+    return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(_INT32, len(lanes)), list(lanes)))
+
+
+def _shuffle(builder: Any, vector: Any, lanes: Sequence[int]) -> Any:
+    return _shuffle2(builder, vector, vector, lanes)
+
+
+def _added(builder: Any, left: Any, right: Any) -> Any:
+    return builder.fadd(left, right, flags=FAST_MATH)
+
+
+def _folded(builder: Any, vector: Any) -> Any:
+    """The lower half plus the upper half."""
+    half = vector.type.count // 2
+    return _added(builder, _shuffle(builder, vector, range(half)), _shuffle(builder, vector, range(half, 2 * half)))
