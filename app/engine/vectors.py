@@ -212,18 +212,24 @@ wide_lane_0, wide_lane_1, wide_lane_2, wide_lane_3 = map(_wide_lane, range(4))
 """wide_lane_n(four) -> its number n in every lane of a Wide."""
 
 
+def _define(
+    symbol: Callable[..., Any], result: Any, cases: Sequence[tuple[Any, ...]], generate: Callable[..., Any]
+) -> None:
+    """What an operator of Python means between these types."""
+    signatures = [_signature(result, *case) for case in cases]
+    _infer(symbol)(type(f"{symbol.__name__}_of_vectors", (templates.ConcreteTemplate,), {"cases": signatures}))
+    for case in cases:
+        _lower(symbol, *case)(generate)
+
+
 def _define_operator(symbol: Callable[..., Any], instruction: str) -> None:
-    """A Four with a Four, or with one number for all of its lanes, as in the text of a loss."""
+    """A Four with a Four, or with one number for all of its lanes, as in the text of a loss; in the order written."""
 
     def generate(_context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return getattr(builder, instruction)(*_as_fours(builder, signature.args, arguments), flags=FAST_MATH)
+        return getattr(builder, instruction)(*_as_fours(builder, signature.args, arguments), flags=("contract",))
 
     number = types.float32
-    pairs = [(four_type, four_type), (four_type, number), (number, four_type)]
-    cases = [_signature(four_type, *pair) for pair in pairs]
-    _infer(symbol)(type(f"_{instruction}OnFour", (templates.ConcreteTemplate,), {"cases": cases}))
-    for pair in pairs:
-        _lower(symbol, *pair)(generate)
+    _define(symbol, four_type, [(four_type, four_type), (four_type, number), (number, four_type)], generate)
 
 
 def _as_fours(builder: Any, argument_types: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
@@ -242,12 +248,12 @@ for _symbol, _instruction in (
     _define_operator(_symbol, _instruction)
 
 
-_infer(operator.neg)(type("_NegOnFour", (templates.ConcreteTemplate,), {"cases": [_signature(four_type, four_type)]}))
-
-
-@_lower(operator.neg, four_type)
-def _negated(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-    return builder.fneg(*arguments, flags=FAST_MATH)
+_define(
+    operator.neg,
+    four_type,
+    [(four_type,)],
+    lambda _context, builder, _signature, arguments: builder.fneg(*arguments),
+)
 
 
 def _declared(builder: Any, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> Any:
@@ -280,3 +286,159 @@ def _folded(builder: Any, vector: Any) -> Any:
     """The lower half plus the upper half."""
     half = vector.type.count // 2
     return _added(builder, _shuffle(builder, vector, range(half)), _shuffle(builder, vector, range(half, 2 * half)))
+
+
+class _MaskType(_VectorType):
+    pass
+
+
+mask_type = _MaskType("Mask")
+"""Four conditions, as comparisons of Fours give them: -1 where one holds, 0 where it does not."""
+_FOUR_INTS = ir.VectorType(_INT32, 4)
+_register(_MaskType)(_kept_as(_FOUR_INTS))
+
+
+def _define_comparison(symbol: Callable[..., Any], sign: str) -> None:
+    def generate(_context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        compare = builder.fcmp_unordered if sign == "!=" else builder.fcmp_ordered
+        return builder.sext(compare(sign, *_as_fours(builder, signature.args, arguments)), _FOUR_INTS)
+
+    number = types.float32
+    _define(symbol, mask_type, [(four_type, four_type), (four_type, number), (number, four_type)], generate)
+
+
+def _define_connective(symbol: Callable[..., Any], instruction: str) -> None:
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return getattr(builder, instruction)(*arguments)
+
+    _define(symbol, mask_type, [(mask_type, mask_type)], generate)
+
+
+for _symbol, _sign in (
+    *((operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">=")),
+    *((operator.eq, "=="), (operator.ne, "!=")),
+):
+    _define_comparison(_symbol, _sign)
+_define_connective(operator.and_, "and_")
+_define_connective(operator.or_, "or_")
+
+
+def _of_number_or_four(generate: Callable[..., Any]) -> Any:
+    """A function of float32 numbers and Fours: a Four as soon as one of its arguments is.
+
+    generate(builder, arguments, is_four) -> the result
+    """
+
+    def typed(arguments: Sequence[Any]) -> Any:
+        is_four = four_type in arguments
+        result = four_type if is_four else types.float32
+
+        def code(_context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            same = _as_fours(builder, signature.args, values) if is_four else list(values)
+            return generate(builder, same, is_four)
+
+        return result(*[four_type if kind == four_type else types.float32 for kind in arguments]), code
+
+    return typed
+
+
+def _one_or_four(name: str, builder: Any, arguments: Sequence[Any], is_four: bool) -> Any:
+    """LLVM's function of this name, of one or of four numbers."""
+    kind, suffix = (_FOUR, "v4f32") if is_four else (_FLOAT, "f32")
+    return builder.call(_declared(builder, f"llvm.{name}.{suffix}", kind, [kind] * len(arguments)), arguments)
+
+
+def _bits_type(is_four: bool) -> Any:
+    return _FOUR_INTS if is_four else _INT32
+
+
+def _constant_bits(number: int, is_four: bool) -> Any:
+    return ir.Constant(_FOUR_INTS, [number] * 4) if is_four else ir.Constant(_INT32, number)
+
+
+@_intrinsic
+def fused(_typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """fused(a, b, c) -> a b + c, rounded once."""
+    return _of_number_or_four(lambda builder, values, is_four: _one_or_four("fma", builder, values, is_four))((a, b, c))
+
+
+@_intrinsic
+def absolute(_typing: Any, u: Any) -> Any:
+    """absolute(u) -> |u|"""
+    return _of_number_or_four(lambda builder, values, is_four: _one_or_four("fabs", builder, values, is_four))((u,))
+
+
+@_intrinsic
+def root(_typing: Any, u: Any) -> Any:
+    """root(u) -> its square root; NaN below zero."""
+    return _of_number_or_four(lambda builder, values, is_four: _one_or_four("sqrt", builder, values, is_four))((u,))
+
+
+@_intrinsic
+def nearest(_typing: Any, u: Any) -> Any:
+    """nearest(u) -> the nearest whole number."""
+    return _of_number_or_four(lambda builder, values, is_four: _one_or_four("rint", builder, values, is_four))((u,))
+
+
+@_intrinsic
+def two_to_the(_typing: Any, n: Any) -> Any:
+    """two_to_the(n) -> 2^n for whole n from -126 to 127; 1 for NaN."""
+
+    def generate(builder: Any, values: list[Any], is_four: bool) -> Any:
+        kind, suffix = (_FOUR, "v4i32.v4f32") if is_four else (_FLOAT, "i32.f32")
+        bits = _bits_type(is_four)
+        whole = builder.call(_declared(builder, f"llvm.fptosi.sat.{suffix}", bits, [kind]), values)
+        exponent = builder.add(whole, _constant_bits(127, is_four))
+        return builder.bitcast(builder.shl(exponent, _constant_bits(23, is_four)), kind)
+
+    return _of_number_or_four(generate)((n,))
+
+
+_ROOT_OF_A_HALF = 0x3F3504F3
+
+
+@_intrinsic
+def exponent_of(_typing: Any, u: Any) -> Any:
+    """exponent_of(u) -> whole n with u = 2^n m, m from sqrt(1/2) to sqrt(2); for positive normal numbers."""
+
+    def generate(builder: Any, values: list[Any], is_four: bool) -> Any:
+        bits = builder.bitcast(values[0], _bits_type(is_four))
+        n = _exponent(builder, bits, is_four)
+        return builder.sitofp(n, _FOUR if is_four else _FLOAT)
+
+    return _of_number_or_four(generate)((u,))
+
+
+@_intrinsic
+def mantissa_of(_typing: Any, u: Any) -> Any:
+    """mantissa_of(u) -> m of `exponent_of`."""
+
+    def generate(builder: Any, values: list[Any], is_four: bool) -> Any:
+        bits = builder.bitcast(values[0], _bits_type(is_four))
+        n = builder.shl(_exponent(builder, bits, is_four), _constant_bits(23, is_four))
+        return builder.bitcast(builder.sub(bits, n), _FOUR if is_four else _FLOAT)
+
+    return _of_number_or_four(generate)((u,))
+
+
+def _exponent(builder: Any, bits: Any, is_four: bool) -> Any:
+    shifted = builder.sub(bits, _constant_bits(_ROOT_OF_A_HALF, is_four))
+    return builder.ashr(shifted, _constant_bits(23, is_four))
+
+
+@_intrinsic
+def select(_typing: Any, condition: Any, yes: Any, no: Any) -> Any:
+    """select(condition, a, b): both are computed, one is taken; lane by lane where the condition is a Mask."""
+    is_mask = condition == mask_type
+    is_four = is_mask or four_type in (yes, no)
+    choices = [four_type if kind == four_type else types.float32 for kind in (yes, no)]
+
+    def generate(_context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        chosen, *values = arguments
+        if is_four:
+            values = _as_fours(builder, signature.args[1:], values)
+        if is_mask:
+            chosen = builder.icmp_signed("!=", chosen, ir.Constant(_FOUR_INTS, [0] * 4))
+        return builder.select(chosen, *values)
+
+    return (four_type if is_four else types.float32)(mask_type if is_mask else types.boolean, *choices), generate
