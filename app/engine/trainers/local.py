@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,17 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from app.engine.arrays import Matrix32, Rows, Vector32, Vector64
-from app.engine.blocks import lay_out, run_all
-from app.engine.crowd import spread_of
+from app.engine.blocks import lay_out
 from app.engine.dataset import Ratings
-from app.engine.evaluation import rmse
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.kernel import LearnBlocks, default_kernel_folder, load_kernel
 from app.engine.lanes import aligned_matrix, padded
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
-from app.engine.tally import mean_and_variance
+from app.engine.parts import ROWS_OF_A_PART, in_parts, n_parts_of, run_all
+from app.engine.tally import mean_and_variance, tally
 from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled, NoRatings, WarmStart
 from app.engine.trainers.finish import finish
 
@@ -49,9 +48,11 @@ class _State:
     user_bias: Vector32
     item_bias: Vector32
 
-    def copy_to(self, other: _State) -> None:
-        for name in self.__slots__:
-            np.copyto(getattr(other, name), getattr(self, name))
+    def copy_to(self, other: _State, pool: Executor) -> None:
+        """Bit by bit, on the threads of the pool."""
+        parts = [(getattr(self, name), getattr(other, name)) for name in self.__slots__]
+        halves = [(to[at::2], source[at::2]) for source, to in parts for at in range(2)]
+        run_all(pool, np.copyto, halves)
 
 
 class LocalTrainer:
@@ -108,11 +109,13 @@ class _Run:
         self.kernel = kernel
         self.pool = pool
         self.n_threads = n_threads
-        self.mean = start.mean if start else mean_and_variance(ratings.values)[0]
-        self.scale = spread_of(ratings.values) if loss.is_scale_free else 1.0
+        self.counted = tally(ratings, pool)
+        self.mean = start.mean if start else self.counted.mean
+        self.scale = self.counted.spread if loss.is_scale_free else 1.0
         started = time.perf_counter()
-        self.grid = lay_out(self.lesson, padded(hyperparameters.n_factors), pool, n_threads)
-        np.divide(self.grid.values, np.float32(self.scale), out=self.grid.values)
+        counted = self.counted if self.lesson is ratings else None
+        n_columns = padded(hyperparameters.n_factors)
+        self.grid = lay_out(self.lesson, n_columns, pool, n_threads, counted=counted, scale=self.scale)
         self.layout_seconds = time.perf_counter() - started
         # A warm fit has few epochs, perhaps one: falling in between, its steps still end at zero.
         self.noise_before = start.noise_variance if start else None
@@ -134,11 +137,11 @@ class _Run:
             on_epoch(report)
             if _is_better(report, reports[best_epoch - 1] if best_epoch else None):
                 best_epoch = epoch
-                if self.holdout is not None:
-                    self.state.copy_to(best)
+                if self.holdout is not None and epoch < self.settings.last_epoch:
+                    self.state.copy_to(best, self.pool)
             elif epoch - best_epoch >= self.settings.patience:
                 break
-        state = best if self.holdout is not None else self.state
+        state = self.state if best_epoch == len(reports) else best
         model = self._model(state, reports[best_epoch - 1])
         return Fit(model, tuple(reports), best_epoch, self.layout_seconds)
 
@@ -153,21 +156,21 @@ class _Run:
         )
 
     def _first_state(self) -> _State:
+        from app.engine.trainers.measure import draw
+
         state = self._empty_state()
-        k = self.settings.n_factors
         for factors in (state.user_factors, state.item_factors):
-            factors[:, :k] = self.first_factors.standard_normal((factors.shape[0], k), np.float32)
-            factors *= np.float32(self.settings.initial_scale)
+            drawn = (int(self.first_factors.integers(2**62)), self.settings.n_factors, self.settings.initial_scale)
+            in_parts(self.pool, draw, factors.shape[0], *drawn, factors, least=ROWS_OF_A_PART)
         return state
 
     def _state_of(self, start: WarmStart) -> _State:
         """A model's numbers in the grid's order and units: the inverse of `_model`."""
         state = self._empty_state()
-        k = self.settings.n_factors
         users, items = self.grid.users.row_at, self.grid.items.row_at
-        root, scale = np.float32(math.sqrt(self.scale)), np.float32(self.scale)
-        np.divide(start.user_factors[users], root, out=state.user_factors[:, :k])
-        np.divide(start.item_factors[items], root, out=state.item_factors[:, :k])
+        scale = np.float32(self.scale)
+        self._copy_rows(start.user_factors, users, 1.0 / math.sqrt(self.scale), state.user_factors)
+        self._copy_rows(start.item_factors, items, 1.0 / math.sqrt(self.scale), state.item_factors)
         np.divide(start.user_bias[users], scale, out=state.user_bias)
         np.divide(start.item_bias[items], scale, out=state.item_bias)
         return state
@@ -219,37 +222,50 @@ class _Run:
     def _rmse(self, ratings: Ratings) -> float:
         from app.engine.trainers.measure import sum_squared_errors
 
-        users, items = self.grid.users.place_of[ratings.user_rows], self.grid.items.place_of[ratings.item_rows]
-        state = self.state
-        total = sum_squared_errors(
-            *(users, items, ratings.values / np.float32(self.scale), self.mean / self.scale),
-            *(state.user_factors, state.item_factors, state.user_bias, state.item_bias),
+        state, sums = self.state, np.zeros(n_parts_of(len(ratings)))
+        in_parts(
+            *(self.pool, sum_squared_errors, len(ratings), ratings.user_rows, ratings.item_rows, ratings.values),
+            *(self.scale, self.mean / self.scale, self.grid.users.place_of, self.grid.items.place_of),
+            *(state.user_factors, state.item_factors, state.user_bias, state.item_bias, sums),
         )
-        return self.scale * math.sqrt(total / len(ratings))
+        return self.scale * math.sqrt(sums.sum() / len(ratings))
 
     def _error_limits(self) -> tuple[float, float]:
         """Train and hold-out errors beyond which the fit has exploded, from those of predicting the mean."""
-        limit = _EXPLODED * spread_of(self.ratings.values)
+        limit = _EXPLODED * self.counted.spread
         if self.holdout is None:
             return limit, limit
-        return limit, max(limit, _EXPLODED * rmse(np.full(len(self.holdout), self.mean), self.holdout.values))
+        mean, variance = mean_and_variance(self.holdout.values)
+        return limit, max(limit, _EXPLODED * math.hypot(mean - self.mean, math.sqrt(variance)))
 
     def _model(self, state: _State, report: EpochReport) -> FactorModel:
-        k = self.settings.n_factors
         users, items = self.grid.users.place_of, self.grid.items.place_of
-        root, scale = np.float32(math.sqrt(self.scale)), np.float32(self.scale)
+        scale = np.float32(self.scale)
         return finish(
             self.ratings,
             mean=self.mean,
             item_bias=state.item_bias[items] * scale,
-            item_factors=_rows(state.item_factors, items, k) * root,
+            item_factors=self._rows(state.item_factors, items),
             user_bias=state.user_bias[users] * scale,
-            user_factors=_rows(state.user_factors, users, k) * root,
+            user_factors=self._rows(state.user_factors, users),
             train_rmse=report.train_rmse,
             holdout=self.holdout,
             seed=self.settings.seed,
+            counted=self.counted,
+            pool=self.pool,
             noise_before=self.noise_before,
         )
+
+    def _rows(self, factors: Matrix32, places: Rows) -> Matrix32:
+        """The model's vectors out of the grid's."""
+        found = np.empty((places.size, self.settings.n_factors), np.float32)
+        self._copy_rows(factors, places, math.sqrt(self.scale), found)
+        return found
+
+    def _copy_rows(self, source: Matrix32, rows: Rows, factor: float, target: Matrix32) -> None:
+        from app.engine.trainers.measure import copy_rows
+
+        in_parts(self.pool, copy_rows, rows.size, source, rows, factor, target, least=ROWS_OF_A_PART)
 
 
 def usable_cores() -> int:
@@ -258,10 +274,6 @@ def usable_cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:
         return os.cpu_count() or 1
-
-
-def _rows(factors: Matrix32, places: Rows, k: int) -> Matrix32:
-    return np.ascontiguousarray(factors[places, :k])
 
 
 def _is_better(report: EpochReport, best: EpochReport | None) -> bool:
