@@ -2,10 +2,11 @@
 
     .venv/bin/python -m benchmarks.machine_code [32 64 128]
 
-The loop is unrolled over a row of k / 16 full registers. Its dot product should take k / 16 multiply-adds, less the one
-or two plain multiplications that start its sums, and its update 2 k / 16, all of them 512 bits wide (zmm) where the
-processor has AVX-512. On AVX2 there are twice as many of 256 bits (ymm). `plain` is the reference loop as the compiler
-vectorises it.
+The loop makes two steps of all users of a bundle: so many ratings a pass. A rating should take 3 k / 16 multiply-adds,
+less the one multiplication that starts its sum: k / 16 to look at it, k / 16 to pull the user's vector, whose result
+stays in a register, and k / 16 to pull the item's, whose result goes to memory; and k / 32 multiplications for the
+item's penalty, paid at every second step. All of them are 512 bits wide (zmm) where the processor has AVX-512; on AVX2
+there are twice as many of 256 bits (ymm). The few narrow ones (xmm) are biases, slopes and squares.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 from app.engine.kernel import load_kernel
+from app.engine.kernel_source import n_streams_for
 from app.engine.lanes import padded
 from app.engine.losses.catalog import SQUARED
 
+COLUMNS = ("FMA to registers", "FMA to memory", "multiplications", "loads + stores", "prefetches", "instructions")
 _LABEL = re.compile(r"^(\.?[\w$.]+):")
 _JUMP = re.compile(r"^\s*j\w+\s+(\.?[\w$.]+)\s*$")
 _REGISTER = re.compile(r"%([xyz]mm\d+)")
@@ -34,18 +37,17 @@ _STORE = re.compile(r"^\s*vmov[au]ps\s+%[xyz]mm\d+,\s*[^%\s]*\(")
 
 def main() -> None:
     table = Table(title="Vector instructions in one pass of the loop over ratings", title_justify="left")
-    for column in ("k", "kernel", "dot: FMA", "update: FMA", "multiplications", "loads + stores", "instructions"):
+    for column in ("k", "ratings", *COLUMNS):
         table.add_column(column, justify="right")
     for k in [int(word) for word in sys.argv[1:]] or [32, 64, 128]:
-        for explicit in (True, False):
-            table.add_row(str(k), "explicit" if explicit else "plain", *_cells(rating_loop(k, explicit=explicit)))
+        table.add_row(str(k), str(2 * n_streams_for(padded(k))), *_cells(rating_loop(k)))
     Console(width=120).print(table)
 
 
-def rating_loop(k: int, *, explicit: bool) -> list[str]:
+def rating_loop(k: int) -> list[str]:
     """Lines of the innermost loop with the most multiply-adds in a freshly compiled kernel."""
     with tempfile.TemporaryDirectory() as folder:  # Numba does not show code that it took from a cache
-        kernel: Any = load_kernel(SQUARED, padded(k), Path(folder), explicit_vectors=explicit)
+        kernel: Any = load_kernel(SQUARED, padded(k), Path(folder))
         (assembly,) = kernel.inspect_asm().values()
     return max(loops(assembly.splitlines()), key=lambda lines: sum(bool(_FMA.match(line)) for line in lines))
 
@@ -65,26 +67,28 @@ def loops(lines: Sequence[str]) -> list[list[str]]:
 
 
 def multiply_adds(loop: Sequence[str]) -> tuple[Counter[str], Counter[str]]:
-    """Register widths of the dot's multiply-adds, and of the update's: those whose result goes straight to memory."""
-    dot: Counter[str] = Counter()
-    update: Counter[str] = Counter()
+    """Register widths of the multiply-adds whose result stays in a register, and of those whose goes to memory."""
+    kept: Counter[str] = Counter()
+    stored: Counter[str] = Counter()
     for at, line in enumerate(loop):
         if _FMA.match(line):
             result = _REGISTER.findall(line)[-1]
             following = next((later for later in loop[at + 1 :] if f"%{result}" in later), "")
-            (update if _STORE.match(following) else dot)[result[:3]] += 1
-    return dot, update
+            (stored if _STORE.match(following) else kept)[result[:3]] += 1
+    return kept, stored
 
 
 def _cells(loop: Sequence[str]) -> list[str]:
-    dot, update = multiply_adds(loop)
+    kept, stored = multiply_adds(loop)
     multiplications = Counter(
         _REGISTER.findall(line)[-1][:3] for line in loop if re.match(r"^\s*vmulps", line) and _REGISTER.search(line)
     )
     stores = sum(bool(_STORE.match(line)) for line in loop)
     loads = sum("(" in line and bool(_REGISTER.search(line)) for line in loop) - stores
     n_instructions = sum(bool(re.match(r"^\s+[a-z]", line)) for line in loop)
-    return [*map(_widths, (dot, update, multiplications)), f"{loads} + {stores}", str(n_instructions)]
+    prefetches = sum("prefetch" in line for line in loop)
+    counts = (f"{loads} + {stores}", prefetches, n_instructions)
+    return [*map(_widths, (kept, stored, multiplications)), *map(str, counts)]
 
 
 def _widths(counts: Counter[str]) -> str:

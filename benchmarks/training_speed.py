@@ -99,7 +99,7 @@ def machine() -> dict[str, Any]:
 def _compile(plan: Plan) -> None:
     """Every kernel once, so that no round waits for a compiler."""
     for n_factors in throughput.FACTORS:
-        timed_fit(tiny_ratings(n_factors, 1), 1, plan.cores, n_factors=n_factors, n_epochs=1)
+        timed_fit(tiny_ratings(n_factors, per_run=1), 1, plan.cores, n_factors=n_factors, n_epochs=1)
 
 
 def _rates(plan: Plan) -> list[dict[str, Any]]:

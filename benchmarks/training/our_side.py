@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from app.engine.blocks import Grid, lay_out
+from app.engine.blocks import Grid, lay_out, n_groups_for
 from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.lanes import padded
+from app.engine.kernel import default_kernel_folder, load_kernel
+from app.engine.lanes import aligned_matrix, padded
+from app.engine.losses.catalog import SQUARED
 from app.engine.trainers.base import EpochReport
 from app.engine.trainers.local import LocalTrainer
 from benchmarks.datasets import DataSet, Part
@@ -26,7 +28,11 @@ L1_BYTES = 24 * 1024
 TINY_GROUPS = 8
 """The engine's smallest grid."""
 USERS_OF_A_BLOCK = 16
-"""Two for each stream that the engine interleaves: steps of one user do not wait for each other."""
+"""Four bundles or more: the next users are always others."""
+TINY_SWEEPS = 40
+"""Times the number of groups: how often each tiny block is learned."""
+HARMLESS_STEP = 0.003
+"""The tiny data set is noise: a small step keeps its error from exploding and costs the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +92,46 @@ def rmse(model: FactorModel, part: Part) -> float:
     return float(np.sqrt(total / len(part)))
 
 
-def tiny_ratings(n_factors: int, n_ratings: int = 2_000_000, seed: int = 0) -> Ratings:
+def tiny_ratings(n_factors: int, per_run: int, seed: int = 0) -> Ratings:
     """Ratings of so few users and items that the vectors of any one block of the grid fit the first-level cache.
 
-    Every user rates every item equally often, in random order, and a block has as many items as fit: neighbouring steps
-    rarely meet at one item. Pairs repeat, which `Ratings.of` would refuse and the kernel does not mind.
+    Every user has about so many ratings in each block, as users of the real data have: bundles are as long as theirs.
+    Where items are few, pairs repeat, which `Ratings.of` would refuse and the kernel does not mind.
     """
     n_users = TINY_GROUPS * USERS_OF_A_BLOCK
     n_items = TINY_GROUPS * (L1_BYTES // (4 * padded(n_factors)) - USERS_OF_A_BLOCK)
-    repeats = max(1, n_ratings // (n_users * n_items))
+    n_each = TINY_GROUPS * per_run
     rng = np.random.default_rng(seed)
-    items = rng.permuted(np.tile(np.arange(n_items, dtype=np.int32), (n_users, repeats)), axis=1).ravel()
-    users = np.repeat(np.arange(n_users, dtype=np.int32), n_items * repeats)
-    return Ratings(users, items, rng.normal(3.5, 1.0, items.size).astype(np.float32), n_users, n_items)
+    rows = np.tile(np.arange(n_items, dtype=np.int32), (n_users, -(-n_each // n_items)))
+    items = rng.permuted(rows, axis=1)[:, :n_each].ravel()
+    users = np.repeat(np.arange(n_users, dtype=np.int32), n_each)
+    return Ratings(users, items, rng.normal(0.0, 1.0, items.size).astype(np.float32), n_users, n_items)
+
+
+def ratings_per_run(ratings: Ratings, n_factors: int) -> int:
+    """What a user has in one block of the grid, on average."""
+    n_groups = n_groups_for(len(ratings), ratings.n_items, padded(n_factors))
+    return max(1, round(len(ratings) / (len(np.unique(ratings.user_rows)) * n_groups)))
+
+
+def first_level_rate(n_factors: int, per_run: int, core: int) -> float:
+    """Ratings per second of the kernel alone, each block of `tiny_ratings` learned many times before the next."""
+    ratings = tiny_ratings(n_factors, per_run)
+    kernel = load_kernel(SQUARED, padded(n_factors), default_kernel_folder())
+    with pinned_to([core]), ThreadPoolExecutor(1) as pool:
+        grid = lay_out(ratings, padded(n_factors), pool, 1)
+        vectors = [aligned_matrix(n, padded(n_factors)) for n in (ratings.n_users, ratings.n_items)]
+        learned = (*vectors, *(np.zeros(len(rows), np.float32) for rows in vectors), np.zeros(grid.n_groups**2))
+        arrays = (grid.bundle_users, grid.bundle_lengths, grid.bundle_continues, grid.item_places, grid.values)
+        rates = np.full(TINY_SWEEPS, HARMLESS_STEP, np.float32)
+        seconds = 0.0
+        for block in range(grid.n_groups**2):
+            blocks = np.full(TINY_SWEEPS * grid.n_groups, block)
+            progress = np.zeros(1 + 2 * grid.n_groups, np.int64)
+            started = time.perf_counter()
+            kernel(*arrays, grid.table, blocks, rates, progress, -1, 0.0, 0.05, 0.05, *learned)
+            seconds += time.perf_counter() - started
+    return len(ratings) * TINY_SWEEPS * grid.n_groups / seconds
 
 
 def block_bytes(ratings: Ratings, n_factors: int) -> int:

@@ -10,14 +10,19 @@ from typing import Any
 from app.engine.dataset import Ratings
 from benchmarks.datasets import DataSet
 from benchmarks.peers.environment import call, versions
-from benchmarks.training.our_side import block_bytes, ratings_of, timed_fit, tiny_ratings
+from benchmarks.training.our_side import (
+    block_bytes,
+    first_level_rate,
+    ratings_of,
+    ratings_per_run,
+    timed_fit,
+    tiny_ratings,
+)
 from benchmarks.training.rounds import Rounds, alternate
 
 FACTORS = (32, 64, 128)
 RATINGS_OF_A_MEASUREMENT = 60_000_000
 """Enough epochs are timed to see this many ratings, at least four."""
-HARMLESS_STEP = 0.003
-"""The tiny data set is noise: a small step keeps its error from exploding and costs the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +89,16 @@ def implicit_seconds(data: DataSet, cores: Sequence[int]) -> float | None:
 
 def against_first_level_cache(data: DataSet, n_factors: int, core: int, n_rounds: int) -> Rate:
     """The share of our own kernel's rate that is left when vectors no longer lie in the first-level cache."""
-    tiny = tiny_ratings(n_factors)
+    ratings = ratings_of(data, data.train)
+    per_run = ratings_per_run(ratings, n_factors)
     rounds = alternate(
         {
-            "theirs": functools.partial(our_rate, tiny, n_factors, 1, [core], learning_rate=HARMLESS_STEP),
-            "ours": functools.partial(our_rate, ratings_of(data, data.train), n_factors, 1, [core]),
+            "theirs": functools.partial(first_level_rate, n_factors, per_run, core),
+            "ours": functools.partial(our_rate, ratings, n_factors, 1, [core]),
         },
         n_rounds,
     )
+    tiny = tiny_ratings(n_factors, per_run)
     name = f"own kernel, {block_bytes(tiny, n_factors) // 1024} KiB of vectors"
     return _rate(data.name, name, n_factors, 1, rounds, 0.75)
 

@@ -53,10 +53,10 @@ def test_the_harder_target_is_the_fewest_iterations_hardly_above_the_lowest_erro
 
 def test_multiply_adds_are_told_apart_by_where_their_result_goes():
     (loop,) = loops(LOOP)
-    dot, update = multiply_adds(loop)
-    assert (dict(dot), dict(update)) == ({"zmm": 1}, {"zmm": 1})
+    kept, stored = multiply_adds(loop)
+    assert (dict(kept), dict(stored)) == ({"zmm": 1}, {"zmm": 1})
 
 
 @pytest.mark.parametrize("n_factors", [32, 64, 128])
 def test_a_block_of_the_tiny_data_set_fits_the_first_level_cache(n_factors):
-    assert block_bytes(tiny_ratings(n_factors, 50_000), n_factors) <= 24 * 1024
+    assert block_bytes(tiny_ratings(n_factors, per_run=16), n_factors) <= 24 * 1024
