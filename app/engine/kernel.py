@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import tempfile
+import textwrap
 import threading
 import warnings
 from collections.abc import Callable
@@ -40,6 +41,7 @@ from numba import float32, float64, int32, int64, njit, void
 from numba.core.types import Array
 
 from app.engine.lanes import FAST_MATH, claim, make_dot, make_prefetch, make_pull
+from app.engine.losses.functions import ({functions})
 
 READ_ROWS = Array(int32, 1, "C", readonly=True)
 READ_VECTOR = Array(float32, 1, "C", readonly=True)
@@ -72,12 +74,11 @@ def learn_blocks(user_rows, item_rows, values, block_starts, blocks, turn, mean,
             fetch_rows(user_factors, user_rows[ahead], item_factors, item_rows[ahead])
             r = values[at]
             old_user_bias, old_item_bias = user_bias[user], item_bias[item]
-            r_hat = mean + old_user_bias + old_item_bias + dot_rows(user_factors, user, item_factors, item)
-            slope = {error_slope}
+            r_hat_raw = mean + old_user_bias + old_item_bias + dot_rows(user_factors, user, item_factors, item)
+{slope_statements}
             step = -learning_rate * slope
             pull_rows(user_factors, user, item_factors, item, step, keep)
-            user_bias[user] = keep_bias * old_user_bias + step
-            item_bias[item] = keep_bias * old_item_bias + step
+{bias_steps}
             error = r - r_hat
             total += float64(error * error)
         squared_errors[block] = total
@@ -134,6 +135,29 @@ def fetch_rows(user_factors, user, item_factors, item):
 
 """
 
+_PENALISED_STEPS = _PLAIN_STEPS.replace(
+    """\
+        user_factors[user, f] = keep * p + step * q
+        item_factors[item, f] = keep * q + step * p
+""",
+    """\
+{penalty_statements}
+        user_factors[user, f] = p + step * q - (float32(1) - keep) * slope_of_p
+        item_factors[item, f] = q + step * p - (float32(1) - keep) * slope_of_q
+""",
+)
+"""For penalties that do not shrink every entry by the same factor; keep = 1 - learning_rate * regularization still."""
+
+_BIAS_STEPS = """\
+user_bias[user] = keep_bias * old_user_bias + step
+item_bias[item] = keep_bias * old_item_bias + step"""
+
+_PENALISED_BIAS_STEPS = """\
+b_u, b_i = old_user_bias, old_item_bias
+{bias_penalty_statements}
+user_bias[user] = b_u + step - (float32(1) - keep_bias) * slope_of_b_u
+item_bias[item] = b_i + step - (float32(1) - keep_bias) * slope_of_b_i"""
+
 _import_lock = threading.Lock()
 
 
@@ -141,8 +165,12 @@ def load_kernel(loss: Loss, n_columns: int, folder: Path, *, explicit_vectors: b
     """The compiled `learn_blocks` for a loss and a row length (a multiple of 16), from the folder's cache if there.
 
     A folder that cannot be written costs one warning and a compilation in a private temporary folder.
-    explicit_vectors=False gives the plain loop: the reference that the vector steps are tested against.
+    explicit_vectors=False gives the plain loop: the reference that the vector steps are tested against. Penalties other
+    than weight decay always go through it.
     """
+    from app.engine.losses.codegen import decay_of
+
+    explicit_vectors = explicit_vectors and decay_of(loss) is not None
     name = _kernel_name(loss, n_columns, explicit_vectors)
     with _import_lock:
         module = sys.modules.get(_module_name(name))
@@ -159,27 +187,37 @@ def default_kernel_folder() -> Path:
 
 
 def kernel_source(loss: Loss, n_columns: int, *, explicit_vectors: bool = True) -> str:
-    """The Python text of a kernel. Derives the loss's slope, so imports SymPy."""
-    from app.engine.losses.codegen import check_penalty, error_slope
+    """The Python text of a kernel. Derives the loss's slope, so imports SymPy; raises InvalidLoss."""
+    from app.engine.losses import codegen
 
-    check_penalty(loss)
-    steps = _VECTOR_STEPS if explicit_vectors else _PLAIN_STEPS
+    steps, bias_steps = (_VECTOR_STEPS if explicit_vectors else _PLAIN_STEPS), _BIAS_STEPS
+    if codegen.decay_of(loss) is None:
+        penalty, bias_penalty = codegen.penalty_statements(loss), codegen.bias_penalty_statements(loss)
+        steps = _PENALISED_STEPS.replace("{penalty_statements}", _indented(penalty, 8))
+        bias_steps = _PENALISED_BIAS_STEPS.format(bias_penalty_statements=bias_penalty)
     return _TEMPLATE.format(
         name=loss.name,
         error=loss.error,
         penalty=loss.penalty,
         n_columns=n_columns,
-        error_slope=error_slope(loss),
+        functions=", ".join(codegen.FUNCTIONS),
+        slope_statements=_indented(codegen.slope_statements(loss), 12),
+        bias_steps=_indented(bias_steps, 12),
         ahead=_AHEAD,
         row_steps=steps.format(n_columns=n_columns, n_bytes=n_columns * 4),
     )
 
 
+def _indented(statements: str, width: int) -> str:
+    return textwrap.indent(statements, " " * width)
+
+
 def _kernel_name(loss: Loss, n_columns: int, explicit_vectors: bool) -> str:
     from app.engine.losses import codegen
 
-    made_of = [_TEMPLATE, _VECTOR_STEPS if explicit_vectors else _PLAIN_STEPS, repr(loss), str((n_columns, _AHEAD))]
-    made_of += [Path(module.__file__ or "").read_text() for module in (lanes, codegen)]
+    steps = _VECTOR_STEPS if explicit_vectors else _PENALISED_STEPS
+    made_of = [_TEMPLATE, steps, _PENALISED_BIAS_STEPS, repr(loss), str((n_columns, _AHEAD))]
+    made_of += [Path(lanes.__file__ or "").read_text(), *codegen.sources()]
     return f"sgd_{hashlib.sha256(chr(0).join(made_of).encode()).hexdigest()[:16]}"
 
 

@@ -152,7 +152,7 @@ def _ranking(model: FactorModel, questions: Questions) -> tuple[float, float]:
     found: list[tuple[float, float]] = []
     for of_asked, of_known in users:
         values = questions.known.values[of_known]
-        liked = questions.asked.values[of_asked] >= (values.mean() if values.size else model.mean)
+        liked = questions.asked.values[of_asked] >= (values.mean() if values.size else model.mean_rating)
         relevant = questions.asked.item_rows[of_asked][liked]
         if relevant.size:
             rated = questions.known.item_rows[of_known]
