@@ -136,7 +136,7 @@ def _changes(node: Node, before: dict[str, Numbers], after: dict[str, Numbers]) 
 
 
 def _is_singular(node: Node, names: dict[str, Numbers]) -> bool:
-    if node.operation not in _SINGULAR:
+    if node.operation not in _SINGULAR or (node.operation == "**" and node.arguments[1].value >= 1):
         return False
     return bool(np.any(np.abs(value_of(node.arguments[_SINGULAR[node.operation]], names)) < 1e-12))
 

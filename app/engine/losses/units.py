@@ -63,7 +63,8 @@ def _slope_of_a_unit(loss: Loss, score: float) -> float:
         r = np.full(2, loss.unit * loss.rating_of(fitting))
         r_hat = loss.unit * loss.rating_of(score + np.array([-1e-4, 1e-4]))
         below, above = value_of(tree, {"r": r, "r_hat": r_hat})
-        slopes.append(abs(above - below) / 2e-4)
+        with np.errstate(invalid="ignore"):
+            slopes.append(abs(above - below) / 2e-4)
     found = float(np.mean(slopes))
     return _rounded(found) if math.isfinite(found) and found > 0 else 1.0
 
