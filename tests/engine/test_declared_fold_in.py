@@ -111,6 +111,6 @@ def test_the_doubt_behind_a_link_is_told_in_ratings():
     user = fold_in.fold_in([], [])
     predicted, variances = fold_in.predict(user, np.arange(60))
     assert ((predicted > 0) & (predicted < 6)).all()
-    scores, of_scores = fold_in.scores(user, np.arange(60))
+    _, of_scores = fold_in.scores(user, np.arange(60))
     slopes = predicted * (6 - predicted) / 6
     np.testing.assert_allclose(variances, 0.5 + (of_scores - 0.5) * slopes**2, rtol=1e-4)

@@ -5,6 +5,7 @@ import pytest
 
 from app.database import Database
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.losses.base import Loss
 from app.engine.trainers import warm_start
 from app.ratings.store import NewRating
 from app.registry import artifacts, versions
@@ -89,7 +90,7 @@ def test_what_is_held_out_stays_unseen_by_the_examined_fit(database: Database, w
         row = versions.get(connection, version)
     snapshot = take_snapshot(database, changed_since=row.trained_through)
     held_out = snapshot.holdout_mask(CHOSEN.holdout_fraction)
-    plan = plan_warm_run(row, warm.versions_dir, snapshot, CHOSEN, row.manifest["loss"], warm.training)
+    plan = plan_warm_run(row, warm.versions_dir, snapshot, CHOSEN, Loss.from_dict(row.manifest["loss"]), warm.training)
     learned, _ = split(snapshot.ratings, held_out)
     examined, published = plan.start_of_examined(learned, held_out), plan.start_of_published(snapshot.ratings)
     folder = warm.versions_dir / row.folder

@@ -6,10 +6,13 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Numbers = npt.NDArray[np.float64]
 
 Link = Literal["identity", "sigmoid", "exp"]
 LINKS: tuple[Link, ...] = get_args(Link)
@@ -19,8 +22,6 @@ NO_PENALTY = "0"
 
 _EDGE = 1e-3
 """How near, as a share of the range, a sigmoid may begin to its ends: at an end its inverse is infinite."""
-
-Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class Loss:
 
     def rating_of(self, score: npt.ArrayLike) -> Numbers:
         """link(score)."""
+        import numpy as np  # here, not above: settings know losses, and `palate --help` needs no numbers
+
         scores = np.asarray(score, np.float64)
         if self.link == "sigmoid":
             low, high = self._ends()
@@ -72,6 +75,8 @@ class Loss:
 
     def rating_slope_of(self, score: npt.ArrayLike) -> Numbers:
         """d link / d score."""
+        import numpy as np
+
         scores = np.asarray(score, np.float64)
         if self.link == "sigmoid":
             low, high = self._ends()

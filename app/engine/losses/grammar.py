@@ -202,7 +202,7 @@ class _Reader:
         if operation == "**":
             if right.operation != "number":
                 raise self.refusal(tree.right, "an exponent must be a number", "exp(b * log(a)) raises a to b")
-            if abs(right.value) > MAX_EXPONENT:
+            if not -MAX_EXPONENT <= right.value <= MAX_EXPONENT:
                 raise self.refusal(tree.right, "this exponent is too large", f"at most {MAX_EXPONENT}")
         return self.made(tree, operation, left, right)
 

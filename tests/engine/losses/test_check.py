@@ -55,7 +55,7 @@ def test_what_cannot_be_trained_is_named_with_its_place(text, position, what):
 
 
 def test_a_wrong_slope_does_not_get_past():
-    with pytest.raises(InvalidLoss, match="the compiled slope is .*, differences of the error give"):
+    with pytest.raises(InvalidLoss, match=r"the compiled slope is .*, differences of the error give"):
         check("huber", wrong=lambda slopes_of: lambda r, score: 1.01 * slopes_of(r, score))
 
 
