@@ -14,8 +14,10 @@ _MOST_STEPS = 100
 _MOST_HALVINGS = 40
 _ENOUGH = 1e-4
 """Share of the promised descent that a step must bring (Armijo; Nocedal & Wright 2006, eq. 3.4)."""
-_SETTLED = 1e-12
-"""Promised descent, relative to the objective, below which nothing changes any more."""
+_NEAR = 1e-6
+"""Distance of a score from the rating's own below which a secant is all rounding."""
+_SETTLED = 1e-9
+"""Promised descent, relative to the objective, below which nothing changes any more: the step before was quadratic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,54 +41,82 @@ def solve_declared(
         x = argmin sum_i w_i error(r_i, link(base_i + y_i x)) / T + (x - m)' C^-1 (x - m) / 2
         A = C^-1 + sum_i w_i h_i y_i y_i' / T
 
-    Newton's steps, halved until they descend; where h had to be taken for zero everywhere they are steps of descent.
-    The Laplace approximation of MacKay 1992; for (r - r_hat)^2 / 2 and T = s2 one step gives the ridge solution.
+    Newton's steps, halved until they descend. The first step, and each after one that had to be halved, takes for h the
+    slope over the distance from the rating instead, where that is larger: far from a rating a robust error hardly
+    curves, and that parabola lies above it (Huber 1981, section 7.8). The Laplace approximation of MacKay 1992; for
+    (r - r_hat)^2 / 2 and T = s2 one step gives the ridge solution.
     """
-    derivatives = derivatives_of(loss)
-    weight = evidence.weight / temperature
+    search = _Search(loss, evidence, temperature, prior_mean, prior_precision)
+    x, value, is_wary = prior_mean.copy(), search.objective(prior_mean), True
+    for _ in range(_MOST_STEPS):
+        step, promised = search.step(x, is_wary)
+        if not promised < -_SETTLED * max(abs(value), 1.0):
+            if is_wary or not np.isfinite(promised):
+                break
+            is_wary = True
+            continue
+        length = search.length(x, value, step, promised)
+        if length == 0.0 and is_wary:
+            break
+        is_wary = length < 1.0
+        x = x + length * step
+        value = search.objective(x)
+    return x, search.hessian(x)
 
-    def objective(x: Vector64) -> float:
-        errors, _, _ = derivatives(evidence.r, evidence.base + evidence.y @ x)
-        off = x - prior_mean
-        total = float(weight @ errors + off @ prior_precision @ off / 2)
+
+class _Search:
+    """The objective of one user, and the steps that descend it."""
+
+    def __init__(
+        self, loss: Loss, evidence: Evidence, temperature: float, prior_mean: Vector64, prior_precision: Matrix64
+    ) -> None:
+        self.derivatives = derivatives_of(loss)
+        self.evidence = evidence
+        self.weight = evidence.weight / temperature
+        self.prior_mean = prior_mean
+        self.prior_precision = prior_precision
+        self.fitting = loss.scores_of(evidence.r)
+
+    def objective(self, x: Vector64) -> float:
+        errors, _, _ = self._at(x)
+        off = x - self.prior_mean
+        total = float(self.weight @ errors + off @ self.prior_precision @ off / 2)
         return total if np.isfinite(total) else np.inf
 
-    x = prior_mean.copy()
-    value = objective(x)
-    for _ in range(_MOST_STEPS):
-        _, slopes, curvatures = derivatives(evidence.r, evidence.base + evidence.y @ x)
-        gradient = prior_precision @ (x - prior_mean) + evidence.y.T @ (weight * slopes)
-        hessian = _hessian(evidence.y, weight * curvatures, prior_precision)
+    def step(self, x: Vector64, is_wary: bool) -> tuple[Vector64, float]:
+        """A step, and the descent that its slope promises."""
+        _, slopes, curvatures = self._at(x)
+        if is_wary:
+            curvatures = np.maximum(curvatures, self._secants(x, slopes))
+        gradient = self.prior_precision @ (x - self.prior_mean) + self.evidence.y.T @ (self.weight * slopes)
         if not np.isfinite(gradient).all():
-            break
-        found = _descended(objective, x, value, gradient, hessian)
-        if found is None:  # a curvature that holds at this point only: the prior's alone still descends
-            found = _descended(objective, x, value, gradient, prior_precision)
-        if found is None:
-            break
-        x, value = found
-    _, _, curvatures = derivatives(evidence.r, evidence.base + evidence.y @ x)
-    return x, _hessian(evidence.y, weight * curvatures, prior_precision)
+            return np.zeros_like(x), np.nan
+        step = -np.linalg.solve(self._metric(curvatures), gradient).astype(np.float64, copy=False)
+        return step, float(gradient @ step)
 
+    def length(self, x: Vector64, value: float, step: Vector64, promised: float) -> float:
+        """1 or the first half of a half that brings its share of the promised descent; 0 where none does."""
+        length = 1.0
+        for _ in range(_MOST_HALVINGS):
+            if self.objective(x + length * step) <= value + _ENOUGH * length * promised:
+                return length
+            length /= 2
+        return 0.0
 
-def _hessian(y: Matrix64, weighted: Vector64, prior_precision: Matrix64) -> Matrix64:
-    hessian: Matrix64 = prior_precision + (y * weighted[:, None]).T @ y
-    return hessian
+    def hessian(self, x: Vector64) -> Matrix64:
+        return self._metric(self._at(x)[2])
 
+    def _at(self, x: Vector64) -> tuple[Vector64, Vector64, Vector64]:
+        return self.derivatives(self.evidence.r, self.evidence.base + self.evidence.y @ x)
 
-def _descended(
-    objective: object, x: Vector64, value: float, gradient: Vector64, metric: Matrix64
-) -> tuple[Vector64, float] | None:
-    """The point and value after one step along -metric^-1 gradient; None where it has settled or does not descend."""
-    assert callable(objective)
-    step = -np.linalg.solve(metric, gradient)
-    promised = float(gradient @ step)
-    if not promised < -_SETTLED * max(abs(value), 1.0):
-        return None
-    length = 1.0
-    for _ in range(_MOST_HALVINGS):
-        reached = float(objective(x + length * step))
-        if reached <= value + _ENOUGH * length * promised:
-            return x + length * step, reached
-        length /= 2
-    return None
+    def _metric(self, curvatures: Vector64) -> Matrix64:
+        y = self.evidence.y
+        metric: Matrix64 = self.prior_precision + (y * (self.weight * curvatures)[:, None]).T @ y
+        return metric
+
+    def _secants(self, x: Vector64, slopes: Vector64) -> Vector64:
+        distances = self.evidence.base + self.evidence.y @ x - self.fitting
+        with np.errstate(all="ignore"):
+            secants = slopes / distances
+        usable = np.isfinite(secants) & (np.abs(distances) > _NEAR)
+        return np.where(usable, np.maximum(secants, 0.0), 0.0)

@@ -92,6 +92,17 @@ class Loss:
             return math.log(share / (1 - share))
         return math.log(max(rating, 1e-3)) if self.link == "exp" else rating
 
+    def scores_of(self, ratings: npt.ArrayLike) -> Numbers:
+        """link^-1 of each rating, infinite at the ends of a link's range."""
+        import numpy as np
+
+        values = np.asarray(ratings, np.float64)
+        with np.errstate(all="ignore"):
+            if self.link == "sigmoid":
+                low, high = self._ends()
+                return np.log(values - low) - np.log(high - values)
+            return np.log(values) if self.link == "exp" else values
+
     def to_dict(self) -> dict[str, Any]:
         """What was declared, ready for JSON."""
         return {
