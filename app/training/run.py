@@ -283,6 +283,8 @@ def _examine(run: _Run, snapshot: TrainingSnapshot, fit: Fit, train: Ratings, ho
     run.metrics |= measure(fit.model, questions, sheet, scale)
     run.metrics |= {"n_holdout": len(holdout), "best_epoch": fit.best_epoch}
     run.metrics["train_rmse"] = round(fit.best.train_rmse, 6)
+    if fit.best.holdout_error is not None:
+        run.metrics["holdout_error"] = round(fit.best.holdout_error, 6)  # as declared, by the trained vectors
     _pass_the_gate(run, snapshot, fit.model, train, holdout)
 
 
