@@ -76,11 +76,15 @@ def temperature_of(loss: Loss, scores: npt.ArrayLike, values: npt.ArrayLike) -> 
     """T such that exp(-error / T) has as much spread in its slopes as curvature: mean slope^2 / mean curvature.
 
     For a likelihood's own error that is 1 (White 1982, theorem 3.3), for half the squared error the mean squared error.
+    Where the error is made of straight lines it is the mean error, as for Laplace's distribution.
     """
-    _, slopes, curvatures = derivatives_of(loss)(np.asarray(values, np.float64), np.asarray(scores, np.float64))
+    errors, slopes, curvatures = derivatives_of(loss)(np.asarray(values, np.float64), np.asarray(scores, np.float64))
     usable = np.isfinite(slopes)
     spread, curvature = float(np.square(slopes[usable]).mean()), float(curvatures[usable].mean())
-    return spread / curvature if spread > 0 and curvature > 1e-9 * spread else 1.0
+    if spread > 0 and curvature > 1e-9 * spread:
+        return spread / curvature
+    mean_error = float(errors[usable].mean())
+    return mean_error if mean_error > 0 else 1.0
 
 
 def spread_of(values: Vector32) -> float:

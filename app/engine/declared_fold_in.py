@@ -10,8 +10,8 @@ from app.engine.arrays import Matrix64, Vector64
 from app.engine.losses.base import Loss
 from app.engine.losses.derivatives import derivatives_of
 
-_MOST_STEPS = 100
-_MOST_HALVINGS = 40
+_MOST_STEPS = 60
+_MOST_HALVINGS = 25
 _ENOUGH = 1e-4
 """Share of the promised descent that a step must bring (Armijo; Nocedal & Wright 2006, eq. 3.4)."""
 _NEAR = 1e-6
@@ -41,24 +41,27 @@ def solve_declared(
         x = argmin sum_i w_i error(r_i, link(base_i + y_i x)) / T + (x - m)' C^-1 (x - m) / 2
         A = C^-1 + sum_i w_i h_i y_i y_i' / T
 
-    Newton's steps, halved until they descend. The first step, and each after one that had to be halved, takes for h the
+    Newton's steps, halved until they descend. The first step, and some after each that had to be halved, take for h the
     slope over the distance from the rating instead, where that is larger: far from a rating a robust error hardly
     curves, and that parabola lies above it (Huber 1981, section 7.8). The Laplace approximation of MacKay 1992; for
     (r - r_hat)^2 / 2 and T = s2 one step gives the ridge solution.
     """
     search = _Search(loss, evidence, temperature, prior_mean, prior_precision)
-    x, value, is_wary = prior_mean.copy(), search.objective(prior_mean), True
+    x, value = prior_mean.copy(), search.objective(prior_mean)
+    n_wary, n_poor = 1, 0
     for _ in range(_MOST_STEPS):
+        is_wary = n_wary > 0
         step, promised = search.step(x, is_wary)
         if not promised < -_SETTLED * max(abs(value), 1.0):
             if is_wary or not np.isfinite(promised):
                 break
-            is_wary = True
+            n_wary = 1
             continue
         length = search.length(x, value, step, promised)
         if length == 0.0 and is_wary:
             break
-        is_wary = length < 1.0
+        n_poor += not is_wary and length < 1.0
+        n_wary = n_wary - 1 if is_wary else 2**n_poor if length < 1.0 else 0
         x = x + length * step
         value = search.objective(x)
     return x, search.hessian(x)

@@ -26,6 +26,7 @@ from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
 from app.engine.losses.check import check_loss, kernel_slopes
 from app.engine.losses.codegen import decay_of
+from app.engine.losses.derivatives import derivatives_of
 from app.engine.losses.units import TrainingUnits, training_units
 from app.engine.tally import mean_and_variance
 from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled, NoRatings, WarmStart
@@ -89,6 +90,8 @@ class LocalTrainer:
         kernel = load_kernel(units.loss, padded(hyperparameters.n_factors), self.kernel_folder)
         slopes_of = kernel_slopes(kernel, padded(hyperparameters.n_factors))
         check_loss(units, slopes_of, float(ratings.values.min()), float(ratings.values.max()))
+        if not self.loss.is_squared:
+            derivatives_of(self.loss)  # what folding in needs: better refused now than after the fit
         with ThreadPoolExecutor(n_threads, thread_name_prefix="palate-sgd") as pool:
             run = _Run(ratings, hyperparameters, holdout, start, self.loss, units, kernel, pool, n_threads)
             return run.fit(on_epoch or (lambda _: None), is_cancelled or (lambda: False))

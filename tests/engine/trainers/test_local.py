@@ -204,7 +204,7 @@ def test_there_must_be_something_to_learn_from():
 ANY_LOSS = [
     *(declare(entry.name, rating_range=(-3.0, 9.0)) for entry in ENTRIES if entry.name != "poisson"),
     declare("log(cosh(r - r_hat))"),
-    declare("abs(r - r_hat)"),
+    declare("abs(r - r_hat)**1.5"),
     declare("squared", link="sigmoid", rating_range=(-3.0, 9.0)),
     declare("squared", penalty="elastic_net", parameters={"l1_share": 0.1}),
     declare("huber", penalty="theta**2 / 2 + theta**4"),
