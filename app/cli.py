@@ -23,6 +23,7 @@ from app.settings import Settings, UnusableSettings, read_settings
 
 if TYPE_CHECKING:
     from app.database import Database
+    from app.engine.losses.base import Loss
     from app.items.line_import import LineImport, OnProgress
     from app.items.schemas import ImportReport
     from app.training.queue import Epoch, RunRow
@@ -190,6 +191,14 @@ def train(
     hyperparameter: Annotated[
         list[str] | None, typer.Option("--set", help="A hyperparameter, as n_factors=32; repeat for several.")
     ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help='What to minimise: a name or an expression, as "log(cosh(r - r_hat))".')
+    ] = None,
+    penalty: Annotated[str | None, typer.Option(help="l2, elastic_net, none, or an expression in theta.")] = None,
+    link: Annotated[str | None, typer.Option(help="identity, sigmoid or exp; the loss's own by default.")] = None,
+    loss_parameter: Annotated[
+        list[str] | None, typer.Option(help="A number that the loss calls by name, as delta=1.5; repeat for several.")
+    ] = None,
 ) -> None:
     """Train in the foreground and publish what passes the gate; Ctrl-C cancels."""
     from app.engine.hyperparameters import Hyperparameters, InvalidHyperparameter
@@ -200,8 +209,17 @@ def train(
         chosen = Hyperparameters.from_dict(settings.hyperparameters | _assignments(hyperparameter or []))
     except InvalidHyperparameter as invalid:
         raise Failed(str(invalid), 2) from invalid
+    minimised = _declared_loss(settings, loss, penalty, link, _assignments(loss_parameter or [], "--loss-parameter"))
     with _database() as (database, settings), _epochs_shown() as show, _interrupted() as is_interrupted:
-        run = train_now(database, settings, chosen, on_epoch=show, is_cancelled=is_interrupted, on_wait=console.print)
+        run = train_now(
+            database,
+            settings,
+            chosen,
+            loss=minimised,
+            on_epoch=show,
+            is_cancelled=is_interrupted,
+            on_wait=console.print,
+        )
     _print_outcome(run)
 
 
@@ -380,7 +398,28 @@ def _opened_to_write(file: Path) -> Iterator[BinaryIO]:
         yield out
 
 
-def _assignments(texts: list[str]) -> dict[str, Any]:
+def _declared_loss(
+    settings: Settings, error: str | None, penalty: str | None, link: str | None, parameters: dict[str, Any]
+) -> Loss:
+    """The default loss, or another one where any of it is told; what is not told of that is the catalog's."""
+    from app.engine.losses.declare import declare
+    from app.engine.losses.grammar import InvalidLoss
+
+    if error is None and penalty is None and link is None and not parameters:
+        return settings.loss
+    default = settings.training
+    if error is None:
+        link, parameters = link or default.link, {**default.loss_parameters, **parameters}
+    ends = (settings.rating.min, settings.rating.max)
+    try:
+        return declare(
+            error or default.loss, penalty=penalty or "l2", link=link, parameters=parameters, rating_range=ends
+        )
+    except InvalidLoss as invalid:
+        raise Failed(f"the loss cannot be: {invalid}", 2) from invalid
+
+
+def _assignments(texts: list[str], option: str = "--set") -> dict[str, Any]:
     """`n_factors=32` as {"n_factors": 32}; what is no number stays text."""
     import json
 
@@ -388,7 +427,7 @@ def _assignments(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise Failed(f"--set {text}: write NAME=VALUE", 2)
+            raise Failed(f"{option} {text}: write NAME=VALUE", 2)
         try:
             given[name] = json.loads(value)
         except ValueError:

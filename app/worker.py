@@ -19,7 +19,6 @@ from app.database import Database, open_database
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.kernel import load_kernel
 from app.engine.lanes import padded
-from app.engine.trainers.local import LocalTrainer
 from app.engine.warm_up import warm_up
 from app.logs import set_up_logs
 from app.settings import Settings
@@ -89,7 +88,7 @@ class Worker:
         with self._database.write() as connection:
             now = self._database.now(connection)
             if is_due and self._watch.is_due(connection, now):
-                queue.enqueue(connection, "policy", self._defaults, now)
+                queue.enqueue(connection, "policy", self._defaults, now, self._settings.loss)
             return queue.claim(connection, self._name, self._settings.training.lease, now)
 
     def _work_on(self, claim: Claim) -> bool:
@@ -139,9 +138,9 @@ def main(settings: Settings | None = None, parent: int | None = None) -> int:
 
 def _warm(settings: Settings) -> None:
     """Compile the kernels of the default settings before the first run rather than within it."""
-    trainer = LocalTrainer(settings.training.n_threads, settings.kernels_dir)
     chosen = Hyperparameters.from_dict(settings.hyperparameters)
-    load_kernel(trainer.loss, padded(chosen.n_factors), settings.kernels_dir)
+    if settings.loss.is_squared:  # another loss's kernel depends on the ratings too
+        load_kernel(settings.loss, padded(chosen.n_factors), settings.kernels_dir)
     warm_up()
 
 

@@ -59,6 +59,25 @@ def test_training_and_the_list_of_versions_show_the_error_on_the_hold_out(sqlite
     assert rmse in line
 
 
+def test_a_loss_is_declared_on_the_command_line(sqlite_settings: Settings) -> None:
+    database = open_database(sqlite_settings)
+    fill(database)
+    told = ("--loss", "log(cosh((r - r_hat) / width))", "--loss-parameter", "width=0.5", "--penalty", "elastic_net")
+    trained = palate("--data-dir", sqlite_settings.data_dir, "train", *QUICK, *told)
+    assert trained.exit_code == 0, trained.output
+    with database.read() as connection:
+        [row] = versions.history(connection, limit=10)
+    database.dispose()
+    assert row.manifest["loss"]["error"] == "log(cosh((r - r_hat) / width))"
+    assert row.manifest["loss"]["parameters"] == {"l1_share": 0.5, "width": 0.5}
+
+
+def test_a_loss_that_cannot_be_is_told_with_its_position(sqlite_settings: Settings) -> None:
+    refused = palate("--data-dir", sqlite_settings.data_dir, "train", "--loss", "(r - r_hat)**2 + sin(r)")
+    assert refused.exit_code == 2
+    assert "the function sin is not known at character 18" in refused.output
+
+
 def test_without_a_hold_out_no_error_is_shown(tmp_path: Path) -> None:
     palate("import", written(tmp_path / "ratings.csv", RATINGS))
     assert palate("train", *QUICK).output.rstrip().endswith("3 ratings")

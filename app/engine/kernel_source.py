@@ -12,6 +12,8 @@ a bundle half before and half after it, the vectors of items pay for two steps a
 
 from __future__ import annotations
 
+import textwrap
+
 from app.engine.lanes import LANE_BYTES, LANES
 from app.engine.losses.base import Loss
 
@@ -26,14 +28,25 @@ def n_streams_for(n_columns: int) -> int:
 
 
 def kernel_source(loss: Loss, n_columns: int, *, explicit_vectors: bool = True) -> str:
-    """The Python text of a kernel. Derives the loss's slope, so imports SymPy."""
-    from app.engine.losses.codegen import check_penalty, error_slope
+    """The Python text of a kernel. Derives the loss's slope, so imports SymPy; raises InvalidLoss.
 
-    check_penalty(loss)
-    slope = error_slope(loss)
-    head = _HEAD.format(name=loss.name, error=loss.error, penalty=loss.penalty, n_columns=n_columns, error_slope=slope)
-    head += _SLOPES_OF_FOUR_AT_ONCE if _is_arithmetic(slope) else _SLOPES_ONE_BY_ONE
-    return head + (_vector_kernel(n_columns) if explicit_vectors else _plain_kernel(n_columns))
+    A penalty that is no weight decay needs explicit_vectors=False.
+    """
+    from app.engine.losses import codegen
+
+    head = _HEAD.format(
+        name=loss.name,
+        error=loss.error,
+        penalty=loss.penalty,
+        n_columns=n_columns,
+        functions=", ".join(codegen.FUNCTIONS),
+        slope_statements=_indented(codegen.slope_statements(loss), 1),
+    )
+    return head + (_vector_kernel(n_columns) if explicit_vectors else _plain_kernel(loss, n_columns))
+
+
+def _indented(statements: str, depth: int) -> str:
+    return textwrap.indent(statements, "    " * depth)
 
 
 _HEAD = '''\
@@ -60,27 +73,16 @@ READ_FLAGS = Array(boolean, 1, "C", readonly=True)
 READ_VECTOR = Array(float32, 1, "C", readonly=True)
 READ_TABLE = Array(int64, 2, "C", readonly=True)
 READ_OFFSETS = Array(int64, 1, "C", readonly=True)
+from app.engine.losses.functions import ({functions})
 
 
 @njit(inline="always")
-def slope_of(r, r_hat):
-    """d error / d r_hat"""
-    return {error_slope}
+def slope_of(r, r_hat_raw):
+    """d error / d score at a score, and the rating that the score stands for."""
+{slope_statements}
+    return slope, r_hat
 
 '''
-
-_SLOPES_OF_FOUR_AT_ONCE = """
-slopes_of = slope_of
-
-"""
-_SLOPES_ONE_BY_ONE = """
-
-@njit(inline="always")
-def slopes_of(r, r_hat):
-    return four_of(slope_of(lane_0(r), lane_0(r_hat)), slope_of(lane_1(r), lane_1(r_hat)),
-                   slope_of(lane_2(r), lane_2(r_hat)), slope_of(lane_3(r), lane_3(r_hat)))
-
-"""
 
 _SIGNATURE = '''
 @njit(
@@ -139,11 +141,6 @@ _RATINGS_AHEAD = 4
 """Ratings of a user between asking for the vector of an item and looking at it."""
 _LONG_ROW = 64
 """Columns from which the vectors of items are asked for ahead: shorter ones are near enough."""
-
-
-def _is_arithmetic(slope: str) -> bool:
-    """Whether a Four does for a number in this text: it has operators and numbers only."""
-    return "(" not in slope.replace("float32(", "")
 
 
 class _Text:
@@ -263,8 +260,8 @@ class _VectorBody:
             values = self.four([f"values[at + uint64({s})]" for s in self.streams])
         item_biases = self.four([f"item_bias[{prefix}i{s}]" for s in self.streams])
         add(depth, f"r = {values}")
-        add(depth, f"r_hat = mean_four + {biases} + {item_biases} + sums_of_four({', '.join(dots)}){factor}")
-        add(depth, f"{prefix}steps = rate_four * slopes_of(r, r_hat)")
+        add(depth, f"score = mean_four + {biases} + {item_biases} + sums_of_four({', '.join(dots)}){factor}")
+        add(depth, "slope, r_hat = slope_of(r, score)", f"{prefix}steps = rate_four * slope")
         add(depth, "error = r - r_hat", f"{prefix}squares = error * error")
         add(depth, f"at += uint64({len(self.streams)})")
 
@@ -322,8 +319,9 @@ class _VectorBody:
         inner = depth + 1
         add(inner, "i0 = uint64(uint32(items[at]))", f"q0 = {self.item_address('i0')}")
         self.dot(inner, "dot0", [f"p0_{part}" for part in range(len(self.offsets))], "q0")
-        add(inner, "rating = values[at]", "prediction = mean + bias + item_bias[i0] + wide_sum(dot0)")
-        add(inner, "step_alone = -learning_rate * slope_of(rating, prediction)", "step = wide_of(step_alone)")
+        add(inner, "rating = values[at]")
+        add(inner, "slope_alone, prediction = slope_of(rating, mean + bias + item_bias[i0] + wide_sum(dot0))")
+        add(inner, "step_alone = -learning_rate * slope_alone", "step = wide_of(step_alone)")
         for part, offset in enumerate(self.offsets):
             self.pull_part(inner, f"p0_{part}", f"q0 + {offset}", "keep_wide", "keep_wide")
         add(inner, "bias = keep_bias * bias + step_alone")
@@ -333,8 +331,16 @@ class _VectorBody:
         add(depth, "user_bias[u0] = bias")
 
 
-def _plain_kernel(n_columns: int) -> str:
-    return _PLAIN_STEPS.format(n_columns=n_columns) + _SIGNATURE.format(patience=_PATIENCE) + _PLAIN_BODY + _END
+def _plain_kernel(loss: Loss, n_columns: int) -> str:
+    from app.engine.losses import codegen
+
+    steps = _PLAIN_STEPS.format(
+        n_columns=n_columns,
+        penalty_statements=_indented(codegen.penalty_statements(loss), 2),
+        bias_penalty_statements=_indented(codegen.bias_penalty_statements(loss), 1),
+        pays_in_instalments=codegen.decay_of(loss) is not None,
+    )
+    return steps + _SIGNATURE.format(patience=_PATIENCE) + _PLAIN_BODY + _END
 
 
 _PLAIN_STEPS = """\
@@ -344,18 +350,21 @@ def look(user, item, r, mean, paid, user_factors, item_factors, user_bias, item_
     dot = float32(0)
     for f in range({n_columns}):
         dot += user_factors[user, f] * item_factors[item, f]
-    r_hat = mean + user_bias[user] + item_bias[item] + paid * dot
-    return slope_of(r, r_hat), (r - r_hat) * (r - r_hat)
+    slope, r_hat = slope_of(r, mean + user_bias[user] + item_bias[item] + paid * dot)
+    return slope, (r - r_hat) * (r - r_hat)
 
 
 @njit(inline="always")
 def pull(user, item, step, keep_user, keep_item, keep_bias, user_factors, item_factors, user_bias, item_bias):
     for f in range({n_columns}):
         p, q = user_factors[user, f], item_factors[item, f]
-        user_factors[user, f] = keep_user * p + step * q
-        item_factors[item, f] = keep_item * q + step * p
-    user_bias[user] = keep_bias * user_bias[user] + step
-    item_bias[item] = keep_bias * item_bias[item] + step
+{penalty_statements}
+        user_factors[user, f] = p + step * q - (float32(1) - keep_user) * slope_of_p
+        item_factors[item, f] = q + step * p - (float32(1) - keep_item) * slope_of_q
+    b_u, b_i = user_bias[user], item_bias[item]
+{bias_penalty_statements}
+    user_bias[user] = b_u + step - (float32(1) - keep_bias) * slope_of_b_u
+    item_bias[item] = b_i + step - (float32(1) - keep_bias) * slope_of_b_i
 
 
 @njit(inline="always")
@@ -363,13 +372,16 @@ def pay(user, paid, user_factors):
     for f in range({n_columns}):
         user_factors[user, f] *= paid
 
+
+PAYS_IN_INSTALMENTS = {pays_in_instalments}
+
 """
 
 _PLAIN_BODY = """\
         at = first
         n_streams = users.shape[1]
         slopes, next_slopes = np.zeros(n_streams, np.float32), np.zeros(n_streams, np.float32)
-        half_penalty = float32(0.5) * learning_rate * regularization
+        half_penalty = float32(0.5) * learning_rate * regularization if PAYS_IN_INSTALMENTS else float32(0)
         is_looked_at = False
         while bundle < last:
             is_full, length = bundle < end, lengths[bundle]
@@ -399,12 +411,14 @@ _PLAIN_BODY = """\
                         next_slopes[s], square = look(users[ahead, s], items[to], values[to], mean, factor,
                                                       user_factors, item_factors, user_bias, item_bias)
                         total += float64(square)
-                keep_item = keep
-                if is_full and step < (length - 1) // 2 * 2:
+                keep_user = keep_item = keep
+                if PAYS_IN_INSTALMENTS and is_full:
+                    keep_user = float32(1)
+                if PAYS_IN_INSTALMENTS and is_full and step < (length - 1) // 2 * 2:
                     keep_item = keep * keep if step % 2 == 0 else float32(1)
                 for s in range(width):
-                    pull(users[bundle, s], items[at + s], -learning_rate * slopes[s], float32(1) if is_full else keep,
-                         keep_item, keep_bias, user_factors, item_factors, user_bias, item_bias)
+                    pull(users[bundle, s], items[at + s], -learning_rate * slopes[s], keep_user, keep_item, keep_bias,
+                         user_factors, item_factors, user_bias, item_bias)
                 slopes[:] = next_slopes
                 at += width
             if is_full:

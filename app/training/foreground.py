@@ -10,6 +10,8 @@ from sqlalchemy import Row
 
 from app.database import Database
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.losses.base import Loss
+from app.engine.losses.catalog import SQUARED
 from app.engine.trainers.base import EpochReport
 from app.settings import Settings
 from app.training import queue
@@ -23,6 +25,7 @@ def train_now(
     settings: Settings,
     hyperparameters: Hyperparameters,
     *,
+    loss: Loss = SQUARED,
     on_epoch: Callable[[Epoch], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
     on_wait: Callable[[str], None] | None = None,
@@ -32,7 +35,7 @@ def train_now(
     This process takes part as one more trainer: it works on the run itself, or, where another trainer holds the
     lease, tells so by `on_wait` and reports the epochs that the other one records.
     """
-    return _Foreground(database, settings, on_epoch, is_cancelled, on_wait).train(hyperparameters)
+    return _Foreground(database, settings, on_epoch, is_cancelled, on_wait).train(hyperparameters, loss)
 
 
 class _Foreground:
@@ -53,9 +56,9 @@ class _Foreground:
         self._n_seen = 0
         self._has_worked = False
 
-    def train(self, hyperparameters: Hyperparameters) -> RunRow:
+    def train(self, hyperparameters: Hyperparameters, loss: Loss) -> RunRow:
         with self._database.write() as connection:
-            run = queue.enqueue(connection, "cli", hyperparameters, self._database.now(connection))
+            run = queue.enqueue(connection, "cli", hyperparameters, self._database.now(connection), loss)
         while run.status not in FINISHED:
             if self._is_cancelled() and not run.is_cancel_requested:
                 self._cancel(run.id)

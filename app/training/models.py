@@ -45,6 +45,7 @@ class TrainingRun(Base):
     status: Mapped[str] = mapped_column(String(16), index=True)
     requested_by: Mapped[str] = mapped_column(String(16))
     hyperparameters: Mapped[dict[str, Any]] = mapped_column(JSON)
+    loss: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # none: the squared error
     created_at: Mapped[datetime] = mapped_column(UtcTime, default=utc_now)
     started_at: Mapped[datetime | None] = mapped_column(UtcTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcTime)

@@ -18,6 +18,8 @@ from sqlalchemy import Connection, CursorResult, Row, Update, and_, delete, func
 from sqlalchemy.exc import IntegrityError
 
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.losses.base import Loss
+from app.engine.losses.catalog import SQUARED
 from app.engine.trainers.base import EpochReport
 from app.errors import Conflict, NotFound
 from app.training.models import FINISHED, PHASES, Phase, RequestedBy, RunStatus, TrainingEpoch, TrainingRun
@@ -68,6 +70,7 @@ class Claim:
     attempt: int
     requested_by: RequestedBy
     hyperparameters: Hyperparameters
+    loss: Loss = SQUARED
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +96,18 @@ def worker_name() -> str:
 
 
 def enqueue(
-    connection: Connection, requested_by: RequestedBy, hyperparameters: Hyperparameters, now: datetime
+    connection: Connection,
+    requested_by: RequestedBy,
+    hyperparameters: Hyperparameters,
+    now: datetime,
+    loss: Loss = SQUARED,
 ) -> RunRow:
     """Ask for a run. The policy never has more than one in the queue: asking again gives the one that waits."""
     values = {
         "status": "queued",
         "requested_by": requested_by,
         "hyperparameters": hyperparameters.to_dict(),
+        "loss": loss.to_dict(),
         "created_at": now,
         "is_cancel_requested": False,
         "attempt": 0,
@@ -125,7 +133,19 @@ def claim(connection: Connection, worker: str, lease: timedelta, now: datetime) 
     if row is None:
         return None
     connection.execute(delete(TrainingEpoch).where(TrainingEpoch.run_id == row.id))
-    return Claim(row.id, worker, row.attempt, row.requested_by, Hyperparameters.from_dict(row.hyperparameters))
+    return Claim(
+        run_id=row.id,
+        worker=worker,
+        attempt=row.attempt,
+        requested_by=row.requested_by,
+        hyperparameters=Hyperparameters.from_dict(row.hyperparameters),
+        loss=loss_of(row),
+    )
+
+
+def loss_of(row: RunRow) -> Loss:
+    """What a run minimises."""
+    return Loss.from_dict(row.loss) if row.loss else SQUARED
 
 
 def is_claimable(connection: Connection, now: datetime) -> bool:
@@ -277,7 +297,7 @@ def _take_queued(connection: Connection, values: dict[str, Any]) -> RunRow | Non
 def _claiming(which: Update, values: dict[str, Any]) -> Any:
     fresh = _FRESH | values
     return which.values(**fresh, attempt=TrainingRun.attempt + 1).returning(
-        TrainingRun.id, TrainingRun.attempt, TrainingRun.requested_by, TrainingRun.hyperparameters
+        TrainingRun.id, TrainingRun.attempt, TrainingRun.requested_by, TrainingRun.hyperparameters, TrainingRun.loss
     )
 
 

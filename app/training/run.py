@@ -22,6 +22,8 @@ from app.database import Database, utc_now
 from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.losses.base import Loss
+from app.engine.losses.grammar import InvalidLoss
 from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled, WarmStart
 from app.engine.trainers.local import LocalTrainer
 from app.engine.trainers.refit import refit
@@ -100,7 +102,11 @@ class _Run:
         return self._recorded("final", fit)
 
     def trainer(self) -> LocalTrainer:
-        return LocalTrainer(self.settings.training.n_threads, self.settings.kernels_dir)
+        return LocalTrainer(self.settings.training.n_threads, self.settings.kernels_dir, self.loss)
+
+    @property
+    def loss(self) -> Loss:
+        return self.lease.claim.loss
 
     def _hooks(self, phase: Phase) -> _Hooks:
         return {"on_epoch": lambda report: self.lease.report(phase, report), "is_cancelled": self.lease.must_stop}
@@ -139,7 +145,7 @@ def _work_on(run: _Run) -> None:
         _stop(run)
     except Rejected as rejected:
         _end(run, "rejected", str(rejected))
-    except (Untrainable, Diverged) as unusable:
+    except (Untrainable, Diverged, InvalidLoss) as unusable:
         _end(run, "failed", str(unusable))
     except LeaseLost:
         raise
@@ -180,10 +186,9 @@ def _load(run: _Run, active: versions.VersionRow | None) -> TrainingSnapshot:
 
 def _plan(run: _Run, snapshot: TrainingSnapshot, active: versions.VersionRow | None) -> WarmPlan | None:
     """How to go on from the active version; None, and the reason in the metrics, where the run begins anew."""
-    loss = run.trainer().loss.error
     try:
         plan = plan_warm_run(
-            active, run.settings.versions_dir, snapshot, run.hyperparameters, loss, run.settings.training
+            active, run.settings.versions_dir, snapshot, run.hyperparameters, run.loss, run.settings.training
         )
     except BeginAnew as reason:
         _note_cold(run, str(reason))
@@ -278,6 +283,8 @@ def _examine(run: _Run, snapshot: TrainingSnapshot, fit: Fit, train: Ratings, ho
     run.metrics |= measure(fit.model, questions, sheet, scale)
     run.metrics |= {"n_holdout": len(holdout), "best_epoch": fit.best_epoch}
     run.metrics["train_rmse"] = round(fit.best.train_rmse, 6)
+    if fit.best.holdout_error is not None:
+        run.metrics["holdout_error"] = round(fit.best.holdout_error, 6)  # as declared, by the trained vectors
     _pass_the_gate(run, snapshot, fit.model, train, holdout)
 
 
@@ -303,7 +310,7 @@ def _pass_the_gate(run: _Run, snapshot: TrainingSnapshot, model: FactorModel, tr
         "rmse": _rmse(new),
         "active_rmse": _rmse(old),
     }
-    refuse_if_worse(new, old, active.version, run.settings.training.gate_margin)
+    refuse_if_worse(new, old, active.version, run.settings.training.gate_margin, run.loss)
 
 
 def _active_version(database: Database) -> versions.VersionRow | None:
@@ -365,7 +372,7 @@ def _facts(run: _Run, snapshot: TrainingSnapshot, created_at: datetime) -> Mappi
         "trained_through": snapshot.revision,
         "n_ratings": len(snapshot.ratings),
         "data_digest": snapshot.digest(),
-        "loss": run.trainer().loss.error,
+        "loss": run.loss.to_dict(),
         "start": run.metrics["start"],
         "seed": run.hyperparameters.seed,
         "hyperparameters": run.hyperparameters.to_dict(),

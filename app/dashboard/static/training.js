@@ -1,7 +1,7 @@
 // "Training": start and cancel a run, and watch it learn, epoch by epoch.
 
 import { cancelRun, latestRuns, readRun, runEvents, startRun } from "/dashboard/api.js";
-import { ago, drawing, find, number, trying } from "/dashboard/dom.js";
+import { ago, drawing, find, lossText, number, trying } from "/dashboard/dom.js";
 
 const WIDTH = 560, HEIGHT = 220, LEFT = 42, RIGHT = 12, TOP = 10, BOTTOM = 24;
 const WORDS = {
@@ -72,7 +72,7 @@ async function end() {
 function draw() {
   const isOn = run != null && !isOver(run.status);
   const last = epochs.at(-1);
-  find("run").textContent = run == null ? "No run yet." : [`Run ${run.id} ${WORDS[run.status]}`, ...details(last)].join(" · ");
+  find("run").textContent = run == null ? "No run yet." : [`Run ${run.id} ${WORDS[run.status]}`, ...minimised(), ...details(last)].join(" · ");
   find("train").disabled = isOn;
   find("cancel").hidden = !isOn;
   find("progress").classList.toggle("off", !isOn);
@@ -89,6 +89,12 @@ function share(last) {
   const done = last.epoch / last.n_epochs;
   if (epochs[0].phase === "final") return done;
   return last.phase === "fit" ? done / 2 : (1 + done) / 2;
+}
+
+/** What the run minimises, where that is not the usual. */
+function minimised() {
+  if (!run.loss || run.loss.name === "squared") return [];
+  return [run.loss.name === "declared" ? lossText(run.loss) : `loss ${run.loss.name}`];
 }
 
 function details(last) {

@@ -18,13 +18,17 @@ from app.engine.arrays import Matrix32, Rows, Vector32, Vector64
 from app.engine.blocks import lay_out, run_all
 from app.engine.crowd import spread_of
 from app.engine.dataset import Ratings
-from app.engine.evaluation import rmse
+from app.engine.evaluation import errors_of, mean_error, rmse
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.kernel import LearnBlocks, default_kernel_folder, load_kernel
 from app.engine.lanes import aligned_matrix, padded
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
+from app.engine.losses.check import check_loss, kernel_slopes
+from app.engine.losses.codegen import decay_of
+from app.engine.losses.derivatives import derivatives_of
+from app.engine.losses.units import TrainingUnits, training_units
 from app.engine.tally import mean_and_variance
 from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled, NoRatings, WarmStart
 from app.engine.trainers.finish import finish
@@ -38,6 +42,10 @@ _RATINGS_AT_ONCE = 8_000_000
 _NAP_SECONDS = 50e-6
 _EXPLODED = 3.0
 """An error this many times that of predicting the mean for everybody is not on its way anywhere."""
+
+
+_LOOKED_AT = 100_000
+"""Ratings looked at together in search of one that is no number."""
 
 
 @dataclass(slots=True)
@@ -81,9 +89,15 @@ class LocalTrainer:
         if not len(lesson):
             raise NoRatings
         n_threads = max(1, min(self.n_threads, len(lesson) // _RATINGS_PER_THREAD))
-        kernel = load_kernel(self.loss, padded(hyperparameters.n_factors), self.kernel_folder)
+        mean = float(self.loss.rating_of(start.mean)) if start else mean_and_variance(ratings.values)[0]
+        units = training_units(self.loss, mean, spread_of(ratings.values))
+        kernel = load_kernel(units.loss, padded(hyperparameters.n_factors), self.kernel_folder)
+        slopes_of = kernel_slopes(kernel, padded(hyperparameters.n_factors))
+        check_loss(units, slopes_of, float(ratings.values.min()), float(ratings.values.max()))
+        if not self.loss.is_squared:
+            derivatives_of(self.loss)  # what folding in needs: better refused now than after the fit
         with ThreadPoolExecutor(n_threads, thread_name_prefix="palate-sgd") as pool:
-            run = _Run(ratings, hyperparameters, holdout, start, self.loss, kernel, pool, n_threads)
+            run = _Run(ratings, hyperparameters, holdout, start, self.loss, units, kernel, pool, n_threads)
             return run.fit(on_epoch or (lambda _: None), is_cancelled or (lambda: False))
 
 
@@ -97,6 +111,7 @@ class _Run:
         holdout: Ratings | None,
         start: WarmStart | None,
         loss: Loss,
+        units: TrainingUnits,
         kernel: LearnBlocks,
         pool: ThreadPoolExecutor,
         n_threads: int,
@@ -108,8 +123,11 @@ class _Run:
         self.kernel = kernel
         self.pool = pool
         self.n_threads = n_threads
-        self.mean = start.mean if start else mean_and_variance(ratings.values)[0]
-        self.scale = spread_of(ratings.values) if loss.is_scale_free else 1.0
+        self.loss = loss
+        self.decay = 1.0 if (decay := decay_of(loss)) is None else decay
+        self.mean = start.mean if start else units.mean
+        self.scale = units.scale
+        self.units = units
         started = time.perf_counter()
         self.grid = lay_out(self.lesson, padded(hyperparameters.n_factors), pool, n_threads)
         np.divide(self.grid.values, np.float32(self.scale), out=self.grid.values)
@@ -129,7 +147,7 @@ class _Run:
         limits = self._error_limits()
         for epoch in range(1, self.settings.last_epoch + 1):
             report = self._epoch(epoch, is_cancelled)
-            _refuse_divergence(report, *limits)
+            _refuse_divergence(report, *limits, self._first_not_finite)
             reports.append(report)
             on_epoch(report)
             if _is_better(report, reports[best_epoch - 1] if best_epoch else None):
@@ -195,6 +213,7 @@ class _Run:
             train_rmse=self.scale * math.sqrt(squared_errors.sum() / len(self.lesson)),
             holdout_rmse=self._rmse(self.holdout) if self.holdout is not None else None,
             ratings_per_second=len(self.lesson) / seconds,
+            holdout_error=self._holdout_error(),
         )
 
     def _learn_strata(self, strata: npt.NDArray[np.int64], rates: Vector32, squared_errors: Vector64) -> None:
@@ -203,7 +222,7 @@ class _Run:
         ratings = (grid.bundle_users, grid.bundle_lengths, grid.bundle_continues, grid.item_places, grid.values)
         blocks = np.concatenate([grid.stratum(number) for number in strata.tolist()])
         progress = np.zeros(1 + 2 * grid.n_groups, np.int64)
-        penalties = (self.settings.regularization, self.settings.reg_bias)
+        penalties = (self.settings.regularization * self.decay, self.settings.reg_bias * self.decay)
         learned = (state.user_factors, state.item_factors, state.user_bias, state.item_bias, squared_errors)
         call = (*ratings, grid.table, blocks, rates, progress)
         rest = (self.mean / self.scale, *penalties, *learned)
@@ -221,18 +240,56 @@ class _Run:
 
         users, items = self.grid.users.place_of[ratings.user_rows], self.grid.items.place_of[ratings.item_rows]
         state = self.state
+        if self.loss.link != "identity":
+            return rmse(self.loss.rating_of(self._scores(users, items)), ratings.values)
         total = sum_squared_errors(
             *(users, items, ratings.values / np.float32(self.scale), self.mean / self.scale),
             *(state.user_factors, state.item_factors, state.user_bias, state.item_bias),
         )
         return self.scale * math.sqrt(total / len(ratings))
 
+    def _scores(self, user_places: Rows, item_places: Rows) -> Vector32:
+        """mean + b_u + b_i + p.q, in the units of training."""
+        state = self.state
+        dots = np.einsum("nk,nk->n", state.user_factors[user_places], state.item_factors[item_places])
+        scores = np.float32(self.mean / self.scale) + state.user_bias[user_places] + state.item_bias[item_places] + dots
+        return np.asarray(scores, np.float32)
+
+    def _holdout_error(self) -> float | None:
+        """Mean declared error of the hold-out, by which the best epoch is chosen; squared errors have their RMSE."""
+        if self.holdout is None or self.loss.is_squared:
+            return None
+        users, items = self.grid.users.place_of, self.grid.items.place_of
+        scores = self._scores(users[self.holdout.user_rows], items[self.holdout.item_rows]) * self.scale
+        return mean_error(self.loss, scores, self.holdout.values)
+
     def _error_limits(self) -> tuple[float, float]:
         """Train and hold-out errors beyond which the fit has exploded, from those of predicting the mean."""
         limit = _EXPLODED * spread_of(self.ratings.values)
         if self.holdout is None:
             return limit, limit
-        return limit, max(limit, _EXPLODED * rmse(np.full(len(self.holdout), self.mean), self.holdout.values))
+        return limit, max(limit, _EXPLODED * rmse(self._everybodys_mean(), self.holdout.values))
+
+    def _everybodys_mean(self) -> Vector32:
+        assert self.holdout is not None
+        return np.full(len(self.holdout), float(self.loss.rating_of(self.mean)), np.float32)
+
+    def _first_not_finite(self) -> str:
+        """Which rating of the lesson has a prediction or a step that is no number, in words."""
+        users, items = self.grid.users.place_of, self.grid.items.place_of
+        for first in range(0, len(self.lesson), _LOOKED_AT):
+            part = slice(first, first + _LOOKED_AT)
+            scores = self._scores(users[self.lesson.user_rows[part]], items[self.lesson.item_rows[part]])
+            errors = errors_of(self.units.loss, scores, self.lesson.values[part] / np.float32(self.scale))
+            bad = np.flatnonzero(~(np.isfinite(scores) & np.isfinite(errors)))
+            if bad.size:
+                place = first + int(bad[0])
+                user_row, item_row = self.lesson.user_rows[place], self.lesson.item_rows[place]
+                return (
+                    f", first at rating {place} ({self.lesson.values[place]:g} by user row {user_row} of item row "
+                    f"{item_row})"
+                )
+        return ""
 
     def _model(self, state: _State, report: EpochReport) -> FactorModel:
         k = self.settings.n_factors
@@ -240,6 +297,7 @@ class _Run:
         root, scale = np.float32(math.sqrt(self.scale)), np.float32(self.scale)
         return finish(
             self.ratings,
+            loss=self.loss,
             mean=self.mean,
             item_bias=state.item_bias[items] * scale,
             item_factors=_rows(state.item_factors, items, k) * root,
@@ -268,10 +326,14 @@ def _is_better(report: EpochReport, best: EpochReport | None) -> bool:
     """Lower on the hold-out; without one, every later epoch is taken for better."""
     if best is None or report.holdout_rmse is None or best.holdout_rmse is None:
         return True
+    if report.holdout_error is not None and best.holdout_error is not None:
+        return report.holdout_error < best.holdout_error
     return report.holdout_rmse < best.holdout_rmse
 
 
-def _refuse_divergence(report: EpochReport, train_limit: float, holdout_limit: float) -> None:
+def _refuse_divergence(
+    report: EpochReport, train_limit: float, holdout_limit: float, find_rating: Callable[[], str]
+) -> None:
     errors = {"training": (report.train_rmse, train_limit), "hold-out": (report.holdout_rmse, holdout_limit)}
     for part, (error, limit) in errors.items():
         if error is None or error <= limit:
@@ -279,6 +341,6 @@ def _refuse_divergence(report: EpochReport, train_limit: float, holdout_limit: f
         reason = (
             f"the {part} error rose to {error:.4g}, more than {limit:.4g}"
             if math.isfinite(error)
-            else f"the {part} error is not a finite number"
+            else f"the {part} error is not a finite number{find_rating()}"
         )
         raise Diverged(epoch=report.epoch, learning_rate=report.learning_rate, reason=reason)

@@ -85,7 +85,8 @@ def _known(bias: Vector32, factors: Matrix32, rows: Rows) -> tuple[Vector32, Mat
 
 def _swapped(model: FactorModel, ratings: Ratings) -> FactorModel:
     """Users for items and items for users: folding in against it gives an item's vector from its ratings."""
-    prior = crowd_prior(model.item_bias, model.item_factors, model.item_counts, spread_of(ratings.values) ** 2)
+    score_variance = spread_of(ratings.values) ** 2 / float(model.loss.rating_slope_of(model.mean)) ** 2
+    prior = crowd_prior(model.item_bias, model.item_factors, model.item_counts, score_variance)
     return dataclasses.replace(
         model,
         item_bias=model.user_bias,
