@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from app.engine.arrays import Counts, Offsets, Rows, Vector32
 from app.engine.dataset import Ratings
-from app.engine.kernel_source import n_streams_for
+from app.engine.kernel_source import RATINGS_OF_A_STEP, n_streams_for
 from app.engine.tally import count_rows
 
 _ITEM_GROUP_BYTES = 2048 * 1024
@@ -61,9 +61,9 @@ class Grid:
     bundle_continues: npt.NDArray[np.bool_]
     """[n_bundles]: whether it has a user in common with the bundle before."""
     item_places: Rows
-    """[n]: items of the ratings, bundle after bundle."""
+    """[n + 3]: items of the ratings, bundle after bundle; behind them zeros, which the kernel may look at."""
     values: Vector32
-    """[n]: the ratings."""
+    """[n + 3]: the ratings."""
     table: npt.NDArray[np.int64]
     """[n_blocks, 4]: first rating, first bundle, number of full bundles, number of bundles of one user after them."""
 
@@ -141,7 +141,10 @@ def _bundle(
     table[:, 0], table[1:, 1] = block_starts[:-1], np.cumsum(most)[:-1]
     n_bundles = int(most.sum())
     bundles = (np.empty((n_bundles, n_streams), np.int32), np.empty(n_bundles, np.int32), np.empty(n_bundles, np.bool_))
-    ordered = (np.empty(scattered[0].size, np.int32), np.empty(scattered[0].size, np.float32))
+    room = scattered[0].size + RATINGS_OF_A_STEP - 1
+    ordered = (np.empty(room, np.int32), np.empty(room, np.float32))
+    for column in ordered:
+        column[scattered[0].size :] = 0
     turn = np.zeros(1, np.int64)
     run_all(pool, bundle_blocks, [(*scattered, block_starts, turn, *bundles, *ordered, table)] * n_threads)
     return *bundles, *ordered, table
