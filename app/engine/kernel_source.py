@@ -39,15 +39,23 @@ def kernel_source(loss: Loss, n_columns: int, *, explicit_vectors: bool = True) 
     """
     from app.engine.losses import codegen
 
+    statements = codegen.slope_statements(loss)
+    calls = any(f"{name}(" in statements for name in codegen.FUNCTIONS)
     head = _HEAD.format(
         name=loss.name,
         error=loss.error,
         penalty=loss.penalty,
         n_columns=n_columns,
         functions=", ".join(codegen.FUNCTIONS),
-        slope_statements=_indented(codegen.slope_statements(loss), 1),
+        inlining=_COMPILED_ONCE if calls else _TAKEN_IN,
+        slope_statements=_indented(statements, 1),
     )
     return head + (_vector_kernel(n_columns) if explicit_vectors else _plain_kernel(loss, n_columns))
+
+
+_TAKEN_IN = 'inline="always"'
+_COMPILED_ONCE = 'forceinline=True, error_model="numpy", fastmath=set(FAST_MATH)'
+"""For longer slopes: they are typed once for all of the places where they end up."""
 
 
 def _indented(statements: str, depth: int) -> str:
@@ -81,7 +89,7 @@ READ_TABLE = Array(int64, 2, "C", readonly=True)
 READ_OFFSETS = Array(int64, 1, "C", readonly=True)
 
 
-@njit(forceinline=True, error_model="numpy", fastmath=set(FAST_MATH))
+@njit({inlining})
 def slope_of(r, r_hat_raw):
     """d error / d score at a score, and the rating that the score stands for."""
 {slope_statements}
