@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from sqlalchemy import Row
 
 from app.engine.hyperparameters import Hyperparameters
-from app.training.models import FINISHED, Phase, RequestedBy, RunStatus
+from app.training.models import FINISHED, Phase, RequestedBy, RunKind, RunStatus
 from app.training.queue import RunRow
 
 
@@ -73,6 +73,7 @@ class TrainingRunOut(BaseModel):
             "examples": [
                 {
                     "id": 12,
+                    "kind": "train",
                     "status": "succeeded",
                     "requested_by": "api",
                     "hyperparameters": {"n_factors": 64, "n_epochs": 30, "seed": 0},
@@ -93,6 +94,7 @@ class TrainingRunOut(BaseModel):
     )
 
     id: int = Field(description="Number of the run; never given out twice.")
+    kind: RunKind = Field(description="`search`: hyperparameters are looked for first; see `/v1/searches/{id}`.")
     status: RunStatus = Field(
         description="`rejected`: fitted, but clearly worse than the active version, so not published."
     )
