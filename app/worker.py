@@ -26,7 +26,8 @@ from app.training import queue
 from app.training.lease import DATABASE_IS_AWAY
 from app.training.queue import Claim, LeaseLost
 from app.training.retrain_policy import Watch
-from app.training.run import execute
+from app.tuning import store as searches
+from app.tuning.study import work_on
 
 log = logging.getLogger("app.worker")  # also where it runs as __main__
 
@@ -88,7 +89,8 @@ class Worker:
         with self._database.write() as connection:
             now = self._database.now(connection)
             if is_due and self._watch.is_due(connection, now):
-                queue.enqueue(connection, "policy", self._defaults, now, self._settings.loss)
+                chosen = searches.standing_choice(connection, self._defaults) or self._defaults
+                queue.enqueue(connection, "policy", chosen, now, self._settings.loss)
             return queue.claim(connection, self._name, self._settings.training.lease, now)
 
     def _work_on(self, claim: Claim) -> bool:
@@ -103,7 +105,7 @@ class Worker:
         return not thread.is_alive()
 
     def _execute(self, claim: Claim) -> None:
-        execute(self._database, self._settings, claim, is_stopping=self.is_stopping)
+        work_on(self._database, self._settings, claim, is_stopping=self.is_stopping)
 
     def _take_back(self, claim: Claim) -> None:
         with contextlib.suppress(LeaseLost, *DATABASE_IS_AWAY), self._database.write() as connection:

@@ -11,6 +11,7 @@ from app.database import Base, UtcTime, utc_now
 RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "rejected"]
 FINISHED: tuple[RunStatus, ...] = ("succeeded", "failed", "cancelled", "rejected")
 RequestedBy = Literal["api", "policy", "cli"]
+RunKind = Literal["train", "search"]
 Phase = Literal["fit", "final"]
 PHASES: tuple[Phase, ...] = ("fit", "final")
 """In the order in which they happen; the epochs of each are counted from 1."""
@@ -19,7 +20,7 @@ PHASES: tuple[Phase, ...] = ("fit", "final")
 class TrainingRun(Base):
     """One training from request to outcome. At most one row is `running`, and at most one queued by the policy.
 
-    The indexes say so on both databases.
+    The indexes say so on both databases. A search is a run as well: it waits in the same queue for the same trainer.
     """
 
     __tablename__ = "training_runs"
@@ -42,6 +43,7 @@ class TrainingRun(Base):
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(8), default="train", server_default="train")
     status: Mapped[str] = mapped_column(String(16), index=True)
     requested_by: Mapped[str] = mapped_column(String(16))
     hyperparameters: Mapped[dict[str, Any]] = mapped_column(JSON)

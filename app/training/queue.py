@@ -22,7 +22,7 @@ from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
 from app.engine.trainers.base import EpochReport
 from app.errors import Conflict, NotFound
-from app.training.models import FINISHED, PHASES, Phase, RequestedBy, RunStatus, TrainingEpoch, TrainingRun
+from app.training.models import FINISHED, PHASES, Phase, RequestedBy, RunKind, RunStatus, TrainingEpoch, TrainingRun
 
 RunRow = Row[Any]
 """The columns of TrainingRun."""
@@ -71,6 +71,7 @@ class Claim:
     requested_by: RequestedBy
     hyperparameters: Hyperparameters
     loss: Loss = SQUARED
+    kind: RunKind = "train"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +102,11 @@ def enqueue(
     hyperparameters: Hyperparameters,
     now: datetime,
     loss: Loss = SQUARED,
+    kind: RunKind = "train",
 ) -> RunRow:
     """Ask for a run. The policy never has more than one in the queue: asking again gives the one that waits."""
     values = {
+        "kind": kind,
         "status": "queued",
         "requested_by": requested_by,
         "hyperparameters": hyperparameters.to_dict(),
@@ -125,7 +128,10 @@ def enqueue(
 
 
 def claim(connection: Connection, worker: str, lease: timedelta, now: datetime) -> Claim | None:
-    """Take the run whose trainer fell silent, else the oldest that waits; None while another one is running."""
+    """Take the run whose trainer fell silent, else the oldest that waits; None while another one is running.
+
+    Trainings come before searches, which take long and can wait.
+    """
     _end_abandoned_cancels(connection, now)
     _end_deadly(connection, now)
     values = {"status": "running", "worker": worker, "lease_expires_at": now + lease, "started_at": now}
@@ -140,6 +146,7 @@ def claim(connection: Connection, worker: str, lease: timedelta, now: datetime) 
         requested_by=row.requested_by,
         hyperparameters=Hyperparameters.from_dict(row.hyperparameters),
         loss=loss_of(row),
+        kind=row.kind,
     )
 
 
@@ -273,6 +280,12 @@ def running(connection: Connection) -> RunRow | None:
     return connection.execute(select(TrainingRun.__table__).where(TrainingRun.status == "running")).one_or_none()
 
 
+def is_training_queued(connection: Connection) -> bool:
+    """Whether a training waits: a search makes room for it between two trials."""
+    waiting = select(TrainingRun.id).where(TrainingRun.status == "queued", TrainingRun.kind == "train")
+    return connection.execute(waiting.limit(1)).first() is not None
+
+
 def count_open(connection: Connection) -> int:
     """Runs that are queued or running."""
     statement = select(func.count()).select_from(TrainingRun).where(TrainingRun.status.not_in(FINISHED))
@@ -285,7 +298,9 @@ def _take_over(connection: Connection, values: dict[str, Any], now: datetime) ->
 
 
 def _take_queued(connection: Connection, values: dict[str, Any]) -> RunRow | None:
-    oldest = select(func.min(TrainingRun.id)).where(TrainingRun.status == "queued").scalar_subquery()
+    is_queued = TrainingRun.status == "queued"
+    is_search = TrainingRun.kind == "search"
+    oldest = select(TrainingRun.id).where(is_queued).order_by(is_search, TrainingRun.id).limit(1).scalar_subquery()
     waiting = update(TrainingRun).where(TrainingRun.id == oldest, TrainingRun.status == "queued")
     try:
         with connection.begin_nested():
@@ -297,7 +312,8 @@ def _take_queued(connection: Connection, values: dict[str, Any]) -> RunRow | Non
 def _claiming(which: Update, values: dict[str, Any]) -> Any:
     fresh = _FRESH | values
     return which.values(**fresh, attempt=TrainingRun.attempt + 1).returning(
-        TrainingRun.id, TrainingRun.attempt, TrainingRun.requested_by, TrainingRun.hyperparameters, TrainingRun.loss
+        *(TrainingRun.id, TrainingRun.attempt, TrainingRun.requested_by, TrainingRun.hyperparameters, TrainingRun.loss),
+        TrainingRun.kind,
     )
 
 

@@ -58,6 +58,13 @@ class _Hooks(TypedDict):
     is_cancelled: Callable[[], bool]
 
 
+Choose = Callable[[Lease, dict[str, Any]], Hyperparameters | None]
+"""Finds out what to train with, under the lease of the run, and notes in its metrics what it found.
+
+None where nothing shall be trained. Raises RunStopped, FitCancelled, Untrainable or LeaseLost, as steps of a run do.
+"""
+
+
 @dataclass(slots=True)
 class _Run:
     """What the steps of a run share."""
@@ -67,10 +74,11 @@ class _Run:
     settings: Settings
     metrics: dict[str, Any] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
+    chosen: Hyperparameters | None = None
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        return self.lease.claim.hyperparameters
+        return self.chosen or self.lease.claim.hyperparameters
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -125,21 +133,31 @@ def execute(
     *,
     is_stopping: Callable[[], bool],
     on_epoch: Callable[[Epoch], None] | None = None,
+    choose: Choose | None = None,
 ) -> None:
-    """Work on a claimed run until it has an outcome in the database, or is handed back because we are stopping."""
+    """Work on a claimed run until it has an outcome in the database, or is handed back because we are stopping.
+
+    A search is a run too, with a `choose` that does its trials.
+    """
+    assert (claim.kind == "search") == (choose is not None)
     with Lease(database, claim, settings.training.lease, is_stopping=is_stopping, on_epoch=on_epoch) as lease:
         run = _Run(lease, database, settings)
         log.info("run %d starts (attempt %d)", claim.run_id, claim.attempt)
         try:
-            _work_on(run)
+            _work_on(run, choose)
         except LeaseLost as lost:
             log.warning("%s; what was done for it is dropped", lost)
         except RunStopped:
             log.warning("run %d is left to whoever takes it over: the database is away", claim.run_id)
 
 
-def _work_on(run: _Run) -> None:
+def _work_on(run: _Run, choose: Choose | None) -> None:
     try:
+        if choose and (chosen := choose(run.lease, run.metrics)) is None:
+            _end(run, "succeeded")
+            return
+        if choose:
+            run.chosen = chosen
         version = _train(run)
     except (RunStopped, FitCancelled):
         _stop(run)

@@ -18,7 +18,7 @@ from app.engine.losses.grammar import MAX_LENGTH, InvalidLoss
 from app.errors import BadInput
 from app.registry.schemas import LOSS_EXAMPLE, LossOut
 from app.settings import RatingScale
-from app.training.models import FINISHED, Phase, RequestedBy, RunStatus
+from app.training.models import FINISHED, Phase, RequestedBy, RunKind, RunStatus
 from app.training.queue import RunRow, loss_of
 
 
@@ -130,6 +130,7 @@ class TrainingRunOut(BaseModel):
             "examples": [
                 {
                     "id": 12,
+                    "kind": "train",
                     "status": "succeeded",
                     "requested_by": "api",
                     "hyperparameters": {"n_factors": 64, "n_epochs": 30, "seed": 0},
@@ -151,6 +152,7 @@ class TrainingRunOut(BaseModel):
     )
 
     id: int = Field(description="Number of the run; never given out twice.")
+    kind: RunKind = Field(description="`search`: hyperparameters are looked for first; see `/v1/searches/{id}`.")
     status: RunStatus = Field(
         description="`rejected`: fitted, but clearly worse than the active version, so not published."
     )

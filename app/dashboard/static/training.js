@@ -7,6 +7,7 @@ const WIDTH = 560, HEIGHT = 220, LEFT = 42, RIGHT = 12, TOP = 10, BOTTOM = 24;
 const WORDS = {
   queued: "is waiting for the trainer",
   running: "is learning",
+  searching: "is trying hyperparameters",
   succeeded: "succeeded",
   failed: "failed",
   cancelled: "was cancelled",
@@ -72,8 +73,8 @@ async function end() {
 function draw() {
   const isOn = run != null && !isOver(run.status);
   const last = epochs.at(-1);
-  find("run").textContent = run == null ? "No run yet." : [`Run ${run.id} ${WORDS[run.status]}`, ...minimised(), ...details(last)].join(" · ");
-  find("train").disabled = isOn;
+  find("run").textContent = run == null ? "No run yet." : [told(last), ...minimised(), ...details(last)].join(" · ");
+  find("train").disabled = isOn && run.kind !== "search"; // a search makes room for a training
   find("cancel").hidden = !isOn;
   find("progress").classList.toggle("off", !isOn);
   if (last) find("progress").value = share(last);
@@ -82,6 +83,11 @@ function draw() {
   const fit = watched.length ? watched : epochs; // few ratings are learned at once, with nothing held out
   find("training").classList.toggle("empty", !fit.length);
   find("chart").replaceChildren(...(fit.length ? chart(fit) : []));
+}
+
+function told(last) {
+  const isSearching = run.kind === "search" && run.status === "running" && !last;
+  return `${run.kind === "search" ? "Search" : "Run"} ${run.id} ${WORDS[isSearching ? "searching" : run.status]}`;
 }
 
 /** How much is done: learning with a hold-out and then with everything takes about half of the time each. */
