@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+from concurrent.futures import Executor
 
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.arrays import Counts, Matrix32, Matrix64, Vector32, Vector64
+from app.engine.arrays import Counts, Matrix32, Vector32
 from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel, UserPrior
 from app.engine.losses.base import Loss
 from app.engine.losses.derivatives import derivatives_of
-from app.engine.tally import count_rows, mean_and_variance, sum_rows
+from app.engine.parts import ROWS_OF_A_PART, in_parts, n_parts_of
+from app.engine.tally import Tally, count_rows, mean_and_variance, spread_of_moments
 
 _NOISE_USERS = 500
 """Users whose held-out ratings measure the noise: more would cost time and change the third digit."""
@@ -26,7 +27,9 @@ _BIAS_WEIGHT = 10.0
 """Users that this guess weighs against those there are."""
 
 
-def crowd_prior(user_bias: Vector32, user_factors: Matrix32, user_counts: Counts, value_variance: float) -> UserPrior:
+def crowd_prior(
+    user_bias: Vector32, user_factors: Matrix32, user_counts: Counts, value_variance: float, pool: Executor
+) -> UserPrior:
     """Mean and covariance of x_u = [b_u, p_u] over the users with ratings, each user once.
 
         m = sum x_u / (n + 1)        C = (sum (x_u - m)(x_u - m)' + nu T) / (n + nu),  nu = 2 (k + 1)
@@ -35,11 +38,18 @@ def crowd_prior(user_bias: Vector32, user_factors: Matrix32, user_counts: Counts
     shrinking towards T lowers the error of what they do say (Ledoit & Wolf 2004; nu as in a Wishart prior). With hardly
     any users the bias variance is near a usual one, so that a new user's first rating counts.
     """
-    rated = user_counts > 0
-    x = np.hstack([user_bias[rated, None], user_factors[rated]])
-    n, size = x.shape
-    mean = x.sum(axis=0, dtype=np.float64) / (n + 1)
-    scatter = _scatter(x, mean)
+    from app.engine.crowd_kernels import add_moments
+
+    n, size = int((user_counts > 0).sum()), 1 + user_factors.shape[1]
+    n_parts = n_parts_of(user_counts.size, ROWS_OF_A_PART)
+    sums, products = np.zeros((n_parts, size)), np.zeros((n_parts, size, size))
+    rows = (user_bias, user_factors, user_counts)
+    in_parts(pool, add_moments, user_counts.size, *rows, sums, products, least=ROWS_OF_A_PART)
+    total, scatter = sums.sum(axis=0), products.sum(axis=0)
+    scatter += np.triu(scatter, 1).T
+    mean = total / (n + 1)
+    pull = np.outer(mean, total)
+    scatter += n * np.outer(mean, mean) - pull - pull.T
     target = np.full(size, np.diag(scatter)[1:].mean() / max(n, 1) + 1e-4 * value_variance)
     usual_bias_variance = _BIAS_SHARE * value_variance
     target[0] = (scatter[0, 0] + _BIAS_WEIGHT * usual_bias_variance) / (n + _BIAS_WEIGHT)
@@ -48,7 +58,7 @@ def crowd_prior(user_bias: Vector32, user_factors: Matrix32, user_counts: Counts
 
 
 def with_measured_noise(
-    model: FactorModel, ratings: Ratings, holdout: Ratings, seed: int, *, n_rounds: int = 2
+    model: FactorModel, ratings: Ratings, holdout: Ratings, seed: int, pool: Executor, *, n_rounds: int = 2
 ) -> FactorModel:
     """The model with s2 such that the variance promised for held-out ratings is the one found:
 
@@ -59,10 +69,19 @@ def with_measured_noise(
     the model's own estimate only a little. The temperature of another loss is measured on the same ratings, and lowered
     by the same share of doubt.
     """
+    from app.engine.fold_in import FoldIn
+
+    users = np.flatnonzero(count_rows(holdout.user_rows, holdout.n_users))
+    if users.size > (most := _NOISE_USERS * n_rounds // 2):
+        users = np.sort(np.random.default_rng(seed).choice(users, most, replace=False))
     for _ in range(n_rounds):
-        seen = _held_out_errors(model, ratings, holdout, seed, _NOISE_USERS * n_rounds // 2)
-        found = max(seen.squared_error - seen.doubt, 0.1 * seen.squared_error)
-        noise = (found + _NOISE_WEIGHT * model.noise_variance) / (seen.n + _NOISE_WEIGHT)
+        if model.loss.is_squared:
+            squared_error, doubt, n = FoldIn(model).held_out_errors(users, ratings, holdout, pool)
+        else:
+            seen = _held_out_errors(model, users, ratings, holdout)
+            squared_error, doubt, n = seen.squared_error, seen.doubt, seen.n
+        found = max(squared_error - doubt, 0.1 * squared_error)
+        noise = (found + _NOISE_WEIGHT * model.noise_variance) / (n + _NOISE_WEIGHT)
         model = dataclasses.replace(model, noise_variance=noise)
         if not model.loss.is_squared and seen.n:
             share = found / seen.squared_error if seen.squared_error else 1.0
@@ -88,46 +107,34 @@ def temperature_of(loss: Loss, scores: npt.ArrayLike, values: npt.ArrayLike) -> 
 
 
 def spread_of(values: Vector32) -> float:
-    """Standard deviation of the ratings; where all are equal, a twentieth of them (or 1 for zeros) instead of none."""
-    mean, variance = mean_and_variance(values)
-    spread = math.sqrt(variance)
-    return spread if spread > 1e-6 * abs(mean) else 0.05 * abs(mean) or 1.0
+    """Standard deviation of the ratings; see `spread_of_moments` for ratings that are all equal."""
+    return spread_of_moments(*mean_and_variance(values))
 
 
-def item_means(ratings: Ratings, item_counts: Counts) -> Vector32:
+def item_means(counted: Tally) -> Vector32:
     """Plain mean of each item's ratings; the overall mean where there are none."""
-    sums = sum_rows(ratings.item_rows, ratings.values, ratings.n_items)
-    overall, _ = mean_and_variance(ratings.values)
-    return np.where(item_counts > 0, sums / np.maximum(item_counts, 1), overall).astype(np.float32)
+    means = counted.item_sums / np.maximum(counted.item_counts, 1)
+    return np.where(counted.item_counts > 0, means, counted.mean).astype(np.float32)
 
 
-def popularity_shrinkage(ratings: Ratings, item_counts: Counts, means: Vector32) -> float:
+def popularity_shrinkage(counted: Tally, means: Vector32) -> float:
     """Ratings that the overall mean weighs: variance within items / variance between items' true means.
 
     Moment estimate of the one-way random effects model (Searle, Casella & McCulloch 1992, section 3.6), kept between
     1 and 100 so that a handful of ratings cannot make it absurd.
     """
-    sizes = item_counts[item_counts > 0].astype(np.float64)
-    n, n_items = len(ratings), sizes.size
+    is_rated = counted.item_counts > 0
+    sizes = counted.item_counts[is_rated].astype(np.float64)
+    n, n_items = int(counted.item_counts.sum()), sizes.size
     if n <= n_items or n_items < 2:
         return 5.0
-    overall, variance = mean_and_variance(ratings.values)
-    squares_between = float((sizes * (means[item_counts > 0] - overall) ** 2).sum())
-    squares = n * variance
+    squares_between = float((sizes * (means[is_rated] - counted.mean) ** 2).sum())
+    squares = n * counted.variance
     within = max(squares - squares_between, 0.0) / (n - n_items)
     between = squares_between / (n_items - 1)
     effective_size = (n - (sizes**2).sum() / n) / (n_items - 1)
     true_between = (between - within) / effective_size
     return float(np.clip(within / max(true_between, 1e-12), 1.0, 100.0))
-
-
-def _scatter(x: Matrix32, mean: Vector64) -> Matrix64:
-    """sum (x_u - m)(x_u - m)', in a fixed order of additions: BLAS would let its number of threads into the digest."""
-    from app.engine.crowd_kernels import add_outer_products
-
-    scatter = np.zeros((mean.size, mean.size))
-    add_outer_products(np.ascontiguousarray(x), mean, scatter)
-    return scatter
 
 
 @dataclasses.dataclass(slots=True)
@@ -141,13 +148,11 @@ class _HeldOut:
     values: list[Vector32] = dataclasses.field(default_factory=list)
 
 
-def _held_out_errors(model: FactorModel, ratings: Ratings, holdout: Ratings, seed: int, n_users: int) -> _HeldOut:
+def _held_out_errors(model: FactorModel, users: npt.NDArray[np.int64], ratings: Ratings, holdout: Ratings) -> _HeldOut:
+    """Of these users, each folded in from the ratings under the model's own loss."""
     from app.engine.fold_in import FoldIn
 
     fold_in = FoldIn(model)
-    users = np.flatnonzero(count_rows(holdout.user_rows, holdout.n_users))
-    if users.size > n_users:
-        users = np.sort(np.random.default_rng(seed).choice(users, n_users, replace=False))
     seen = _HeldOut()
     for user_row in users.tolist():
         known, asked = ratings.of_user(user_row), holdout.of_user(user_row)

@@ -1,29 +1,52 @@
 """The kernel behind `app.engine.crowd.crowd_prior`."""
 
 import numpy as np
-from numba import float32, float64, njit, void
+from numba import float32, float64, int32, int64, njit, void
 from numba.core.types import Array
 
-from app.engine.arrays import Matrix32, Matrix64, Vector64
+from app.engine.arrays import Counts, Matrix32, Matrix64, Vector32
+from app.engine.posteriors import add_products
 
+READ_VECTOR = Array(float32, 1, "C", readonly=True)
 READ_MATRIX = Array(float32, 2, "C", readonly=True)
-READ_VECTOR64 = Array(float64, 1, "C", readonly=True)
+READ_COUNTS = Array(int32, 1, "C", readonly=True)
 
 
-@njit(void(READ_MATRIX, READ_VECTOR64, float64[:, ::1]), nogil=True, cache=True)
-def add_outer_products(rows: Matrix32, mean: Vector64, scatter: Matrix64) -> None:
-    """Adds sum over rows of (row - mean)(row - mean)'.   rows [n, k]   mean [k]   scatter [k, k]: added to
+@njit(
+    void(int64, int64, int64, READ_VECTOR, READ_MATRIX, READ_COUNTS, float64[:, ::1], float64[:, :, ::1]),
+    nogil=True,
+    cache=True,
+)
+def add_moments(
+    start: int,
+    end: int,
+    part: int,
+    bias: Vector32,
+    factors: Matrix32,
+    counts: Counts,
+    sums: Matrix64,
+    products: Matrix64,
+) -> None:
+    """Adds sum x_u and the upper triangle of sum x_u x_u', x_u = [b_u, p_u], over rows with ratings, to a part's sums.
 
-    Four rows at a time: each number of the scatter is fetched and put back a fourth as often.
+    bias, counts [n]   factors [n, k]   sums [n_parts, k + 1]   products [n_parts, k + 1, k + 1]
+    Four users at a time: each number of the triangle is fetched and put back a fourth as often.
     """
-    n, k = rows.shape
-    a, b, c, d = np.empty(k), np.empty(k), np.empty(k), np.empty(k)
-    for first in range(0, n, 4):
+    k = factors.shape[1]
+    x = np.zeros((4, k + 1))
+    waiting = 0
+    for row in range(start, end):
+        if counts[row] == 0:
+            continue
+        x[waiting, 0] = bias[row]
         for f in range(k):
-            a[f] = rows[first, f] - mean[f]
-            b[f] = rows[first + 1, f] - mean[f] if first + 1 < n else 0.0
-            c[f] = rows[first + 2, f] - mean[f] if first + 2 < n else 0.0
-            d[f] = rows[first + 3, f] - mean[f] if first + 3 < n else 0.0
-        for i in range(k):
-            for j in range(k):
-                scatter[i, j] += (a[i] * a[j] + b[i] * b[j]) + (c[i] * c[j] + d[i] * d[j])
+            x[waiting, f + 1] = factors[row, f]
+        for f in range(k + 1):
+            sums[part, f] += x[waiting, f]
+        waiting += 1
+        if waiting == 4:
+            add_products(x, 1.0, products[part])
+            waiting = 0
+    if waiting > 0:
+        x[waiting:] = 0.0
+        add_products(x, 1.0, products[part])

@@ -83,7 +83,7 @@ def _penalty_slope(loss: Loss) -> tuple[Any, Any]:
 
 
 @functools.cache
-def _scalars() -> dict[str, Any]:
+def _scalars() -> dict[str, Any]:  # noqa: C901  (a table of short functions)
     """The functions that a derivative is printed with, for one number at a time; see `derivatives` for arrays."""
     from numba import njit
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import statistics
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from app.engine.arrays import InvalidArray, Matrix64, Rows, Vector32, refuse_rows_outside, rows, vector32
+from app.engine.dataset import Ratings
 from app.engine.declared_fold_in import Evidence, solve_declared
 from app.engine.factors import FactorModel
-from app.engine.posteriors import predict_items, solve_user
+from app.engine.parts import in_parts, n_parts_of
+from app.engine.posteriors import add_held_out_errors, predict_items, solve_user
 from app.engine.small_algebra import invert_positive
 
 INTERVAL_LEVEL = 0.8
@@ -19,6 +22,9 @@ INTERVAL_LEVEL = 0.8
 
 _RIDGE = 1e-9
 """Added to the prior's variances, relative to their sum, so that a direction nobody varies in can be inverted."""
+
+_USERS_OF_A_PART = 16
+"""Fewer users folded in together are not worth handing over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,28 @@ class FoldIn:
             variances,
         )
         return values, variances
+
+    def held_out_errors(
+        self, users: npt.NDArray[np.int64], ratings: Ratings, holdout: Ratings, pool: Executor
+    ) -> tuple[float, float, int]:
+        """Sums of (r - r_hat)^2 and of y' A_u^-1 y over these users' held-out ratings of known items, and their number.
+
+        Each is folded in from the ratings. The same for every number of threads.
+        """
+        sums = np.zeros((n_parts_of(users.size, _USERS_OF_A_PART), 3))
+        bounds = [
+            np.searchsorted(part.user_rows, np.array([users, users + 1], np.int32)) for part in (ratings, holdout)
+        ]
+        in_parts(
+            *(pool, add_held_out_errors, users.size),
+            *(*bounds, ratings.item_rows, ratings.values),
+            *(holdout.item_rows, holdout.values, self.model.item_factors, self.model.item_bias, self._is_known),
+            *(self.model.mean, self._noise_variance, self._unknown_bias, self._unknown_variance),
+            *(self._prior_precision, self._prior_pull, sums),
+            least=_USERS_OF_A_PART,
+        )
+        squared_error, doubt, n = sums.sum(axis=0).tolist()
+        return squared_error, doubt, int(n)
 
     def _solve(self, item_rows: Rows, values: Vector32) -> UserSide:
         if not self.model.loss.is_squared:

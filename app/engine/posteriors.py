@@ -6,21 +6,22 @@ With y_i = [1, q_i], d_i = r_ui - mean - b_i, prior x_u ~ Normal(m, C) and noise
 """
 
 import numpy as np
-from numba import boolean, float32, float64, int32, njit, void
+from numba import boolean, float32, float64, int32, int64, njit, void
 from numba.core.types import Array
 
-from app.engine.arrays import Mask, Matrix32, Matrix64, Rows, Vector32, Vector64
+from app.engine.arrays import Mask, Matrix32, Matrix64, Offsets, Rows, Vector32, Vector64
 from app.engine.small_algebra import READ_MATRIX64, factorise, solve_transposed, solve_upper
 
 READ_ROWS = Array(int32, 1, "C", readonly=True)
 READ_VECTOR = Array(float32, 1, "C", readonly=True)
 READ_MATRIX = Array(float32, 2, "C", readonly=True)
 READ_VECTOR64 = Array(float64, 1, "C", readonly=True)
+READ_BOUNDS = Array(int64, 2, "C", readonly=True)
 READ_MASK = Array(boolean, 1, "C", readonly=True)
 
 
 @njit(void(float64[:, ::1], float64, float64[:, ::1]), nogil=True, cache=True, fastmath={"contract"})
-def _add_products(y: Matrix64, precision: float, upper: Matrix64) -> None:
+def add_products(y: Matrix64, precision: float, upper: Matrix64) -> None:
     """Adds precision * sum over the four rows of y y' to the upper triangle."""
     n = upper.shape[0]
     for i in range(n):
@@ -90,11 +91,11 @@ def solve_user(
             solution[i] += weighted * y[waiting, i]
         waiting += 1
         if waiting == 4:
-            _add_products(y, precision, upper)
+            add_products(y, precision, upper)
             waiting = 0
     if waiting > 0:
         y[waiting:] = 0.0
-        _add_products(y, precision, upper)
+        add_products(y, precision, upper)
     factorise(upper)
     solve_transposed(upper, solution)
     solve_upper(upper, solution)
@@ -160,3 +161,61 @@ def predict_items(
             variance += y[i] * y[i]
         values[t] = float32(value)
         variances[t] = float32(variance)
+
+
+@njit(
+    void(
+        *(int64, int64, int64, READ_BOUNDS, READ_BOUNDS, READ_ROWS, READ_VECTOR, READ_ROWS, READ_VECTOR),
+        *(READ_MATRIX, READ_VECTOR, READ_MASK, float64, float64, float64, float64, READ_MATRIX64, READ_VECTOR64),
+        float64[:, ::1],
+    ),
+    nogil=True,
+    cache=True,
+)
+def add_held_out_errors(
+    start: int,
+    end: int,
+    part: int,
+    seen: Offsets,
+    asked: Offsets,
+    seen_items: Rows,
+    seen_values: Vector32,
+    asked_items: Rows,
+    asked_values: Vector32,
+    item_factors: Matrix32,
+    item_bias: Vector32,
+    is_known: Mask,
+    mean: float,
+    noise_variance: float,
+    unknown_bias: float,
+    unknown_variance: float,
+    prior_precision: Matrix64,
+    prior_pull: Vector64,
+    sums: Matrix64,
+) -> None:
+    """Adds (r - r_hat)^2, y' A_u^-1 y and 1 for each asked rating of a known item to the sums of a part.
+
+    seen, asked [2, n_users]: where the ratings of each user that are folded in, and asked, start and end
+    sums [n_parts, 3]   the rest: see `solve_user` and `predict_items`
+    """
+    size = prior_pull.size
+    upper, solution, factors = np.empty((size, size)), np.empty(size), np.empty(size - 1, np.float32)
+    for user in range(start, end):
+        items, values = seen_items[seen[0, user] : seen[1, user]], seen_values[seen[0, user] : seen[1, user]]
+        rest = (1.0 / noise_variance, unknown_bias, 1.0 / (noise_variance + unknown_variance))
+        solve_user(
+            items, values, item_factors, item_bias, is_known, mean, *rest, prior_precision, prior_pull, upper, solution
+        )
+        factors[:] = solution[1:]
+        asked_of_user = asked_items[asked[0, user] : asked[1, user]]
+        predicted, variances = np.empty(asked_of_user.size, np.float32), np.empty(asked_of_user.size, np.float32)
+        predict_items(
+            *(factors, solution[0], upper, asked_of_user, item_factors, item_bias, is_known),
+            *(mean, noise_variance, unknown_bias, unknown_variance, predicted, variances),
+        )
+        for t in range(asked_of_user.size):
+            if asked_of_user[t] >= 0 and is_known[asked_of_user[t]]:
+                error = float64(asked_values[asked[0, user] + t]) - predicted[t]
+                sums[part, 0] += error * error
+                sums[part, 1] += variances[t] - noise_variance
+                sums[part, 2] += 1.0

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import math
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
 import numpy as np
-from numba import float32, float64, int32, njit, void
+from numba import float32, float64, int32, int64, njit, void
 from numba.core.types import Array
 
-from app.engine.arrays import Counts, Rows, Vector32, Vector64
+from app.engine.arrays import Counts, Offsets, Rows, Vector32, Vector64
+from app.engine.dataset import Ratings
 from app.engine.lanes import FAST_MATH
+from app.engine.parts import in_parts, n_parts_of
 
 READ_ROWS = Array(int32, 1, "C", readonly=True)
 READ_VECTOR = Array(float32, 1, "C", readonly=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a fit asks of its ratings more than once."""
+
+    mean: float
+    variance: float
+    user_starts: Offsets
+    """[n_users + 1]: where each user's ratings start."""
+    user_counts: Counts
+    item_counts: Counts
+    item_sums: Vector64
+
+    @property
+    def spread(self) -> float:
+        """See `spread_of_moments`."""
+        return spread_of_moments(self.mean, self.variance)
 
 
 @njit(void(READ_ROWS, int32[::1]), nogil=True, cache=True)
@@ -20,11 +44,25 @@ def _count(rows: Rows, counts: Counts) -> None:
         counts[rows[at]] += 1
 
 
-@njit(void(READ_ROWS, READ_VECTOR, float64[::1]), nogil=True, cache=True)
-def _sum(rows: Rows, values: Vector32, sums: Vector64) -> None:
-    """rows, values [n], each row < sums.size   sums: added to"""
-    for at in range(rows.size):
-        sums[rows[at]] += float64(values[at])
+@njit(void(int64, int64, int64, READ_ROWS, READ_VECTOR, int32[:, ::1], float64[:, ::1]), nogil=True, cache=True)
+def _count_and_sum(
+    start: int, end: int, part: int, rows: Rows, values: Vector32, counts: Counts, sums: Vector64
+) -> None:
+    """counts, sums [n_parts, n_rows], zero before: ratings of each row from start to end, and their sum."""
+    for at in range(start, end):
+        counts[part, rows[at]] += 1
+        sums[part, rows[at]] += float64(values[at])
+
+
+@njit(void(int64, int64, int64, READ_ROWS, int64[::1]), nogil=True, cache=True)
+def _find_starts(start: int, end: int, _part: int, rows: Rows, starts: Offsets) -> None:
+    """rows [n], rising   starts[r]: the first place whose row is at least r, for those found from start to end"""
+    before = rows[start - 1] if start > 0 else -1
+    for at in range(start, end):
+        if rows[at] != before:
+            for row in range(before + 1, rows[at] + 1):
+                starts[row] = at
+            before = rows[at]
 
 
 @njit(float64[::1](READ_VECTOR, float64), nogil=True, cache=True, fastmath=set(FAST_MATH))
@@ -38,6 +76,25 @@ def _power_sums(values: Vector32, centre: float) -> Vector64:
     return np.array([shift, square])
 
 
+def tally(ratings: Ratings, pool: Executor) -> Tally:
+    """The same for every number of threads; each rating is read once."""
+    n = len(ratings)
+    counts = np.zeros((n_parts_of(n), ratings.n_items), np.int32)
+    sums = np.zeros(counts.shape)
+    in_parts(pool, _count_and_sum, n, ratings.item_rows, ratings.values, counts, sums)
+    starts = np.full(ratings.n_users + 1, n, np.int64)
+    in_parts(pool, _find_starts, n, ratings.user_rows, starts)
+    mean, variance = mean_and_variance(ratings.values)
+    return Tally(
+        mean=mean,
+        variance=variance,
+        user_starts=starts,
+        user_counts=np.diff(starts).astype(np.int32),
+        item_counts=counts.sum(axis=0, dtype=np.int32),
+        item_sums=sums.sum(axis=0),
+    )
+
+
 def mean_and_variance(values: Vector32) -> tuple[float, float]:
     """Of all values, in one pass and no copy; zeros of nothing."""
     if not values.size:
@@ -47,15 +104,14 @@ def mean_and_variance(values: Vector32) -> tuple[float, float]:
     return centre + shift, max(square - shift * shift, 0.0)
 
 
+def spread_of_moments(mean: float, variance: float) -> float:
+    """Standard deviation of ratings; where all are equal, a twentieth of them (or 1 for zeros) instead of none."""
+    spread = math.sqrt(variance)
+    return spread if spread > 1e-6 * abs(mean) else 0.05 * abs(mean) or 1.0
+
+
 def count_rows(rows: Rows, n_rows: int) -> Counts:
     """Ratings per row."""
     counts = np.zeros(n_rows, np.int32)
     _count(rows, counts)
     return counts
-
-
-def sum_rows(rows: Rows, values: Vector32, n_rows: int) -> Vector64:
-    """Sum of the values of each row."""
-    sums = np.zeros(n_rows, np.float64)
-    _sum(rows, values, sums)
-    return sums

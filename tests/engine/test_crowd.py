@@ -1,4 +1,5 @@
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -6,9 +7,16 @@ import pytest
 from app.engine.crowd import crowd_prior, item_means, popularity_shrinkage, spread_of, with_measured_noise
 from app.engine.dataset import Ratings
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.tally import tally
 from app.engine.trainers.local import LocalTrainer
 from tests.conftest import KERNELS
 from tests.engine.worlds import planted
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
 
 
 def crowd(n_users, seed=0):
@@ -16,62 +24,85 @@ def crowd(n_users, seed=0):
     rng = np.random.default_rng(seed)
     covariance = np.array([[0.2, 0.05, 0.0], [0.05, 0.1, -0.03], [0.0, -0.03, 0.05]])
     x = rng.multivariate_normal([0.1, 0.5, -0.2], covariance, n_users).astype(np.float32)
-    return x[:, 0], x[:, 1:], covariance
+    return np.ascontiguousarray(x[:, 0]), np.ascontiguousarray(x[:, 1:]), covariance
 
 
-def test_many_users_reveal_the_crowd_they_come_from():
+def test_many_users_reveal_the_crowd_they_come_from(pool):
     bias, factors, covariance = crowd(50_000)
-    prior = crowd_prior(bias, factors, np.ones(50_000, np.int32), value_variance=1.0)
+    prior = crowd_prior(bias, factors, np.ones(50_000, np.int32), value_variance=1.0, pool=pool)
     assert prior.mean == pytest.approx([0.1, 0.5, -0.2], abs=0.01)
     np.testing.assert_allclose(prior.covariance, covariance, atol=0.01)
 
 
-def test_users_without_ratings_have_no_say():
+def test_users_without_ratings_have_no_say(pool):
     bias, factors, _ = crowd(100)
     counts = np.ones(100, np.int32)
     counts[50:] = 0
-    some = crowd_prior(bias, factors, counts, 1.0)
-    few = crowd_prior(bias[:50], factors[:50], counts[:50], 1.0)
+    some = crowd_prior(bias, factors, counts, 1.0, pool)
+    few = crowd_prior(bias[:50], factors[:50], counts[:50], 1.0, pool)
     assert np.array_equal(some.covariance, few.covariance)
 
 
 @pytest.mark.parametrize("n_users", [1, 2, 5])
-def test_a_prior_from_hardly_any_users_is_positive_definite_and_lets_biases_vary(n_users):
+def test_a_prior_from_hardly_any_users_is_positive_definite_and_lets_biases_vary(n_users, pool):
     bias, factors, _ = crowd(n_users)
-    prior = crowd_prior(bias, factors, np.ones(n_users, np.int32), value_variance=1.0)
+    prior = crowd_prior(bias, factors, np.ones(n_users, np.int32), value_variance=1.0, pool=pool)
     assert np.linalg.eigvalsh(prior.covariance).min() > 0
     assert 0.05 < prior.covariance[0, 0] < 0.5
 
 
-def test_noise_is_measured_on_ratings_held_out():
+def test_the_crowd_is_the_same_for_every_number_of_threads():
+    bias, factors, _ = crowd(5000)
+
+    def covariance(n_threads):
+        with ThreadPoolExecutor(n_threads) as pool:
+            return crowd_prior(bias, factors, np.ones(5000, np.int32), 1.0, pool).covariance.tobytes()
+
+    assert covariance(1) == covariance(3)
+
+
+def test_noise_is_measured_on_ratings_held_out(pool):
     world = planted(noise=0.4)
     settings = Hyperparameters(n_factors=8, n_epochs=30, regularization=0.03)
     model = LocalTrainer(1, KERNELS).fit(world.ratings, settings).model
-    measured = with_measured_noise(dataclasses.replace(model, noise_variance=5.0), world.ratings, world.unseen, seed=0)
+    measured = with_measured_noise(
+        dataclasses.replace(model, noise_variance=5.0), world.ratings, world.unseen, seed=0, pool=pool
+    )
     assert measured.noise_variance == pytest.approx(0.4**2, rel=0.35)
 
 
-def test_a_few_held_out_ratings_move_the_noise_a_little():
+def test_a_few_held_out_ratings_move_the_noise_a_little(pool):
     world = planted(noise=0.4)
     model = LocalTrainer(1, KERNELS).fit(world.ratings, Hyperparameters(n_factors=4, n_epochs=5)).model
     two = world.unseen.take(np.arange(2))
-    measured = with_measured_noise(model, world.ratings, two, seed=0).noise_variance
+    measured = with_measured_noise(model, world.ratings, two, seed=0, pool=pool).noise_variance
     assert measured == pytest.approx(model.noise_variance, rel=0.3)
 
 
-def test_shrinkage_is_the_ratio_of_variances_within_and_between_items():
+def test_the_noise_is_the_same_for_every_number_of_threads():
+    world = planted(noise=0.4)
+    model = LocalTrainer(1, KERNELS).fit(world.ratings, Hyperparameters(n_factors=4, n_epochs=5)).model
+
+    def noise(n_threads):
+        with ThreadPoolExecutor(n_threads) as pool:
+            return with_measured_noise(model, world.ratings, world.unseen, 0, pool).noise_variance
+
+    assert noise(1) == noise(3)
+
+
+def test_shrinkage_is_the_ratio_of_variances_within_and_between_items(pool):
     rng = np.random.default_rng(0)
     items = np.repeat(np.arange(500), 40)
     values = rng.normal(0, 0.5, 500)[items] + rng.normal(0, 1.0, items.size)
     users = np.tile(np.arange(40), 500)
     ratings = Ratings.of(users, items, values, n_users=40, n_items=500)
-    counts = np.full(500, 40, np.int32)
-    assert popularity_shrinkage(ratings, counts, item_means(ratings, counts)) == pytest.approx(4.0, rel=0.15)
+    counted = tally(ratings, pool)
+    assert popularity_shrinkage(counted, item_means(counted)) == pytest.approx(4.0, rel=0.15)
 
 
-def test_item_means_are_plain_and_the_overall_mean_where_nobody_rated():
+def test_item_means_are_plain_and_the_overall_mean_where_nobody_rated(pool):
     ratings = Ratings.of([0, 1, 0], [0, 0, 2], [1, 4, 4], n_users=2, n_items=3)
-    assert item_means(ratings, np.array([2, 0, 1], np.int32)).tolist() == [2.5, 3.0, 4.0]
+    assert item_means(tally(ratings, pool)).tolist() == [2.5, 3.0, 4.0]
 
 
 @pytest.mark.parametrize(("values", "expected"), [([1, 3], 1.0), ([4, 4], 0.2), ([0, 0], 1.0), ([1e-7, 3e-7], 1e-7)])

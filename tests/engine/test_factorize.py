@@ -3,8 +3,8 @@ import numpy.typing as npt
 import pytest
 
 from app.engine.arrays import InvalidArray
-from app.engine.losses.grammar import InvalidLoss
 from app.engine.factorize import factorize
+from app.engine.losses.grammar import InvalidLoss
 from app.engine.trainers.base import Diverged
 
 TEXTBOOK = np.ma.masked_equal([[5, 3, 0, 1], [4, 0, 0, 1], [1, 1, 0, 5], [1, 0, 0, 4], [0, 1, 5, 4]], 0)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from concurrent.futures import Executor
 
 from app.engine.arrays import Matrix32, Vector32
 from app.engine.crowd import (
     crowd_prior,
     item_means,
     popularity_shrinkage,
-    spread_of,
     temperature_of,
     with_measured_noise,
 )
@@ -18,7 +18,7 @@ from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
-from app.engine.tally import count_rows
+from app.engine.tally import Tally
 
 _SHOWN = 100_000
 """Ratings, evenly spaced, from which the temperature of a loss is taken."""
@@ -35,6 +35,8 @@ def finish(
     train_rmse: float,
     holdout: Ratings | None,
     seed: int,
+    counted: Tally,
+    pool: Executor,
     loss: Loss = SQUARED,
     noise_before: float | None = None,
 ) -> FactorModel:
@@ -43,14 +45,13 @@ def finish(
     Without a hold-out the noise is taken halfway, by ratio, between the training error and the spread of the ratings:
     a fit always explains its own ratings too well. A warm fit knows the noise of the model that it began with.
     """
-    user_counts = count_rows(ratings.user_rows, ratings.n_users)
-    item_counts = count_rows(ratings.item_rows, ratings.n_items)
-    value_variance = spread_of(ratings.values) ** 2
+    user_counts, item_counts = counted.user_counts, counted.item_counts
+    value_variance = counted.spread**2
     score_variance = value_variance / float(loss.rating_slope_of(mean)) ** 2
-    prior = crowd_prior(user_bias, user_factors, user_counts, score_variance)
+    prior = crowd_prior(user_bias, user_factors, user_counts, score_variance, pool)
     user_bias[user_counts == 0], user_factors[user_counts == 0] = prior.mean[0], prior.mean[1:]
     item_bias[item_counts == 0], item_factors[item_counts == 0] = item_bias[item_counts > 0].mean(), 0.0
-    means = item_means(ratings, item_counts)
+    means = item_means(counted)
     model = FactorModel(
         mean=mean,
         item_bias=item_bias,
@@ -62,7 +63,7 @@ def finish(
         item_counts=item_counts,
         item_means=means,
         user_counts=user_counts,
-        popularity_shrinkage=popularity_shrinkage(ratings, item_counts, means),
+        popularity_shrinkage=popularity_shrinkage(counted, means),
         loss=loss,
     )
     if not loss.is_squared:
@@ -71,4 +72,4 @@ def finish(
         model = dataclasses.replace(model, temperature=temperature_of(loss, scores, ratings.values[shown]))
     if holdout is None:
         return model
-    return with_measured_noise(model, ratings, holdout, seed, n_rounds=1 if noise_before else 2)
+    return with_measured_noise(model, ratings, holdout, seed, pool, n_rounds=1 if noise_before else 2)

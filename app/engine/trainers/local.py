@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.engine.arrays import Matrix32, Rows, Vector32, Vector64
-from app.engine.blocks import lay_out, run_all
-from app.engine.crowd import spread_of
+from app.engine.blocks import lay_out
 from app.engine.dataset import Ratings
 from app.engine.evaluation import errors_of, mean_error, rmse
 from app.engine.factors import FactorModel
@@ -29,7 +28,8 @@ from app.engine.losses.check import check_loss, kernel_slopes
 from app.engine.losses.codegen import decay_of
 from app.engine.losses.derivatives import derivatives_of
 from app.engine.losses.units import TrainingUnits, training_units
-from app.engine.tally import mean_and_variance
+from app.engine.parts import ROWS_OF_A_PART, in_parts, n_parts_of, run_all
+from app.engine.tally import Tally, mean_and_variance, tally
 from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled, NoRatings, WarmStart
 from app.engine.trainers.finish import finish
 
@@ -57,9 +57,11 @@ class _State:
     user_bias: Vector32
     item_bias: Vector32
 
-    def copy_to(self, other: _State) -> None:
-        for name in self.__slots__:
-            np.copyto(getattr(other, name), getattr(self, name))
+    def copy_to(self, other: _State, pool: Executor) -> None:
+        """Bit by bit, on the threads of the pool."""
+        parts = [(getattr(self, name), getattr(other, name)) for name in self.__slots__]
+        halves = [(to[at::2], source[at::2]) for source, to in parts for at in range(2)]
+        run_all(pool, np.copyto, halves)
 
 
 class LocalTrainer:
@@ -89,15 +91,16 @@ class LocalTrainer:
         if not len(lesson):
             raise NoRatings
         n_threads = max(1, min(self.n_threads, len(lesson) // _RATINGS_PER_THREAD))
-        mean = float(self.loss.rating_of(start.mean)) if start else mean_and_variance(ratings.values)[0]
-        units = training_units(self.loss, mean, spread_of(ratings.values))
-        kernel = load_kernel(units.loss, padded(hyperparameters.n_factors), self.kernel_folder)
-        slopes_of = kernel_slopes(kernel, padded(hyperparameters.n_factors))
-        check_loss(units, slopes_of, float(ratings.values.min()), float(ratings.values.max()))
-        if not self.loss.is_squared:
-            derivatives_of(self.loss)  # what folding in needs: better refused now than after the fit
         with ThreadPoolExecutor(n_threads, thread_name_prefix="palate-sgd") as pool:
-            run = _Run(ratings, hyperparameters, holdout, start, self.loss, units, kernel, pool, n_threads)
+            counted = tally(ratings, pool)
+            mean = float(self.loss.rating_of(start.mean)) if start else counted.mean
+            units = training_units(self.loss, mean, counted.spread)
+            kernel = load_kernel(units.loss, padded(hyperparameters.n_factors), self.kernel_folder)
+            slopes_of = kernel_slopes(kernel, padded(hyperparameters.n_factors))
+            check_loss(units, slopes_of, float(ratings.values.min()), float(ratings.values.max()))
+            if not self.loss.is_squared:
+                derivatives_of(self.loss)  # what folding in needs: better refused now than after the fit
+            run = _Run(ratings, hyperparameters, holdout, start, self.loss, units, counted, kernel, pool, n_threads)
             return run.fit(on_epoch or (lambda _: None), is_cancelled or (lambda: False))
 
 
@@ -112,6 +115,7 @@ class _Run:
         start: WarmStart | None,
         loss: Loss,
         units: TrainingUnits,
+        counted: Tally,
         kernel: LearnBlocks,
         pool: ThreadPoolExecutor,
         n_threads: int,
@@ -123,14 +127,16 @@ class _Run:
         self.kernel = kernel
         self.pool = pool
         self.n_threads = n_threads
+        self.counted = counted
         self.loss = loss
         self.decay = 1.0 if (decay := decay_of(loss)) is None else decay
         self.mean = start.mean if start else units.mean
         self.scale = units.scale
         self.units = units
         started = time.perf_counter()
-        self.grid = lay_out(self.lesson, padded(hyperparameters.n_factors), pool, n_threads)
-        np.divide(self.grid.values, np.float32(self.scale), out=self.grid.values)
+        of_lesson = counted if self.lesson is ratings else None
+        n_columns = padded(hyperparameters.n_factors)
+        self.grid = lay_out(self.lesson, n_columns, pool, n_threads, counted=of_lesson, scale=self.scale)
         self.layout_seconds = time.perf_counter() - started
         # A warm fit has few epochs, perhaps one: falling in between, its steps still end at zero.
         self.noise_before = start.noise_variance if start else None
@@ -152,11 +158,11 @@ class _Run:
             on_epoch(report)
             if _is_better(report, reports[best_epoch - 1] if best_epoch else None):
                 best_epoch = epoch
-                if self.holdout is not None:
-                    self.state.copy_to(best)
+                if self.holdout is not None and epoch < self.settings.last_epoch:
+                    self.state.copy_to(best, self.pool)
             elif epoch - best_epoch >= self.settings.patience:
                 break
-        state = best if self.holdout is not None else self.state
+        state = self.state if best_epoch == len(reports) else best
         model = self._model(state, reports[best_epoch - 1])
         return Fit(model, tuple(reports), best_epoch, self.layout_seconds)
 
@@ -171,21 +177,21 @@ class _Run:
         )
 
     def _first_state(self) -> _State:
+        from app.engine.trainers.measure import draw
+
         state = self._empty_state()
-        k = self.settings.n_factors
         for factors in (state.user_factors, state.item_factors):
-            factors[:, :k] = self.first_factors.standard_normal((factors.shape[0], k), np.float32)
-            factors *= np.float32(self.settings.initial_scale)
+            drawn = (int(self.first_factors.integers(2**62)), self.settings.n_factors, self.settings.initial_scale)
+            in_parts(self.pool, draw, factors.shape[0], *drawn, factors, least=ROWS_OF_A_PART)
         return state
 
     def _state_of(self, start: WarmStart) -> _State:
         """A model's numbers in the grid's order and units: the inverse of `_model`."""
         state = self._empty_state()
-        k = self.settings.n_factors
         users, items = self.grid.users.row_at, self.grid.items.row_at
-        root, scale = np.float32(math.sqrt(self.scale)), np.float32(self.scale)
-        np.divide(start.user_factors[users], root, out=state.user_factors[:, :k])
-        np.divide(start.item_factors[items], root, out=state.item_factors[:, :k])
+        scale = np.float32(self.scale)
+        self._copy_rows(start.user_factors, users, 1.0 / math.sqrt(self.scale), state.user_factors)
+        self._copy_rows(start.item_factors, items, 1.0 / math.sqrt(self.scale), state.item_factors)
         np.divide(start.user_bias[users], scale, out=state.user_bias)
         np.divide(start.item_bias[items], scale, out=state.item_bias)
         return state
@@ -238,15 +244,16 @@ class _Run:
     def _rmse(self, ratings: Ratings) -> float:
         from app.engine.trainers.measure import sum_squared_errors
 
-        users, items = self.grid.users.place_of[ratings.user_rows], self.grid.items.place_of[ratings.item_rows]
-        state = self.state
         if self.loss.link != "identity":
+            users, items = self.grid.users.place_of[ratings.user_rows], self.grid.items.place_of[ratings.item_rows]
             return rmse(self.loss.rating_of(self._scores(users, items)), ratings.values)
-        total = sum_squared_errors(
-            *(users, items, ratings.values / np.float32(self.scale), self.mean / self.scale),
-            *(state.user_factors, state.item_factors, state.user_bias, state.item_bias),
+        state, sums = self.state, np.zeros(n_parts_of(len(ratings)))
+        in_parts(
+            *(self.pool, sum_squared_errors, len(ratings), ratings.user_rows, ratings.item_rows, ratings.values),
+            *(self.scale, self.mean / self.scale, self.grid.users.place_of, self.grid.items.place_of),
+            *(state.user_factors, state.item_factors, state.user_bias, state.item_bias, sums),
         )
-        return self.scale * math.sqrt(total / len(ratings))
+        return self.scale * math.sqrt(sums.sum() / len(ratings))
 
     def _scores(self, user_places: Rows, item_places: Rows) -> Vector32:
         """mean + b_u + b_i + p.q, in the units of training."""
@@ -265,14 +272,12 @@ class _Run:
 
     def _error_limits(self) -> tuple[float, float]:
         """Train and hold-out errors beyond which the fit has exploded, from those of predicting the mean."""
-        limit = _EXPLODED * spread_of(self.ratings.values)
+        limit = _EXPLODED * self.counted.spread
         if self.holdout is None:
             return limit, limit
-        return limit, max(limit, _EXPLODED * rmse(self._everybodys_mean(), self.holdout.values))
-
-    def _everybodys_mean(self) -> Vector32:
-        assert self.holdout is not None
-        return np.full(len(self.holdout), float(self.loss.rating_of(self.mean)), np.float32)
+        mean, variance = mean_and_variance(self.holdout.values)
+        off = mean - float(self.loss.rating_of(self.mean))
+        return limit, max(limit, _EXPLODED * math.hypot(off, math.sqrt(variance)))
 
     def _first_not_finite(self) -> str:
         """Which rating of the lesson has a prediction or a step that is no number, in words."""
@@ -292,22 +297,34 @@ class _Run:
         return ""
 
     def _model(self, state: _State, report: EpochReport) -> FactorModel:
-        k = self.settings.n_factors
         users, items = self.grid.users.place_of, self.grid.items.place_of
-        root, scale = np.float32(math.sqrt(self.scale)), np.float32(self.scale)
+        scale = np.float32(self.scale)
         return finish(
             self.ratings,
             loss=self.loss,
             mean=self.mean,
             item_bias=state.item_bias[items] * scale,
-            item_factors=_rows(state.item_factors, items, k) * root,
+            item_factors=self._rows(state.item_factors, items),
             user_bias=state.user_bias[users] * scale,
-            user_factors=_rows(state.user_factors, users, k) * root,
+            user_factors=self._rows(state.user_factors, users),
             train_rmse=report.train_rmse,
             holdout=self.holdout,
             seed=self.settings.seed,
+            counted=self.counted,
+            pool=self.pool,
             noise_before=self.noise_before,
         )
+
+    def _rows(self, factors: Matrix32, places: Rows) -> Matrix32:
+        """The model's vectors out of the grid's."""
+        found = np.empty((places.size, self.settings.n_factors), np.float32)
+        self._copy_rows(factors, places, math.sqrt(self.scale), found)
+        return found
+
+    def _copy_rows(self, source: Matrix32, rows: Rows, factor: float, target: Matrix32) -> None:
+        from app.engine.trainers.measure import copy_rows
+
+        in_parts(self.pool, copy_rows, rows.size, source, rows, factor, target, least=ROWS_OF_A_PART)
 
 
 def usable_cores() -> int:
@@ -316,10 +333,6 @@ def usable_cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:
         return os.cpu_count() or 1
-
-
-def _rows(factors: Matrix32, places: Rows, k: int) -> Matrix32:
-    return np.ascontiguousarray(factors[places, :k])
 
 
 def _is_better(report: EpochReport, best: EpochReport | None) -> bool:

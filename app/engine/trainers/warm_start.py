@@ -9,6 +9,7 @@ end at zero, or that goes over the same few ratings again and again, takes the m
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from app.engine.factors import FactorModel
 from app.engine.fold_in import FoldIn
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.trainers.base import WarmStart
+from app.engine.trainers.measure import copy_rows
 
 STEP_SHARE = 0.15
 """First step of a warm fit, as a share of a cold one's."""
@@ -77,16 +79,17 @@ def sample(ratings: Ratings, changed: np.ndarray, share: float, seed: list[int])
 
 def _known(bias: Vector32, factors: Matrix32, rows: Rows) -> tuple[Vector32, Matrix32]:
     """Copies over the new rows; zeros where there is nothing to copy."""
-    is_known = rows >= 0
-    new_bias, new_factors = np.zeros(rows.size, np.float32), np.zeros((rows.size, factors.shape[1]), np.float32)
-    new_bias[is_known], new_factors[is_known] = bias[rows[is_known]], factors[rows[is_known]]
-    return new_bias, new_factors
+    new_factors = np.empty((rows.size, factors.shape[1]), np.float32)
+    copy_rows(0, rows.size, 0, factors, rows, 1.0, new_factors)
+    return np.where(rows >= 0, bias[rows], np.float32(0)), new_factors
 
 
 def _swapped(model: FactorModel, ratings: Ratings) -> FactorModel:
     """Users for items and items for users: folding in against it gives an item's vector from its ratings."""
     score_variance = spread_of(ratings.values) ** 2 / float(model.loss.rating_slope_of(model.mean)) ** 2
-    prior = crowd_prior(model.item_bias, model.item_factors, model.item_counts, score_variance)
+    with ThreadPoolExecutor(1) as pool:
+        rows = (model.item_bias, model.item_factors, model.item_counts)
+        prior = crowd_prior(*rows, score_variance, pool)
     return dataclasses.replace(
         model,
         item_bias=model.user_bias,
