@@ -86,9 +86,9 @@ def deal(counts: Counts, n_groups: int) -> Deal:
     """Rows dealt by falling count, back and forth, so that groups hold nearly equal numbers of rows and ratings."""
     falling = np.argsort(-counts, kind="stable")
     there_and_back = np.concatenate([np.arange(n_groups), np.arange(n_groups)[::-1]]).astype(np.int32)
-    group_of = np.empty(counts.size, np.int32)
-    group_of[falling] = np.resize(there_and_back, counts.size)
-    row_at = np.argsort(group_of.astype(np.uint16), kind="stable").astype(np.int32)  # 16 bits: in linear time
+    group_of, groups = np.empty(counts.size, np.int32), np.resize(there_and_back, counts.size)
+    group_of[falling] = groups
+    row_at = falling[np.argsort(groups.astype(np.uint16), kind="stable")].astype(np.int32)  # 16 bits: linear time
     place_of = np.empty(counts.size, np.int32)
     place_of[row_at] = np.arange(counts.size, dtype=np.int32)
     starts = np.zeros(n_groups + 1, np.int64)
@@ -133,7 +133,7 @@ def lay_out(
         column[len(ratings) :] = 0
     renamed = (users.row_at, items.group_of, items.place_of)
     where = (runs, bundles[0], bundles[1], starts, next_pieces)
-    of_users(place_ratings, ratings.n_users, *source, ratings.values, scale, *renamed, *where, *placed)
+    of_users(place_ratings, ratings.n_users, *source, ratings.values, 1.0 / scale, *renamed, *where, *placed)
     return Grid(n_groups, users, items, *bundles, *placed, table)
 
 

@@ -16,6 +16,8 @@ from app.engine.losses.derivatives import derivatives_of
 from app.engine.parts import ROWS_OF_A_PART, in_parts, n_parts_of
 from app.engine.tally import Tally, count_rows, mean_and_variance, spread_of_moments
 
+_CROWD = 30_000
+"""Users that tell the crowd's mean and covariance, or up to twice as many: more would not change what is believed."""
 _NOISE_USERS = 500
 """Users whose held-out ratings measure the noise: more would cost time and change the third digit."""
 _NOISE_WEIGHT = 20.0
@@ -30,7 +32,7 @@ _BIAS_WEIGHT = 10.0
 def crowd_prior(
     user_bias: Vector32, user_factors: Matrix32, user_counts: Counts, value_variance: float, pool: Executor
 ) -> UserPrior:
-    """Mean and covariance of x_u = [b_u, p_u] over the users with ratings, each user once.
+    """Mean and covariance of x_u = [b_u, p_u] over users with ratings, each once.
 
         m = sum x_u / (n + 1)        C = (sum (x_u - m)(x_u - m)' + nu T) / (n + nu),  nu = 2 (k + 1)
 
@@ -40,11 +42,12 @@ def crowd_prior(
     """
     from app.engine.crowd_kernels import add_moments
 
-    n, size = int((user_counts > 0).sum()), 1 + user_factors.shape[1]
-    n_parts = n_parts_of(user_counts.size, ROWS_OF_A_PART)
+    rated = np.flatnonzero(user_counts)
+    asked = rated[:: max(1, rated.size // _CROWD)]
+    n, size = asked.size, 1 + user_factors.shape[1]
+    n_parts = n_parts_of(n, ROWS_OF_A_PART)
     sums, products = np.zeros((n_parts, size)), np.zeros((n_parts, size, size))
-    rows = (user_bias, user_factors, user_counts)
-    in_parts(pool, add_moments, user_counts.size, *rows, sums, products, least=ROWS_OF_A_PART)
+    in_parts(pool, add_moments, n, user_bias[asked], user_factors[asked], sums, products, least=ROWS_OF_A_PART)
     total, scatter = sums.sum(axis=0), products.sum(axis=0)
     scatter += np.triu(scatter, 1).T
     mean = total / (n + 1)

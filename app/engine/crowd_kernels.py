@@ -1,19 +1,18 @@
 """The kernel behind `app.engine.crowd.crowd_prior`."""
 
 import numpy as np
-from numba import float32, float64, int32, int64, njit, void
+from numba import float32, float64, int64, njit, void
 from numba.core.types import Array
 
-from app.engine.arrays import Counts, Matrix32, Matrix64, Vector32
+from app.engine.arrays import Matrix32, Matrix64, Vector32
 from app.engine.posteriors import add_products
 
 READ_VECTOR = Array(float32, 1, "C", readonly=True)
 READ_MATRIX = Array(float32, 2, "C", readonly=True)
-READ_COUNTS = Array(int32, 1, "C", readonly=True)
 
 
 @njit(
-    void(int64, int64, int64, READ_VECTOR, READ_MATRIX, READ_COUNTS, float64[:, ::1], float64[:, :, ::1]),
+    void(int64, int64, int64, READ_VECTOR, READ_MATRIX, float64[:, ::1], float64[:, :, ::1]),
     nogil=True,
     cache=True,
 )
@@ -23,21 +22,18 @@ def add_moments(
     part: int,
     bias: Vector32,
     factors: Matrix32,
-    counts: Counts,
     sums: Matrix64,
     products: Matrix64,
 ) -> None:
-    """Adds sum x_u and the upper triangle of sum x_u x_u', x_u = [b_u, p_u], over rows with ratings, to a part's sums.
+    """Adds sum x_u and the upper triangle of sum x_u x_u', x_u = [b_u, p_u], over some rows, to a part's sums.
 
-    bias, counts [n]   factors [n, k]   sums [n_parts, k + 1]   products [n_parts, k + 1, k + 1]
+    bias [n]   factors [n, k]   sums [n_parts, k + 1]   products [n_parts, k + 1, k + 1]
     Four users at a time: each number of the triangle is fetched and put back a fourth as often.
     """
     k = factors.shape[1]
     x = np.zeros((4, k + 1))
     waiting = 0
     for row in range(start, end):
-        if counts[row] == 0:
-            continue
         x[waiting, 0] = bias[row]
         for f in range(k):
             x[waiting, f + 1] = factors[row, f]

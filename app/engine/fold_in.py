@@ -123,12 +123,13 @@ class FoldIn:
         Each is folded in from the ratings. The same for every number of threads.
         """
         sums = np.zeros((n_parts_of(users.size, _USERS_OF_A_PART), 3))
-        bounds = [
-            np.searchsorted(part.user_rows, np.array([users, users + 1], np.int32)) for part in (ratings, holdout)
-        ]
+        ends = np.array([users, users + 1], np.int32)
         in_parts(
-            *(pool, add_held_out_errors, users.size),
-            *(*bounds, ratings.item_rows, ratings.values),
+            pool,
+            add_held_out_errors,
+            users.size,
+            *(np.searchsorted(ratings.user_rows, ends), np.searchsorted(holdout.user_rows, ends)),
+            *(ratings.item_rows, ratings.values),
             *(holdout.item_rows, holdout.values, self.model.item_factors, self.model.item_bias, self._is_known),
             *(self.model.mean, self._noise_variance, self._unknown_bias, self._unknown_variance),
             *(self._prior_precision, self._prior_pull, sums),

@@ -284,8 +284,9 @@ class _Run:
         users, items = self.grid.users.place_of, self.grid.items.place_of
         for first in range(0, len(self.lesson), _LOOKED_AT):
             part = slice(first, first + _LOOKED_AT)
-            scores = self._scores(users[self.lesson.user_rows[part]], items[self.lesson.item_rows[part]])
-            errors = errors_of(self.units.loss, scores, self.lesson.values[part] / np.float32(self.scale))
+            with np.errstate(all="ignore"):
+                scores = self._scores(users[self.lesson.user_rows[part]], items[self.lesson.item_rows[part]])
+                errors = errors_of(self.units.loss, scores, self.lesson.values[part] / np.float32(self.scale))
             bad = np.flatnonzero(~(np.isfinite(scores) & np.isfinite(errors)))
             if bad.size:
                 place = first + int(bad[0])
