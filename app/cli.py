@@ -8,8 +8,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -23,9 +24,12 @@ from app.settings import Settings, UnusableSettings, read_settings
 
 if TYPE_CHECKING:
     from app.database import Database
+    from app.engine.losses.base import Loss
+    from app.engine.search import Trial
     from app.items.line_import import LineImport, OnProgress
     from app.items.schemas import ImportReport
     from app.training.queue import Epoch, RunRow
+    from app.tuning.store import SearchRun, Wanted
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Palate: recommendations from rating values.")
 models_app = typer.Typer(no_args_is_help=True, help="Published model versions.")
@@ -42,6 +46,22 @@ FormatOption = Annotated[
 ]
 EncodingOption = Annotated[Encoding, typer.Option(help="How its characters are written.")]
 Column = Annotated[str | None, typer.Option(help="Name of the column, where it is not found by itself.")]
+
+
+class StrategyName(StrEnum):
+    """As `Strategy` of the engine, which typer cannot read."""
+
+    grid = "grid"
+    random = "random"
+    tpe = "tpe"
+
+
+class PruningName(StrEnum):
+    """As `Pruning` of the engine."""
+
+    none = "none"
+    median = "median"
+    halving = "halving"
 
 
 class Failed(typer.Exit):
@@ -190,19 +210,80 @@ def train(
     hyperparameter: Annotated[
         list[str] | None, typer.Option("--set", help="A hyperparameter, as n_factors=32; repeat for several.")
     ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help='What to minimise: a name or an expression, as "log(cosh(r - r_hat))".')
+    ] = None,
+    penalty: Annotated[str | None, typer.Option(help="l2, elastic_net, none, or an expression in theta.")] = None,
+    link: Annotated[str | None, typer.Option(help="identity, sigmoid or exp; the loss's own by default.")] = None,
+    loss_parameter: Annotated[
+        list[str] | None, typer.Option(help="A number that the loss calls by name, as delta=1.5; repeat for several.")
+    ] = None,
 ) -> None:
     """Train in the foreground and publish what passes the gate; Ctrl-C cancels."""
     from app.engine.hyperparameters import Hyperparameters, InvalidHyperparameter
-    from app.training.foreground import train_now
+    from app.training.foreground import Hooks, train_now
+    from app.tuning.study import work_on
 
     settings = _settings()
     try:
         chosen = Hyperparameters.from_dict(settings.hyperparameters | _assignments(hyperparameter or []))
     except InvalidHyperparameter as invalid:
         raise Failed(str(invalid), 2) from invalid
+    minimised = _declared_loss(settings, loss, penalty, link, _assignments(loss_parameter or [], "--loss-parameter"))
     with _database() as (database, settings), _epochs_shown() as show, _interrupted() as is_interrupted:
-        run = train_now(database, settings, chosen, on_epoch=show, is_cancelled=is_interrupted, on_wait=console.print)
+        hooks = Hooks(on_epoch=show, is_cancelled=is_interrupted, on_wait=console.print)
+        run = train_now(database, settings, chosen, loss=minimised, work=work_on, **hooks)
     _print_outcome(run)
+
+
+@app.command()
+def tune(
+    strategy: Annotated[
+        StrategyName, typer.Argument(help="grid, random, or tpe, which looks where earlier trials did well.")
+    ] = StrategyName.tpe,
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--space",
+            help="What to try: learning_rate=0.01..0.1:log, n_epochs=10..40:step=5, n_factors=16,32,64; repeat for "
+            "several. Without it: rank, learning rate and penalties around their usual values.",
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, max=1_000, help="Trials at most.")] = 40,
+    folds: Annotated[
+        int, typer.Option(min=1, max=10, help="Parts of which each is held out once; 1: holdout_fraction is.")
+    ] = 3,
+    pruning: Annotated[PruningName, typer.Option(help="Which trials end early.")] = PruningName.median,
+    seed: Annotated[int, typer.Option(min=0, help="Same ratings, search and seed: same trials.")] = 0,
+    hyperparameter: Annotated[
+        list[str] | None, typer.Option("--set", help="What all trials share, as n_epochs=20; repeat for several.")
+    ] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Train the best on every rating and publish it, if it passes the gate.")
+    ] = False,
+    plot: Annotated[Path, typer.Option(help="Where to write the plot of the trials.")] = Path("search.svg"),
+    resume: Annotated[
+        int | None, typer.Option(min=1, help="Go on with this unfinished search; what else is said is not used.")
+    ] = None,
+) -> None:
+    """Search for better hyperparameters in the foreground; Ctrl-C cancels and keeps the trials."""
+    from app.engine.search import InvalidSpace
+    from app.training.foreground import Hooks
+    from app.tuning import foreground
+
+    wanted = None
+    if resume is None:
+        how = {"strategy": strategy.value, "pruning": pruning.value, "n_trials": trials, "n_folds": folds, "seed": seed}
+        wanted = _wanted(space or [], hyperparameter or [], {**how, "publish": publish})
+    with _database() as (database, settings):
+        try:
+            asked = foreground.ask(database, wanted) if wanted else foreground.unfinished(database, resume or 0)
+        except InvalidSpace as invalid:
+            raise Failed(f"--space {invalid}", 2) from invalid
+        with _trials_shown(asked.n_trials) as (show, show_epoch), _interrupted() as is_interrupted:
+            hooks = Hooks(on_epoch=show_epoch, is_cancelled=is_interrupted, on_wait=console.print)
+            search, done = foreground.tune_now(database, settings, asked, on_trials=show, **hooks)
+    _print_search(search, done, plot)
 
 
 @models_app.command("list")
@@ -380,7 +461,28 @@ def _opened_to_write(file: Path) -> Iterator[BinaryIO]:
         yield out
 
 
-def _assignments(texts: list[str]) -> dict[str, Any]:
+def _declared_loss(
+    settings: Settings, error: str | None, penalty: str | None, link: str | None, parameters: dict[str, Any]
+) -> Loss:
+    """The default loss, or another one where any of it is told; what is not told of that is the catalog's."""
+    from app.engine.losses.declare import declare
+    from app.engine.losses.grammar import InvalidLoss
+
+    if error is None and penalty is None and link is None and not parameters:
+        return settings.loss
+    default = settings.training
+    if error is None:
+        link, parameters = link or default.link, {**default.loss_parameters, **parameters}
+    ends = (settings.rating.min, settings.rating.max)
+    try:
+        return declare(
+            error or default.loss, penalty=penalty or "l2", link=link, parameters=parameters, rating_range=ends
+        )
+    except InvalidLoss as invalid:
+        raise Failed(f"the loss cannot be: {invalid}", 2) from invalid
+
+
+def _assignments(texts: list[str], option: str = "--set") -> dict[str, Any]:
     """`n_factors=32` as {"n_factors": 32}; what is no number stays text."""
     import json
 
@@ -388,7 +490,7 @@ def _assignments(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise Failed(f"--set {text}: write NAME=VALUE", 2)
+            raise Failed(f"{option} {text}: write NAME=VALUE", 2)
         try:
             given[name] = json.loads(value)
         except ValueError:
@@ -396,24 +498,72 @@ def _assignments(texts: list[str]) -> dict[str, Any]:
     return given
 
 
+def _wanted(space: list[str], hyperparameters: list[str], how: dict[str, Any]) -> Wanted:
+    from app.engine.hyperparameters import Hyperparameters, InvalidHyperparameter
+    from app.engine.search import DEFAULT_SPACE, InvalidSpace
+    from app.tuning.space_text import read_space
+    from app.tuning.store import Wanted
+
+    settings = _settings()
+    try:
+        base = Hyperparameters.from_dict(settings.hyperparameters | _assignments(hyperparameters))
+        defaults = Hyperparameters.from_dict(settings.hyperparameters)
+        return Wanted(space=read_space(space) or DEFAULT_SPACE, base=base, defaults=defaults, **how)
+    except InvalidHyperparameter as invalid:
+        raise Failed(str(invalid), 2) from invalid
+    except InvalidSpace as invalid:
+        raise Failed(f"--space {invalid}", 2) from invalid
+
+
+def _bars() -> Progress:
+    columns = (TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.fields[told]}"), TimeElapsedColumn())
+    return Progress(*columns, console=console)
+
+
 @contextmanager
 def _epochs_shown() -> Iterator[Callable[[Epoch], None]]:
     """A bar per phase, with the errors and the speed of the latest epoch."""
-    columns = (TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.fields[told]}"), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        bars: dict[str, Any] = {}
+    with _bars() as progress:
+        yield _epochs_in(progress)
 
-        def show(epoch: Epoch) -> None:
-            report = epoch.report
-            if epoch.phase not in bars:
-                names = {"fit": "fit", "final": "learn all"}
-                bars[epoch.phase] = progress.add_task(names[epoch.phase], total=report.n_epochs, told="")
-            holdout = "" if report.holdout_rmse is None else f"  hold-out {report.holdout_rmse:.4f}"
-            told = f"epoch {report.epoch:>3}  train {report.train_rmse:.4f}{holdout}"
-            speed = f"  {report.ratings_per_second / 1e6:.1f} M ratings/s"
-            progress.update(bars[epoch.phase], completed=report.epoch, told=told + speed)
 
-        yield show
+def _epochs_in(progress: Progress) -> Callable[[Epoch], None]:
+    bars: dict[str, Any] = {}
+
+    def show(epoch: Epoch) -> None:
+        report = epoch.report
+        if epoch.phase not in bars:
+            names = {"fit": "fit", "final": "learn all"}
+            bars[epoch.phase] = progress.add_task(names[epoch.phase], total=report.n_epochs, told="")
+        holdout = "" if report.holdout_rmse is None else f"  hold-out {report.holdout_rmse:.4f}"
+        told = f"epoch {report.epoch:>3}  train {report.train_rmse:.4f}{holdout}"
+        speed = f"  {report.ratings_per_second / 1e6:.1f} M ratings/s"
+        progress.update(bars[epoch.phase], completed=report.epoch, told=told + speed)
+
+    return show
+
+
+@contextmanager
+def _trials_shown(n_trials: int) -> Iterator[tuple[Callable[[Sequence[Trial]], None], Callable[[Epoch], None]]]:
+    """A bar of the trials with the best so far, and one per phase of the training that may follow."""
+    from app.engine.search import best_of
+
+    with _bars() as progress:
+        bar = progress.add_task("trials", total=n_trials, told="")
+
+        best_before: Trial | None = None
+
+        def show(trials: Sequence[Trial]) -> None:
+            nonlocal best_before
+            best = best_of(trials)
+            told = f"  best {best.value:.4f}" if best else ""
+            progress.update(bar, completed=len(trials), told=f"{len(trials)} of {n_trials}{told}")
+            if best and best != best_before:
+                line = f"trial {best.number:>3}  {best.value:.4f}  {_told(best.parameters)}"
+                progress.console.print(line, highlight=False, soft_wrap=True)
+            best_before = best
+
+        yield show, _epochs_in(progress)
 
 
 @contextmanager
@@ -436,6 +586,43 @@ def _print_outcome(run: RunRow) -> None:
     rmse = run.metrics.get("holdout_rmse")
     told = "" if rmse is None else f", hold-out RMSE {rmse:.4f}"
     console.print(f"run {run.id} published version {run.version}: {run.n_ratings:,} ratings{told}")
+
+
+def _print_search(search: SearchRun, trials: Sequence[Trial], plot: Path) -> None:
+    """The five best trials, the plot's file, and what to do with the winner."""
+    from app.engine.search import best_of
+    from app.tuning.plot import draw_to_file
+    from app.tuning.store import wanted_of
+
+    if trials:
+        _print_trials(trials)
+        with _refusals_told():
+            draw_to_file(plot, wanted_of(search).search().space, trials)
+        console.print(f"the plot of {len(trials)} trials is in {plot}", soft_wrap=True)
+    if search.status != "succeeded":
+        raise Failed(f"search {search.id} {search.status}" + (f": {search.error}" if search.error else ""))
+    best = best_of(trials)
+    if search.version is not None:
+        console.print(f"search {search.id} published version {search.version}")
+    elif best:
+        told = " ".join(f"--set {name}={value}" for name, value in best.parameters.items())
+        console.print(f"to train it: palate train {told}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _print_trials(trials: Sequence[Trial]) -> None:
+    complete = sorted((trial for trial in trials if trial.status == "complete"), key=lambda trial: trial.value or 0.0)
+    table = Table("trial", "hold-out RMSE", "seconds", "parameters")
+    for trial in complete[:5]:
+        table.add_row(str(trial.number), f"{trial.value:.4f}", f"{trial.seconds:.1f}", _told(trial.parameters))
+    counts = {status: sum(trial.status == status for trial in trials) for status in ("pruned", "failed")}
+    table.caption = f"the best of {len(trials)} trials, {counts['pruned']} pruned, {counts['failed']} failed"
+    console.print(table)
+
+
+def _told(parameters: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in parameters.items()
+    )
 
 
 def main() -> None:

@@ -36,6 +36,7 @@ from app.registry.live import LiveModel
 from app.settings import Settings, UnusableSettings, read_settings
 from app.training.api import router as training_router
 from app.training.supervisor import EmbeddedTrainer
+from app.tuning.api import router as searches_router
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ TAGS = [
     {"name": "items", "description": "Titles, categories, attributes and visibility of what is rated."},
     {"name": "recommendations", "description": "Predicted ratings, top-N lists, similar and popular items."},
     {"name": "training", "description": "Training runs and their progress."},
+    {"name": "searches", "description": "Searches of hyperparameters and their trials."},
     {"name": "models", "description": "Published model versions: history, activation, rollback."},
     {"name": "service", "description": "Liveness, readiness and counts."},
 ]
@@ -91,6 +93,7 @@ def _mount(app: FastAPI) -> None:
         items_router,
         rated_items_router,
         training_router,
+        searches_router,
         models_router,
         status_router,
     ):

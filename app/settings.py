@@ -9,6 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.losses.base import Loss
+from app.engine.losses.declare import declare
 
 _DATABASES = {"sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg"}  # with the one driver of each
 
@@ -107,6 +109,14 @@ class Training(_Group):
         description="Share by which warm versions may have become worse, all together, before a run begins anew.",
     )
     cold_every: int = Field(10, ge=1, description="Every n-th version is learned anew at the latest; 1: all of them.")
+    loss: str = Field("squared", description="What runs minimise by default: a name or an expression (docs/losses.md).")
+    penalty: str = Field("l2", description="Penalty on the parameters by default: a name or an expression.")
+    link: Literal["identity", "sigmoid", "exp"] | None = Field(
+        None, description="From score to predicted rating by default; unset is the loss's own."
+    )
+    loss_parameters: dict[str, float] = Field(
+        {}, description='Numbers that the default loss calls by name, as JSON, e.g. {"delta": 1.5}.'
+    )
 
 
 class Versions(_Group):
@@ -190,6 +200,24 @@ class Settings(BaseSettings):
     def _are_hyperparameters(cls, given: dict[str, Any]) -> dict[str, Any]:
         Hyperparameters.from_dict(given)
         return given
+
+    @model_validator(mode="after")
+    def _has_a_loss(self) -> Self:
+        """Declared here, so that a loss that cannot be stops the start."""
+        assert self.loss
+        return self
+
+    @cached_property
+    def loss(self) -> Loss:
+        """What runs minimise unless they are told otherwise."""
+        chosen = self.training
+        return declare(
+            chosen.loss,
+            penalty=chosen.penalty,
+            link=chosen.link,
+            parameters=chosen.loss_parameters,
+            rating_range=(self.rating.min, self.rating.max),
+        )
 
     @cached_property
     def sqlalchemy_url(self) -> str:

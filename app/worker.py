@@ -19,7 +19,6 @@ from app.database import Database, open_database
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.kernel import load_kernel
 from app.engine.lanes import padded
-from app.engine.trainers.local import LocalTrainer
 from app.engine.warm_up import warm_up
 from app.logs import set_up_logs
 from app.settings import Settings
@@ -27,7 +26,8 @@ from app.training import queue
 from app.training.lease import DATABASE_IS_AWAY
 from app.training.queue import Claim, LeaseLost
 from app.training.retrain_policy import Watch
-from app.training.run import execute
+from app.tuning import store as searches
+from app.tuning.study import work_on
 
 log = logging.getLogger("app.worker")  # also where it runs as __main__
 
@@ -89,7 +89,8 @@ class Worker:
         with self._database.write() as connection:
             now = self._database.now(connection)
             if is_due and self._watch.is_due(connection, now):
-                queue.enqueue(connection, "policy", self._defaults, now)
+                chosen = searches.standing_choice(connection, self._defaults) or self._defaults
+                queue.enqueue(connection, "policy", chosen, now, self._settings.loss)
             return queue.claim(connection, self._name, self._settings.training.lease, now)
 
     def _work_on(self, claim: Claim) -> bool:
@@ -104,7 +105,7 @@ class Worker:
         return not thread.is_alive()
 
     def _execute(self, claim: Claim) -> None:
-        execute(self._database, self._settings, claim, is_stopping=self.is_stopping)
+        work_on(self._database, self._settings, claim, is_stopping=self.is_stopping)
 
     def _take_back(self, claim: Claim) -> None:
         with contextlib.suppress(LeaseLost, *DATABASE_IS_AWAY), self._database.write() as connection:
@@ -139,9 +140,9 @@ def main(settings: Settings | None = None, parent: int | None = None) -> int:
 
 def _warm(settings: Settings) -> None:
     """Compile the kernels of the default settings before the first run rather than within it."""
-    trainer = LocalTrainer(settings.training.n_threads, settings.kernels_dir)
     chosen = Hyperparameters.from_dict(settings.hyperparameters)
-    load_kernel(trainer.loss, padded(chosen.n_factors), settings.kernels_dir)
+    if settings.loss.is_squared:  # another loss's kernel depends on the ratings too
+        load_kernel(settings.loss, padded(chosen.n_factors), settings.kernels_dir)
     warm_up()
 
 

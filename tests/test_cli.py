@@ -59,6 +59,25 @@ def test_training_and_the_list_of_versions_show_the_error_on_the_hold_out(sqlite
     assert rmse in line
 
 
+def test_a_loss_is_declared_on_the_command_line(sqlite_settings: Settings) -> None:
+    database = open_database(sqlite_settings)
+    fill(database)
+    told = ("--loss", "log(cosh((r - r_hat) / width))", "--loss-parameter", "width=0.5", "--penalty", "elastic_net")
+    trained = palate("--data-dir", sqlite_settings.data_dir, "train", *QUICK, *told)
+    assert trained.exit_code == 0, trained.output
+    with database.read() as connection:
+        [row] = versions.history(connection, limit=10)
+    database.dispose()
+    assert row.manifest["loss"]["error"] == "log(cosh((r - r_hat) / width))"
+    assert row.manifest["loss"]["parameters"] == {"l1_share": 0.5, "width": 0.5}
+
+
+def test_a_loss_that_cannot_be_is_told_with_its_position(sqlite_settings: Settings) -> None:
+    refused = palate("--data-dir", sqlite_settings.data_dir, "train", "--loss", "(r - r_hat)**2 + sin(r)")
+    assert refused.exit_code == 2
+    assert "the function sin is not known at character 18" in refused.output
+
+
 def test_without_a_hold_out_no_error_is_shown(tmp_path: Path) -> None:
     palate("import", written(tmp_path / "ratings.csv", RATINGS))
     assert palate("train", *QUICK).output.rstrip().endswith("3 ratings")
@@ -213,3 +232,54 @@ def test_the_format_and_the_encoding_of_a_file_can_be_told(tmp_path: Path) -> No
     assert palate("import-items", movies, *told).output.startswith("1 items created")
     assert palate("import", "-", *told, told="ann::1::4\n").output.startswith("1 ratings created")
     assert "line 1" in refusal(palate("import", "-", "--format", "tsv", told="ann::1::4\n"))
+
+
+SPACE = ("--space", "learning_rate=0.01..0.2:log", "--space", "n_factors=2,4", "--set", "n_epochs=4")
+
+
+def test_a_search_shows_its_best_trials_and_writes_its_plot(sqlite_settings: Settings, tmp_path: Path) -> None:
+    database = open_database(sqlite_settings)
+    fill(database)
+    database.dispose()
+    picture = tmp_path / "trials.svg"
+    done = palate("--data-dir", sqlite_settings.data_dir, "tune", "random", "--trials", "4", "--plot", picture, *SPACE)
+    assert done.exit_code == 0, done.output
+    assert "the best of 4 trials" in done.output
+    assert "to train it: palate train --set learning_rate=" in done.output
+    assert picture.read_text().startswith("<svg")
+
+
+def test_a_search_can_publish_its_best(sqlite_settings: Settings, tmp_path: Path) -> None:
+    database = open_database(sqlite_settings)
+    fill(database)
+    options = ("--trials", "2", "--plot", tmp_path / "trials.svg", "--publish")
+    done = palate("--data-dir", sqlite_settings.data_dir, "tune", *options, *SPACE)
+    assert done.output.rstrip().endswith("search 1 published version 1")
+    database.dispose()
+
+
+def test_a_search_that_was_left_is_resumed_by_its_number(sqlite_settings: Settings, tmp_path: Path) -> None:
+    from tests.tuning.world import GRID, ask, search_of, wanted
+
+    database = open_database(sqlite_settings)
+    fill(database)
+    left = ask(database, wanted(GRID, strategy="grid"))
+    palate("--data-dir", sqlite_settings.data_dir, "tune", "--resume", str(left.id), "--plot", tmp_path / "plot.svg")
+    assert search_of(database, left.id).status == "succeeded"
+    database.dispose()
+    again = palate("tune", "--resume", str(left.id))
+    assert refusal(again) == "search 1 has already ended: succeeded"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--space", "rank=1,2"), "--space rank: is not a hyperparameter"),
+        (("--space", "n_factors"), "write NAME=LOW..HIGH"),
+        (("grid", "--space", "learning_rate=0.1..0.2"), "needs a step or choices for a grid"),
+        (("--set", "n_epochs=0"), "n_epochs must be a whole number"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused_in_a_line(options: tuple[str, ...], complaint: str) -> None:
+    palate("import", "-", told=RATINGS)
+    assert complaint in refusal(palate("tune", *options), 2)

@@ -48,6 +48,17 @@ def test_every_command_is_documented_and_nothing_else_is() -> None:
     assert sorted(documented) == sorted(commands(get_command(cli)))
 
 
+def test_the_code_of_the_tutorial_runs_and_its_claims_hold() -> None:
+    """All blocks one after the other, as a reader would; their asserts are what the text claims."""
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (DOCS / "tutorial-factorize.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert len(blocks) >= 4
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+
+
 @pytest.mark.parametrize("command", ["demo", "test"])
 def test_the_readme_names_the_two_commands(command: str) -> None:
     assert f"make {command}" in (REPOSITORY / "README.md").read_text()

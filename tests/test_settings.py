@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.settings import RatingScale, Settings
+from app.settings import RatingScale, Settings, UnusableSettings, read_settings
 
 
 def test_variables_reach_the_settings_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +73,17 @@ def test_a_rating_on_the_scale_is_not_complained_about(value: float) -> None:
 
 def test_decimal_steps_forgive_the_rounding_of_binary_numbers() -> None:
     assert RatingScale(min=0, max=1, step=0.1).complaint(0.1 + 0.2) is None
+
+
+def test_the_default_loss_is_declared_by_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PALATE_TRAINING_LOSS", "huber")
+    monkeypatch.setenv("PALATE_TRAINING_LOSS_PARAMETERS", '{"delta": 1.5}')
+    monkeypatch.setenv("PALATE_TRAINING_PENALTY", "none")
+    loss = Settings().loss
+    assert (loss.name, loss.parameters, loss.penalty) == ("huber", (("delta", 1.5),), "0")
+
+
+def test_a_default_loss_that_cannot_be_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PALATE_TRAINING_LOSS", "(r - r_hat)**2 + sin(r)")
+    with pytest.raises(UnusableSettings, match="the function sin is not known at character 18"):
+        read_settings()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from app.database import Database
+from app.engine.search import best_of
 from app.registry.live import LiveModel
 from app.settings import RetrainPolicy, Settings, Training
 from app.training import queue
@@ -24,6 +25,7 @@ from tests.training.world import (
     start_worker,
     wait_until,
 )
+from tests.tuning.world import search, trials_of, wanted
 
 Start = Callable[[Settings], "subprocess.Popen[bytes]"]
 
@@ -78,6 +80,21 @@ def test_the_policy_starts_a_run_by_itself(database: Database, quick_lease: Sett
     assert run_of(database, 1).requested_by == "policy"
     fill(database, ratings_of(seed=1))
     wait_until(lambda: active(database) == 2)
+
+
+def test_runs_of_the_policy_keep_to_what_a_published_search_found_best(
+    database: Database, quick_lease: Settings, start: Start
+) -> None:
+    fill(database)
+    found = search(database, quick_lease, wanted(n_trials=2, publish=True, strategy="random"))
+    best = best_of(trials_of(database, found.id))
+    assert best is not None
+    policy = RetrainPolicy(min_changes=50, min_interval=0.01)
+    start(quick_lease.model_copy(update={"retrain": policy, "hyperparameters": QUICK.to_dict()}))
+    fill(database, ratings_of(seed=1))
+    wait_until(lambda: active(database) == 2)
+    assert run_of(database, 2).requested_by == "policy"
+    assert run_of(database, 2).hyperparameters == QUICK.replace(**best.parameters).to_dict()
 
 
 def test_a_killed_trainers_run_is_taken_over_and_published(

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from app.engine.arrays import Counts, Offsets, Rows, Vector32
 from app.engine.dataset import Ratings
-from app.engine.kernel_source import n_streams_for
+from app.engine.kernel_source import RATINGS_OF_A_STEP, n_streams_for
 from app.engine.parts import ROWS_OF_A_PART, in_parts, run_all
 from app.engine.tally import Tally, tally
 
@@ -63,9 +63,9 @@ class Grid:
     bundle_continues: npt.NDArray[np.bool_]
     """[n_bundles]: whether it has a user in common with the bundle before."""
     item_places: Rows
-    """[n]: items of the ratings, bundle after bundle."""
+    """[n + 3]: items of the ratings, bundle after bundle; behind them zeros, which the kernel may look at."""
     values: Vector32
-    """[n]: the ratings."""
+    """[n + 3]: the ratings."""
     table: npt.NDArray[np.int64]
     """[n_blocks, 4]: first rating, first bundle, number of full bundles, number of bundles of one user after them."""
 
@@ -127,7 +127,10 @@ def lay_out(
     starts, next_pieces = np.empty(n_bundles, np.int64), np.empty(bundles[0].shape, np.int32)
     turn = np.zeros(1, np.int64)
     run_all(pool, bundle_blocks, [(users.starts, turn, runs, *bundles, starts, next_pieces, table)] * n_threads)
-    placed = (np.empty(len(ratings), np.int32), np.empty(len(ratings), np.float32))
+    room = len(ratings) + RATINGS_OF_A_STEP - 1
+    placed = (np.empty(room, np.int32), np.empty(room, np.float32))
+    for column in placed:
+        column[len(ratings) :] = 0
     renamed = (users.row_at, items.group_of, items.place_of)
     where = (runs, bundles[0], bundles[1], starts, next_pieces)
     of_users(place_ratings, ratings.n_users, *source, ratings.values, 1.0 / scale, *renamed, *where, *placed)

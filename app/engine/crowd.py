@@ -6,10 +6,13 @@ import dataclasses
 from concurrent.futures import Executor
 
 import numpy as np
+import numpy.typing as npt
 
 from app.engine.arrays import Counts, Matrix32, Vector32
 from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel, UserPrior
+from app.engine.losses.base import Loss
+from app.engine.losses.derivatives import derivatives_of
 from app.engine.parts import ROWS_OF_A_PART, in_parts, n_parts_of
 from app.engine.tally import Tally, count_rows, mean_and_variance, spread_of_moments
 
@@ -66,7 +69,8 @@ def with_measured_noise(
 
     over the held-out ratings of known items of up to 500 users, folded in from their training ratings. s2 enters A_u,
     so this is repeated, unless the model's own is near already; then half the users do. A few held-out ratings move
-    the model's own estimate only a little.
+    the model's own estimate only a little. The temperature of another loss is measured on the same ratings, and lowered
+    by the same share of doubt.
     """
     from app.engine.fold_in import FoldIn
 
@@ -74,11 +78,35 @@ def with_measured_noise(
     if users.size > (most := _NOISE_USERS * n_rounds // 2):
         users = np.sort(np.random.default_rng(seed).choice(users, most, replace=False))
     for _ in range(n_rounds):
-        squared_error, doubt, n = FoldIn(model).held_out_errors(users, ratings, holdout, pool)
+        if model.loss.is_squared:
+            squared_error, doubt, n = FoldIn(model).held_out_errors(users, ratings, holdout, pool)
+        else:
+            seen = _held_out_errors(model, users, ratings, holdout)
+            squared_error, doubt, n = seen.squared_error, seen.doubt, seen.n
         found = max(squared_error - doubt, 0.1 * squared_error)
         noise = (found + _NOISE_WEIGHT * model.noise_variance) / (n + _NOISE_WEIGHT)
         model = dataclasses.replace(model, noise_variance=noise)
+        if not model.loss.is_squared and seen.n:
+            share = found / seen.squared_error if seen.squared_error else 1.0
+            found = share * temperature_of(model.loss, np.concatenate(seen.scores), np.concatenate(seen.values))
+            temperature = (seen.n * found + _NOISE_WEIGHT * model.temperature) / (seen.n + _NOISE_WEIGHT)
+            model = dataclasses.replace(model, temperature=temperature)
     return model
+
+
+def temperature_of(loss: Loss, scores: npt.ArrayLike, values: npt.ArrayLike) -> float:
+    """T such that exp(-error / T) has as much spread in its slopes as curvature: mean slope^2 / mean curvature.
+
+    For a likelihood's own error that is 1 (White 1982, theorem 3.3), for half the squared error the mean squared error.
+    Where the error is made of straight lines it is the mean error, as for Laplace's distribution.
+    """
+    errors, slopes, curvatures = derivatives_of(loss)(np.asarray(values, np.float64), np.asarray(scores, np.float64))
+    usable = np.isfinite(slopes)
+    spread, curvature = float(np.square(slopes[usable]).mean()), float(curvatures[usable].mean())
+    if spread > 0 and curvature > 1e-9 * spread:
+        return spread / curvature
+    mean_error = float(errors[usable].mean())
+    return mean_error if mean_error > 0 else 1.0
 
 
 def spread_of(values: Vector32) -> float:
@@ -110,3 +138,36 @@ def popularity_shrinkage(counted: Tally, means: Vector32) -> float:
     effective_size = (n - (sizes**2).sum() / n) / (n_items - 1)
     true_between = (between - within) / effective_size
     return float(np.clip(within / max(true_between, 1e-12), 1.0, 100.0))
+
+
+@dataclasses.dataclass(slots=True)
+class _HeldOut:
+    """Sums of (r - r_hat)^2 and of its promised part y' A_u^-1 y over held-out ratings of known items."""
+
+    squared_error: float = 0.0
+    doubt: float = 0.0
+    n: int = 0
+    scores: list[Vector32] = dataclasses.field(default_factory=list)
+    values: list[Vector32] = dataclasses.field(default_factory=list)
+
+
+def _held_out_errors(model: FactorModel, users: npt.NDArray[np.int64], ratings: Ratings, holdout: Ratings) -> _HeldOut:
+    """Of these users, each folded in from the ratings under the model's own loss."""
+    from app.engine.fold_in import FoldIn
+
+    fold_in = FoldIn(model)
+    seen = _HeldOut()
+    for user_row in users.tolist():
+        known, asked = ratings.of_user(user_row), holdout.of_user(user_row)
+        is_known = model.item_counts[holdout.item_rows[asked]] > 0
+        item_rows, actual = holdout.item_rows[asked][is_known], holdout.values[asked][is_known]
+        side = fold_in.fold_in(ratings.item_rows[known], ratings.values[known])
+        values, variances = fold_in.predict(side, item_rows)
+        errors = (actual - values).astype(np.float64)
+        seen.squared_error += float((errors**2).sum())
+        seen.doubt += float((variances.astype(np.float64) - model.noise_variance).sum())
+        seen.n += errors.size
+        if not model.loss.is_squared:
+            seen.scores.append(fold_in.scores(side, item_rows)[0])
+            seen.values.append(actual)
+    return seen

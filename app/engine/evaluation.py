@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 from app.engine.arrays import InvalidArray, Rows, Vector32
 from app.engine.dataset import Ratings
+from app.engine.losses.base import Loss
+from app.engine.losses.declare import error_tree
+from app.engine.losses.evaluate import value_of
 
 
 def split_holdout(ratings: Ratings, fraction: float, seed: int) -> tuple[Ratings, Ratings]:
@@ -33,6 +36,18 @@ def mae(predicted: npt.ArrayLike, actual: npt.ArrayLike) -> float:
     """Mean absolute difference (Herlocker et al. 2004, section 4.1); NaN of nothing."""
     differences = _differences(predicted, actual)
     return float(np.mean(np.abs(differences))) if differences.size else float("nan")
+
+
+def errors_of(loss: Loss, scores: npt.ArrayLike, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The declared error of each score (before the link), in the loss's own units."""
+    r, r_hat = loss.unit * np.asarray(values, np.float64), loss.unit * loss.rating_of(scores)
+    return value_of(error_tree(loss), {"r": r, "r_hat": r_hat}) / loss.divisor
+
+
+def mean_error(loss: Loss, scores: npt.ArrayLike, values: npt.ArrayLike) -> float:
+    """Mean declared error; NaN of nothing."""
+    errors = errors_of(loss, scores, values)
+    return float(errors.mean()) if errors.size else float("nan")
 
 
 def recall_at(recommended: Rows, relevant: Rows, n: int) -> float:

@@ -20,6 +20,8 @@ from app.engine.arrays import (
     Vector64,
     refuse_rows_outside,
 )
+from app.engine.losses.base import Loss
+from app.engine.losses.catalog import SQUARED
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -39,6 +41,9 @@ _DTYPES: dict[str, tuple[type[np.generic], int]] = {
 }
 """Every array of a model: dtype and rank, in the order in which they enter the digest."""
 
+_TEMPERATURE = "temperature"
+"""One more, 0-d float64, where the loss is not the squared one."""
+
 
 @dataclass(frozen=True, slots=True)
 class UserPrior:
@@ -50,11 +55,12 @@ class UserPrior:
 
 @dataclass(frozen=True, slots=True)
 class FactorModel:
-    """Biased matrix factorisation: r_hat = mean + b_u + b_i + p_u.q_i (Koren, Bell & Volinsky 2009, eq. 4).
+    """Biased matrix factorisation: r_hat = link(score), score = mean + b_u + b_i + p_u.q_i (Koren, Bell & Volinsky
+    2009, eq. 4, where the link is the identity).
 
     item_factors [n_items, k], user_factors [n_users, k]; biases and counts one per row. item_means is the plain
     mean of an item's ratings (the overall mean where there are none); popularity_shrinkage is the number of
-    ratings that the overall mean weighs in a popularity score.
+    ratings that the overall mean weighs in a popularity score. noise_variance is that of a rating around r_hat.
     """
 
     mean: float
@@ -68,6 +74,15 @@ class FactorModel:
     item_means: Vector32
     user_counts: Counts
     popularity_shrinkage: float = 5.0
+    loss: Loss = SQUARED
+    """What the model was fitted with, in rating units: folding in minimises the same."""
+    temperature: float = 0.0
+    """Error that makes a rating e times less likely: exp(-error / temperature). Squared errors have noise_variance."""
+
+    @property
+    def mean_rating(self) -> float:
+        """The rating that every prediction begins with."""
+        return float(self.loss.rating_of(self.mean))
 
     @property
     def n_users(self) -> int:
@@ -83,7 +98,9 @@ class FactorModel:
 
     def arrays(self) -> Arrays:
         """Every number of the model by name, scalars as 0-d arrays: what a version folder stores."""
+        extra: Arrays = {} if self.loss.is_squared else {_TEMPERATURE: np.array(self.temperature, np.float64)}
         return {
+            **extra,
             "mean": np.array(self.mean, np.float64),
             "item_bias": self.item_bias,
             "item_factors": self.item_factors,
@@ -99,13 +116,15 @@ class FactorModel:
         }
 
     @classmethod
-    def from_arrays(cls, mapping: Mapping[str, npt.NDArray[Any]]) -> Self:
-        """The inverse of `arrays`; read-only memory maps are taken as they are, without a copy.
+    def from_arrays(cls, mapping: Mapping[str, npt.NDArray[Any]], loss: Loss = SQUARED) -> Self:
+        """The inverse of `arrays`, which do not say the loss; read-only memory maps are taken as they are, uncopied.
 
         Raises InvalidArray when one is missing, has another dtype or rank, or does not fit the others.
         """
         for name in _DTYPES:
             _check_kind(name, mapping)
+        if not loss.is_squared and _TEMPERATURE not in mapping:
+            raise InvalidArray(_TEMPERATURE, "is missing from the model")
         _check_shapes(mapping)
         return cls(
             mean=float(mapping["mean"]),
@@ -119,13 +138,15 @@ class FactorModel:
             item_means=mapping["item_means"],
             user_counts=mapping["user_counts"],
             popularity_shrinkage=float(mapping["popularity_shrinkage"]),
+            loss=loss,
+            temperature=0.0 if loss.is_squared else float(mapping[_TEMPERATURE]),
         )
 
     def digest(self) -> str:
         """SHA-256 over names, dtypes, shapes and bytes in fixed order: equal models, equal digest."""
         sha = hashlib.sha256()
         arrays = self.arrays()
-        for name in _DTYPES:
+        for name in [*_DTYPES, *(() if self.loss.is_squared else (_TEMPERATURE,))]:
             array = np.ascontiguousarray(arrays[name])
             little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
             sha.update(f"{name} {little_endian.dtype.str} {array.shape}\n".encode())
@@ -134,6 +155,10 @@ class FactorModel:
 
     def predict(self, user_rows: Rows, item_rows: Rows) -> Vector32:
         """r_hat of each pair by the trained vectors, not clipped to any scale."""
+        return np.asarray(self.loss.rating_of(self.scores(user_rows, item_rows)), np.float32)
+
+    def scores(self, user_rows: Rows, item_rows: Rows) -> Vector32:
+        """r_hat before the link."""
         refuse_rows_outside(user_rows, self.n_users, "user_rows")
         refuse_rows_outside(item_rows, self.n_items, "item_rows")
         dots = np.einsum("nk,nk->n", self.user_factors[user_rows], self.item_factors[item_rows])

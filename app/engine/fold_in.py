@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from app.engine.arrays import InvalidArray, Matrix64, Rows, Vector32, refuse_rows_outside, rows, vector32
 from app.engine.dataset import Ratings
+from app.engine.declared_fold_in import Evidence, solve_declared
 from app.engine.factors import FactorModel
 from app.engine.parts import in_parts, n_parts_of
 from app.engine.posteriors import add_held_out_errors, predict_items, solve_user
@@ -80,7 +81,20 @@ class FoldIn:
         return self._solve(items, ratings) if items.size else self._nobody
 
     def predict(self, user: UserSide, item_rows: npt.ArrayLike) -> tuple[Vector32, Vector32]:
-        """r_hat of each item, not clipped to any scale, and the variance of a rating around it: s2 + y' A_u^-1 y."""
+        """r_hat of each item, not clipped to any scale, and the variance of a rating around it: s2 + y' A_u^-1 y.
+
+        Behind a link the doubt y' A_u^-1 y about the score counts by the link's slope there, squared.
+        """
+        scores, variances = self.scores(user, item_rows)
+        loss = self.model.loss
+        if loss.link == "identity":
+            return scores, variances
+        slopes = loss.rating_slope_of(scores)
+        doubts = (variances - self._noise_variance) * slopes**2
+        return loss.rating_of(scores).astype(np.float32), (self._noise_variance + doubts).astype(np.float32)
+
+    def scores(self, user: UserSide, item_rows: npt.ArrayLike) -> tuple[Vector32, Vector32]:
+        """mean + b_u + b_i + p.q of each item, and s2 + y' A_u^-1 y."""
         items = rows(item_rows, "item_rows")
         refuse_rows_outside(items, self.model.n_items, "item_rows", unknown_allowed=True)
         values, variances = np.empty(items.size, np.float32), np.empty(items.size, np.float32)
@@ -125,6 +139,8 @@ class FoldIn:
         return squared_error, doubt, int(n)
 
     def _solve(self, item_rows: Rows, values: Vector32) -> UserSide:
+        if not self.model.loss.is_squared:
+            return self._solve_declared(item_rows, values)
         size = self._prior_pull.size
         upper, solution = np.empty((size, size)), np.empty(size)
         solve_user(
@@ -142,6 +158,22 @@ class FoldIn:
             upper,
             solution,
         )
+        return UserSide(float(solution[0]), solution[1:].astype(np.float32), upper, int(item_rows.size))
+
+    def _solve_declared(self, item_rows: Rows, values: Vector32) -> UserSide:
+        model = self.model
+        is_known = (item_rows >= 0) & self._is_known[item_rows]
+        known = np.where(is_known, item_rows, 0)
+        y = np.ones((item_rows.size, model.n_factors + 1))
+        y[:, 1:] = np.where(is_known[:, None], model.item_factors[known], 0.0)
+        base = model.mean + np.where(is_known, model.item_bias[known], self._unknown_bias)
+        doubt = self._unknown_variance * model.loss.rating_slope_of(base) ** 2
+        weight = np.where(is_known, 1.0, self._noise_variance / (self._noise_variance + doubt))
+        evidence = Evidence(values.astype(np.float64), base, y, weight)
+        prior_mean = np.asarray(model.user_prior.mean, np.float64)
+        temperature = max(model.temperature, 1e-12)
+        solution, precision = solve_declared(model.loss, evidence, temperature, prior_mean, self._prior_precision)
+        upper = np.ascontiguousarray(np.linalg.cholesky(precision).T)
         return UserSide(float(solution[0]), solution[1:].astype(np.float32), upper, int(item_rows.size))
 
 

@@ -34,8 +34,12 @@ def load_kernel(loss: Loss, n_columns: int, folder: Path, *, explicit_vectors: b
     """The compiled `learn_blocks` for a loss and a row length (a multiple of 16), from the folder's cache if there.
 
     A folder that cannot be written costs one warning and a compilation in a private temporary folder.
-    explicit_vectors=False gives the plain loop: the reference that the vector steps are tested against.
+    explicit_vectors=False gives the plain loop: the reference that the vector steps are tested against. Penalties other
+    than weight decay always go through it.
     """
+    from app.engine.losses.codegen import decay_of
+
+    explicit_vectors = explicit_vectors and decay_of(loss) is not None
     name = _kernel_name(loss, n_columns, explicit_vectors)
     with _import_lock:
         module = sys.modules.get(_module_name(name))
@@ -54,8 +58,8 @@ def default_kernel_folder() -> Path:
 def _kernel_name(loss: Loss, n_columns: int, explicit_vectors: bool) -> str:
     from app.engine.losses import codegen
 
-    made_of = [repr(loss), str((n_columns, explicit_vectors))]
-    made_of += [Path(module.__file__ or "").read_text() for module in (lanes, vectors, kernel_source, codegen)]
+    made_of = [repr(loss), str((n_columns, explicit_vectors)), *codegen.sources()]
+    made_of += [Path(module.__file__ or "").read_text() for module in (lanes, vectors, kernel_source)]
     return f"sgd_{hashlib.sha256(chr(0).join(made_of).encode()).hexdigest()[:16]}"
 
 

@@ -12,28 +12,54 @@ a bundle half before and half after it, the vectors of items pay for two steps a
 
 from __future__ import annotations
 
-from app.engine.lanes import LANE_BYTES, LANES
+import textwrap
+
 from app.engine.losses.base import Loss
 
-MAX_STREAMS = 4
+RATINGS_OF_A_STEP = 4
+"""One in each lane of a Four."""
 
 
 def n_streams_for(n_columns: int) -> int:
     """Users side by side in a bundle: more hide more waiting, until their vectors no longer fit in registers."""
     if n_columns <= 48:
-        return MAX_STREAMS
+        return 4
     return 2 if n_columns <= 128 else 1
 
 
-def kernel_source(loss: Loss, n_columns: int, *, explicit_vectors: bool = True) -> str:
-    """The Python text of a kernel. Derives the loss's slope, so imports SymPy."""
-    from app.engine.losses.codegen import check_penalty, error_slope
+def n_turns_for(n_columns: int) -> int:
+    """Ratings of each user in a step: two share the sums and slopes of one look, where registers are left for that."""
+    return 2 if 48 < n_columns <= 96 else 1
 
-    check_penalty(loss)
-    slope = error_slope(loss)
-    head = _HEAD.format(name=loss.name, error=loss.error, penalty=loss.penalty, n_columns=n_columns, error_slope=slope)
-    head += _SLOPES_OF_FOUR_AT_ONCE if _is_arithmetic(slope) else _SLOPES_ONE_BY_ONE
-    return head + (_vector_kernel(n_columns) if explicit_vectors else _plain_kernel(n_columns))
+
+def kernel_source(loss: Loss, n_columns: int, *, explicit_vectors: bool = True) -> str:
+    """The Python text of a kernel. Derives the loss's slope, so imports SymPy; raises InvalidLoss.
+
+    A penalty that is no weight decay needs explicit_vectors=False.
+    """
+    from app.engine.losses import codegen
+
+    statements = codegen.slope_statements(loss)
+    calls = any(f"{name}(" in statements for name in codegen.FUNCTIONS)
+    head = _HEAD.format(
+        name=loss.name,
+        error=loss.error,
+        penalty=loss.penalty,
+        n_columns=n_columns,
+        functions=", ".join(codegen.FUNCTIONS),
+        inlining=_COMPILED_ONCE if calls else _TAKEN_IN,
+        slope_statements=_indented(statements, 1),
+    )
+    return head + (_vector_kernel(n_columns) if explicit_vectors else _plain_kernel(loss, n_columns))
+
+
+_TAKEN_IN = 'inline="always"'
+_COMPILED_ONCE = 'forceinline=True, error_model="numpy", fastmath=set(FAST_MATH)'
+"""For longer slopes: they are typed once for all of the places where they end up."""
+
+
+def _indented(statements: str, depth: int) -> str:
+    return textwrap.indent(statements, "    " * depth)
 
 
 _HEAD = '''\
@@ -48,11 +74,12 @@ import numpy as np
 from numba import boolean, float32, float64, int32, int64, njit, uint32, uint64
 from numba.core.types import Array
 
-from app.engine.lanes import FAST_MATH, announce, claim, heard, prefetch_line
+from app.engine.lanes import FAST_MATH, announce, claim, heard
 from app.engine.vectors import (
-    four_load, four_of, four_spread, lane_0, lane_1, lane_2, lane_3, sums_of_four, wide_lane_0, wide_lane_1,
-    wide_lane_2, wide_lane_3, wide_load, wide_multiply, wide_multiply_add, wide_of, wide_store, wide_sum, wide_zero,
+    four_high, four_load, four_low, four_of, four_spread, lane_0, lane_1, lane_2, lane_3, rows_of, sums_of_four,
+    wide_lane_0, wide_lane_1, wide_lane_2, wide_lane_3, wide_of, wide_sum, wide_zero,
 )
+from app.engine.losses.functions import ({functions})
 
 READ_ROWS = Array(int32, 1, "C", readonly=True)
 READ_BUNDLES = Array(int32, 2, "C", readonly=True)
@@ -62,25 +89,13 @@ READ_TABLE = Array(int64, 2, "C", readonly=True)
 READ_OFFSETS = Array(int64, 1, "C", readonly=True)
 
 
-@njit(inline="always")
-def slope_of(r, r_hat):
-    """d error / d r_hat"""
-    return {error_slope}
+@njit({inlining})
+def slope_of(r, r_hat_raw):
+    """d error / d score at a score, and the rating that the score stands for."""
+{slope_statements}
+    return slope, r_hat
 
 '''
-
-_SLOPES_OF_FOUR_AT_ONCE = """
-slopes_of = slope_of
-
-"""
-_SLOPES_ONE_BY_ONE = """
-
-@njit(inline="always")
-def slopes_of(r, r_hat):
-    return four_of(slope_of(lane_0(r), lane_0(r_hat)), slope_of(lane_1(r), lane_1(r_hat)),
-                   slope_of(lane_2(r), lane_2(r_hat)), slope_of(lane_3(r), lane_3(r_hat)))
-
-"""
 
 _SIGNATURE = '''
 @njit(
@@ -141,11 +156,6 @@ _LONG_ROW = 64
 """Columns from which the vectors of items are asked for ahead: shorter ones are near enough."""
 
 
-def _is_arithmetic(slope: str) -> bool:
-    """Whether a Four does for a number in this text: it has operators and numbers only."""
-    return "(" not in slope.replace("float32(", "")
-
-
 class _Text:
     """Lines of a program, indented."""
 
@@ -160,59 +170,88 @@ class _Text:
 
 
 def _vector_kernel(n_columns: int) -> str:
-    return _SIGNATURE.format(patience=_PATIENCE) + str(_VectorBody(n_columns).block()) + _END
+    rows = f"\nload, store, scaled, dot, pull, pull_and_shrink, shrink_there, prefetch = rows_of({n_columns})\n\n"
+    return rows + _SIGNATURE.format(patience=_PATIENCE) + str(_VectorBody(n_columns).block()) + _END
 
 
 class _VectorBody:
-    """The work on one block, unrolled: p<stream>_<part> are 16 numbers of a user's vector, in a register."""
+    """The work on one block, unrolled over streams: p<stream> is a user's vector, in registers.
+
+    A step takes n_turns ratings of each of n_streams users, one in each lane of a Four.
+    """
 
     def __init__(self, n_columns: int) -> None:
         self.n_bytes = n_columns * 4
-        self.streams = range(n_streams_for(n_columns))
-        self.offsets = [part * LANE_BYTES for part in range(n_columns // LANES)]
+        self.n_streams = n_streams_for(n_columns)
+        self.n_turns = n_turns_for(n_columns)
+        self.streams, self.turns = range(self.n_streams), range(self.n_turns)
+        self.lanes = range(self.n_streams * self.n_turns)
         self.asks_ahead = n_columns >= _LONG_ROW
         self.text = _Text()
 
     def block(self) -> _Text:
         add = self.text.add
-        n = len(self.streams)
         add(2, "p_rows, q_rows = user_factors.ctypes.data, item_factors.ctypes.data")
         add(2, "at, last_rating = uint64(first), uint64(items.size - 1)")
         add(2, "value_at = values.ctypes.data")
         add(2, "keep_wide, keep_twice, keep_bias_four = wide_of(keep), wide_of(keep * keep), four_spread(keep_bias)")
         add(2, "half_penalty = float32(0.5) * learning_rate * regularization")
         add(2, "rate_four, mean_four = four_spread(-learning_rate), four_spread(mean)")
-        add(2, "if bundle < end:")
-        self.look_at_bundle(3, "bundle", "")
+        add(2, "is_looked_at = False")
+        add(2, "next_steps = next_squares = four_spread(float32(0))")
+        for lane in self.lanes:
+            add(2, f"next_i{lane}, next_q{lane} = uint64(0), q_rows")
         add(2, "while bundle < end:")
+        add(3, "if not is_looked_at:")
+        self.look_at_bundle(4, "bundle")
+        self.step_on(3)
         self.take_users(3)
         add(3, "errors = four_spread(float32(0))")
         add(3, "for _ in range((lengths[bundle] - 1) // 2):")
-        for decay in ("keep_twice", None):
-            self.look(4, "next_")
-            self.pull(4, decay)
-            self.step_on(4)
-        add(3, "if (lengths[bundle] - 1) % 2:")
-        self.look(4, "next_")
-        self.pull(4)
-        self.step_on(4)
-        add(3, "following = bundle + 1")
-        add(3, "if following < end and not continues[following]:")
-        self.look_at_bundle(4, "following", "next_")
-        self.pull(4)
-        self.put_users_back(4)
-        self.step_on(4)
-        add(3, "else:")
-        self.pull(4)
-        self.put_users_back(4)
-        add(4, "if following < end:")
-        self.look_at_bundle(5, "following", "")
-        add(3, "total += " + " + ".join(f"float64(lane_{s}(errors))" for s in self.streams))
-        add(3, "bundle = following")
-        add(2, "while bundle < last:")
+        if self.n_turns == 1:
+            self.whole_step(4, ["shrink_there({}, keep_twice)"])
+            self.whole_step(4, ["pull({})"])
+            add(3, "if (lengths[bundle] - 1) % 2:")
+            self.whole_step(4, ["shrink_there({}, keep_wide)"])
+        else:
+            self.whole_step(4, ["shrink_there({}, keep_twice)", "pull({})"])
+        self.end_of_bundle()
+        add(2, "while bundle < last:  # users by themselves")
         self.learn_alone(3)
-        add(2, f"    bundle += 1  # {n} at a time were learned above")
+        add(3, "bundle += 1")
         return self.text
+
+    def whole_step(self, depth: int, pulls: list[str]) -> None:
+        """A look at the next ratings, and the pulls of those before them, one for each turn."""
+        self.look(depth)
+        self.text.add(depth, "errors = errors + squares")
+        for turn, pull in enumerate(pulls):
+            self.pull(depth, turn, pull)
+        self.step_on(depth)
+
+    def end_of_bundle(self) -> None:
+        """What was looked at last is pulled, as far as it belongs to the bundle; before that, a look at the next."""
+        add = self.text.add
+        if self.n_turns == 2:
+            add(3, "is_whole = lengths[bundle] % 2 == 0", "if not is_whole:")
+            add(4, f"at -= uint64({self.n_streams})")
+        add(3, "following = bundle + 1")
+        add(3, "is_looked_at = following < end and not continues[following]")
+        add(3, "if is_looked_at:")
+        self.look_at_bundle(4, "following")
+        for turn in self.turns:
+            depth = 3 if turn == 0 else 4
+            if turn:
+                add(3, "if is_whole:")
+            of_turn = [f"float64(lane_{self.lane(turn, s)}(squares))" for s in self.streams]
+            add(depth, "total += " + " + ".join(of_turn))
+            self.pull(depth, turn, "shrink_there({}, keep_wide)")
+        self.put_users_back(3)
+        add(3, "total += " + " + ".join(f"float64(lane_{lane}(errors))" for lane in self.lanes))
+        add(3, "bundle = following")
+
+    def lane(self, turn: int, stream: int) -> int:
+        return turn * self.n_streams + stream
 
     def user_address(self, row: str) -> str:
         return f"p_rows + int64({row}) * {self.n_bytes}"
@@ -220,121 +259,110 @@ class _VectorBody:
     def item_address(self, row: str) -> str:
         return f"q_rows + int64({row}) * {self.n_bytes}"
 
-    def dot(self, depth: int, name: str, p_parts: list[str], q_address: str) -> None:
-        """name = sum over parts of p q, lane by lane."""
-        for part, (p, offset) in enumerate(zip(p_parts, self.offsets, strict=True)):
-            q = f"wide_load({q_address} + {offset})"
-            sum_so_far = f"wide_multiply({p}, {q})" if part == 0 else f"wide_multiply_add({p}, {q}, {name})"
-            self.text.add(depth, f"{name} = {sum_so_far}")
-
-    def look_at_bundle(self, depth: int, bundle: str, prefix: str) -> None:
+    def look_at_bundle(self, depth: int, bundle: str) -> None:
         """Look at the first ratings of a bundle whose users are not in registers yet."""
         add = self.text.add
         add(depth, f"soon = min({bundle} + {_BUNDLES_AHEAD}, end - 1)")
         for s in self.streams:
-            add(depth, f"fetched = {self.user_address(f'users[soon, {s}]')}")
-            add(depth, *[f"prefetch_line(fetched + {offset})" for offset in self.offsets])
+            add(depth, f"prefetch({self.user_address(f'users[soon, {s}]')})")
         for s in self.streams:
-            add(depth, f"u{s} = uint64(uint32(users[{bundle}, {s}]))", f"first{s} = {self.user_address(f'u{s}')}")
-        p_parts = [[f"wide_load(first{s} + {offset})" for offset in self.offsets] for s in self.streams]
+            add(depth, f"u{s} = uint64(uint32(users[{bundle}, {s}]))")
+            add(depth, f"first_p{s} = load({self.user_address(f'u{s}')})")
         add(depth, f"paid = float32(1) / (float32(1) + half_penalty * float32(lengths[{bundle}]))")
-        self.look_with(depth, prefix, p_parts, self.four([f"user_bias[u{s}]" for s in self.streams]), " * paid")
+        self.look_with(depth, "first_p", self.user_biases(), " * paid")
 
-    def look(self, depth: int, prefix: str) -> None:
+    def look(self, depth: int) -> None:
         """Look at the next ratings of the users in registers."""
-        p_parts = [[f"p{s}_{part}" for part in range(len(self.offsets))] for s in self.streams]
-        self.look_with(depth, prefix, p_parts, "biases", "")
+        self.look_with(depth, "p", "biases", "")
 
-    def look_with(self, depth: int, prefix: str, p_parts: list[list[str]], biases: str, factor: str) -> None:
-        """<prefix>i<stream>, q<stream>: items and their addresses; <prefix>steps: -learning_rate times the slopes."""
+    def look_with(self, depth: int, row: str, biases: str, factor: str) -> None:
+        """next_i<lane>, next_q<lane>: items and their addresses; next_steps: -learning_rate times the slopes.
+
+        At the end of a bundle the lanes of the second turn see ratings that are not its own: nobody asks for these.
+        """
         add = self.text.add
         if self.asks_ahead:
-            for s in self.streams:
-                ahead = f"items[min(at + uint64({_RATINGS_AHEAD * len(self.streams) + s}), last_rating)]"
-                add(depth, f"fetched = {self.item_address(ahead)}")
-                add(depth, *[f"prefetch_line(fetched + {offset})" for offset in self.offsets])
-        for s in self.streams:
-            add(depth, f"{prefix}i{s} = uint64(uint32(items[at + uint64({s})]))")
-            add(depth, f"{prefix}q{s} = {self.item_address(f'{prefix}i{s}')}")
-            self.dot(depth, f"dot{s}", p_parts[s], f"{prefix}q{s}")
-        dots = [f"dot{s}" for s in self.streams] + ["wide_zero()"] * (MAX_STREAMS - len(self.streams))
-        values = "four_load(value_at + int64(at) * 4)"
-        if len(self.streams) < MAX_STREAMS:  # the lanes behind belong to the next step, or to nobody
-            values = self.four([f"values[at + uint64({s})]" for s in self.streams])
-        item_biases = self.four([f"item_bias[{prefix}i{s}]" for s in self.streams])
-        add(depth, f"r = {values}")
-        add(depth, f"r_hat = mean_four + {biases} + {item_biases} + sums_of_four({', '.join(dots)}){factor}")
-        add(depth, f"{prefix}steps = rate_four * slopes_of(r, r_hat)")
-        add(depth, "error = r - r_hat", f"{prefix}squares = error * error")
-        add(depth, f"at += uint64({len(self.streams)})")
+            for lane in self.lanes:
+                ahead = f"items[min(at + uint64({_RATINGS_AHEAD * self.n_streams + lane}), last_rating)]"
+                add(depth, f"prefetch({self.item_address(ahead)})")
+        for lane in self.lanes:
+            add(depth, f"next_i{lane} = uint64(uint32(items[at + uint64({lane})]))")
+            add(depth, f"next_q{lane} = {self.item_address(f'next_i{lane}')}")
+        dots = [f"dot({row}{lane % self.n_streams}, next_q{lane})" for lane in self.lanes]
+        dots += ["wide_zero()"] * (RATINGS_OF_A_STEP - len(self.lanes))
+        item_biases = _four([f"item_bias[next_i{lane}]" for lane in self.lanes])
+        add(depth, "r = four_load(value_at + int64(at) * 4)")
+        add(depth, f"score = mean_four + {biases} + {item_biases} + sums_of_four({', '.join(dots)}){factor}")
+        add(depth, "slope, r_hat = slope_of(r, score)", "next_steps = rate_four * slope")
+        add(depth, "error = r - r_hat", "next_squares = error * error")
+        add(depth, f"at += uint64({len(self.lanes)})")
 
-    def four(self, scalars: list[str]) -> str:
-        return f"four_of({', '.join(scalars + ['float32(0)'] * (MAX_STREAMS - len(scalars)))})"
+    def user_biases(self) -> str:
+        """Of the users u<stream>, each in the lanes of its ratings."""
+        return _four([f"user_bias[u{lane % self.n_streams}]" for lane in self.lanes])
 
     def take_users(self, depth: int) -> None:
         add = self.text.add
-        add(depth, "paid_wide = wide_of(float32(1) / (float32(1) + half_penalty * float32(lengths[bundle])))")
+        add(depth, "half_paid = float32(1) / (float32(1) + half_penalty * float32(lengths[bundle]))")
         for s in self.streams:
             add(depth, f"u{s} = uint64(uint32(users[bundle, {s}]))", f"row{s} = {self.user_address(f'u{s}')}")
-            for part, offset in enumerate(self.offsets):
-                add(depth, f"p{s}_{part} = wide_multiply(paid_wide, wide_load(row{s} + {offset}))")
-        add(depth, f"biases = {self.four([f'user_bias[u{s}]' for s in self.streams])}")
+            add(depth, f"p{s} = scaled(load(row{s}), half_paid)")
+        add(depth, f"biases = {self.user_biases()}")
 
     def put_users_back(self, depth: int) -> None:
-        add = self.text.add
         for s in self.streams:
-            for part, offset in enumerate(self.offsets):
-                add(depth, f"wide_store(row{s} + {offset}, wide_multiply(paid_wide, p{s}_{part}))")
-            add(depth, f"user_bias[uint64(uint32(users[bundle, {s}]))] = lane_{s}(biases)")
+            self.text.add(depth, f"store(row{s}, scaled(p{s}, half_paid))")
+            self.text.add(depth, f"user_bias[uint64(uint32(users[bundle, {s}]))] = lane_{s}(biases)")
 
-    def pull(self, depth: int, decay: str | None = "keep_wide") -> None:
-        """p, q, b_u and b_i of the ratings that were looked at one step before."""
+    def pull(self, depth: int, turn: int, pull: str) -> None:
+        """p, q, b_u and b_i of the ratings of one turn that were looked at one step before."""
         add = self.text.add
-        add(depth, "errors = errors + squares", "biases = keep_bias_four * biases + steps")
+        if self.n_turns == 1:
+            add(depth, "biases = keep_bias_four * biases + steps")
+        else:  # every user has two lanes
+            add(depth, f"biases = keep_bias_four * biases + four_{'high' if turn else 'low'}(steps)")
         for s in self.streams:
-            add(depth, f"item_bias[i{s}] = keep_bias * item_bias[i{s}] + lane_{s}(steps)")
-            add(depth, f"step = wide_lane_{s}(steps)")
-            for part, offset in enumerate(self.offsets):
-                self.pull_part(depth, f"p{s}_{part}", f"q{s} + {offset}", decay, None)
-
-    def pull_part(self, depth: int, p: str, q_address: str, q_decay: str | None, p_decay: str | None) -> None:
-        q_kept = f"wide_multiply({q_decay}, q)" if q_decay else "q"
-        p_kept = f"wide_multiply({p_decay}, {p})" if p_decay else p
-        self.text.add(
-            depth,
-            f"q = wide_load({q_address})",
-            f"wide_store({q_address}, wide_multiply_add(step, {p}, {q_kept}))",
-            f"{p} = wide_multiply_add(step, q, {p_kept})",
-        )
+            lane = self.lane(turn, s)
+            add(depth, f"item_bias[i{lane}] = keep_bias * item_bias[i{lane}] + lane_{lane}(steps)")
+            add(depth, f"p{s} = " + pull.format(f"p{s}, q{lane}, wide_lane_{lane}(steps)"))
 
     def step_on(self, depth: int) -> None:
         """What was looked at is what is pulled next."""
         self.text.add(depth, "steps, squares = next_steps, next_squares")
-        for s in self.streams:
-            self.text.add(depth, f"i{s}, q{s} = next_i{s}, next_q{s}")
+        for lane in self.lanes:
+            self.text.add(depth, f"i{lane}, q{lane} = next_i{lane}, next_q{lane}")
 
     def learn_alone(self, depth: int) -> None:
         """The ratings of one user by themselves, each looked at with everything before it pulled."""
-        add = self.text.add
+        add, inner = self.text.add, depth + 1
         add(depth, "u0 = uint64(uint32(users[bundle, 0]))", f"row0 = {self.user_address('u0')}")
-        add(depth, *[f"p0_{part} = wide_load(row0 + {offset})" for part, offset in enumerate(self.offsets)])
-        add(depth, "bias = user_bias[u0]", "for _ in range(lengths[bundle]):")
-        inner = depth + 1
-        add(inner, "i0 = uint64(uint32(items[at]))", f"q0 = {self.item_address('i0')}")
-        self.dot(inner, "dot0", [f"p0_{part}" for part in range(len(self.offsets))], "q0")
-        add(inner, "rating = values[at]", "prediction = mean + bias + item_bias[i0] + wide_sum(dot0)")
-        add(inner, "step_alone = -learning_rate * slope_of(rating, prediction)", "step = wide_of(step_alone)")
-        for part, offset in enumerate(self.offsets):
-            self.pull_part(inner, f"p0_{part}", f"q0 + {offset}", "keep_wide", "keep_wide")
+        add(depth, "p0, bias = load(row0), user_bias[u0]", "for _ in range(lengths[bundle]):")
+        add(inner, "i0 = uint64(uint32(items[at]))", f"q0 = {self.item_address('i0')}", "rating = values[at]")
+        add(inner, "score_alone = mean + bias + item_bias[i0] + wide_sum(dot(p0, q0))")
+        add(inner, "slope_alone, prediction = slope_of(rating, score_alone)")
+        add(inner, "step_alone = -learning_rate * slope_alone")
+        add(inner, "p0 = pull_and_shrink(p0, q0, wide_of(step_alone), keep_wide, keep_wide)")
         add(inner, "bias = keep_bias * bias + step_alone")
         add(inner, "item_bias[i0] = keep_bias * item_bias[i0] + step_alone")
         add(inner, "total += float64((rating - prediction) * (rating - prediction))", "at += uint64(1)")
-        add(depth, *[f"wide_store(row0 + {offset}, p0_{part})" for part, offset in enumerate(self.offsets)])
-        add(depth, "user_bias[u0] = bias")
+        add(depth, "store(row0, p0)", "user_bias[u0] = bias")
 
 
-def _plain_kernel(n_columns: int) -> str:
-    return _PLAIN_STEPS.format(n_columns=n_columns) + _SIGNATURE.format(patience=_PATIENCE) + _PLAIN_BODY + _END
+def _four(scalars: list[str]) -> str:
+    return f"four_of({', '.join(scalars + ['float32(0)'] * (RATINGS_OF_A_STEP - len(scalars)))})"
+
+
+def _plain_kernel(loss: Loss, n_columns: int) -> str:
+    from app.engine.losses import codegen
+
+    steps = _PLAIN_STEPS.format(
+        n_columns=n_columns,
+        penalty_statements=_indented(codegen.penalty_statements(loss), 2),
+        bias_penalty_statements=_indented(codegen.bias_penalty_statements(loss), 1),
+        pays_in_instalments=codegen.decay_of(loss) is not None,
+    )
+    body = _PLAIN_BODY.format(n_lanes=RATINGS_OF_A_STEP, n_turns=n_turns_for(n_columns))
+    return steps + _SIGNATURE.format(patience=_PATIENCE) + body + _END
 
 
 _PLAIN_STEPS = """\
@@ -344,18 +372,21 @@ def look(user, item, r, mean, paid, user_factors, item_factors, user_bias, item_
     dot = float32(0)
     for f in range({n_columns}):
         dot += user_factors[user, f] * item_factors[item, f]
-    r_hat = mean + user_bias[user] + item_bias[item] + paid * dot
-    return slope_of(r, r_hat), (r - r_hat) * (r - r_hat)
+    slope, r_hat = slope_of(r, mean + user_bias[user] + item_bias[item] + paid * dot)
+    return slope, (r - r_hat) * (r - r_hat)
 
 
 @njit(inline="always")
 def pull(user, item, step, keep_user, keep_item, keep_bias, user_factors, item_factors, user_bias, item_bias):
     for f in range({n_columns}):
         p, q = user_factors[user, f], item_factors[item, f]
-        user_factors[user, f] = keep_user * p + step * q
-        item_factors[item, f] = keep_item * q + step * p
-    user_bias[user] = keep_bias * user_bias[user] + step
-    item_bias[item] = keep_bias * item_bias[item] + step
+{penalty_statements}
+        user_factors[user, f] = p + step * q - (float32(1) - keep_user) * slope_of_p
+        item_factors[item, f] = q + step * p - (float32(1) - keep_item) * slope_of_q
+    b_u, b_i = user_bias[user], item_bias[item]
+{bias_penalty_statements}
+    user_bias[user] = b_u + step - (float32(1) - keep_bias) * slope_of_b_u
+    item_bias[item] = b_i + step - (float32(1) - keep_bias) * slope_of_b_i
 
 
 @njit(inline="always")
@@ -363,52 +394,58 @@ def pay(user, paid, user_factors):
     for f in range({n_columns}):
         user_factors[user, f] *= paid
 
+
+PAYS_IN_INSTALMENTS = {pays_in_instalments}
+
 """
 
 _PLAIN_BODY = """\
         at = first
         n_streams = users.shape[1]
-        slopes, next_slopes = np.zeros(n_streams, np.float32), np.zeros(n_streams, np.float32)
-        half_penalty = float32(0.5) * learning_rate * regularization
+        n_turns = {n_turns}
+        slopes, next_slopes = np.zeros({n_lanes}, np.float32), np.zeros({n_lanes}, np.float32)
+        half_penalty = float32(0.5) * learning_rate * regularization if PAYS_IN_INSTALMENTS else float32(0)
         is_looked_at = False
         while bundle < last:
             is_full, length = bundle < end, lengths[bundle]
-            width = n_streams if is_full else 1
-            paid = float32(1) / (float32(1) + half_penalty * float32(length))
-            if is_full and not is_looked_at:
-                for s in range(width):
-                    slopes[s], square = look(users[bundle, s], items[at + s], values[at + s], mean, paid,
-                                             user_factors, item_factors, user_bias, item_bias)
-                    total += float64(square)
-            if is_full:
-                for s in range(width):
-                    pay(users[bundle, s], paid, user_factors)
-            for step in range(length):
-                ahead = bundle if step + 1 < length else bundle + 1
-                is_looked_at = is_full and ahead < end and (ahead == bundle or not continues[ahead])
-                if not is_full:
-                    slopes[0], square = look(users[bundle, 0], items[at], values[at], mean, float32(1),
-                                             user_factors, item_factors, user_bias, item_bias)
-                    total += float64(square)
-                if is_looked_at:
-                    factor = float32(1)
-                    if ahead > bundle:
-                        factor /= float32(1) + half_penalty * float32(lengths[ahead])
-                    for s in range(width):
-                        to = at + width + s
-                        next_slopes[s], square = look(users[ahead, s], items[to], values[to], mean, factor,
-                                                      user_factors, item_factors, user_bias, item_bias)
+            width, turns = (n_streams, n_turns) if is_full else (1, 1)
+            paid = float32(1) / (float32(1) + half_penalty * float32(length)) if is_full else float32(1)
+            for done in range(0, length, turns):
+                n_now = min(turns, length - done)
+                if not is_looked_at:
+                    for lane in range(n_now * width):
+                        slopes[lane], square = look(users[bundle, lane % width], items[at + lane], values[at + lane],
+                                                    mean, paid if done == 0 else float32(1),
+                                                    user_factors, item_factors, user_bias, item_bias)
                         total += float64(square)
-                keep_item = keep
-                if is_full and step < (length - 1) // 2 * 2:
-                    keep_item = keep * keep if step % 2 == 0 else float32(1)
-                for s in range(width):
-                    pull(users[bundle, s], items[at + s], -learning_rate * slopes[s], float32(1) if is_full else keep,
-                         keep_item, keep_bias, user_factors, item_factors, user_bias, item_bias)
+                if done == 0:
+                    for s in range(width):
+                        pay(users[bundle, s], paid, user_factors)
+                is_last = done + turns >= length
+                ahead = bundle + 1 if is_last else bundle
+                is_looked_at = is_full and ahead < end and (ahead == bundle or not continues[ahead])
+                if is_looked_at:
+                    to = at + n_now * width
+                    n_ahead = min(turns, lengths[ahead] if is_last else length - done - turns)
+                    factor = float32(1)
+                    if is_last:
+                        factor /= float32(1) + half_penalty * float32(lengths[ahead])
+                    for lane in range(n_ahead * width):
+                        next_slopes[lane], square = look(users[ahead, lane % width], items[to + lane],
+                                                         values[to + lane], mean, factor,
+                                                         user_factors, item_factors, user_bias, item_bias)
+                        total += float64(square)
+                for lane in range(n_now * width):
+                    keep_user, keep_item = keep, keep
+                    if PAYS_IN_INSTALMENTS and is_full:
+                        keep_user = float32(1)
+                        if done + lane // width < (length - 1) // 2 * 2:  # the first of two ratings pays for both
+                            keep_item = keep * keep if (done + lane // width) % 2 == 0 else float32(1)
+                    pull(users[bundle, lane % width], items[at + lane], -learning_rate * slopes[lane],
+                         keep_user, keep_item, keep_bias, user_factors, item_factors, user_bias, item_bias)
                 slopes[:] = next_slopes
-                at += width
-            if is_full:
-                for s in range(width):
-                    pay(users[bundle, s], paid, user_factors)
+                at += n_now * width
+            for s in range(width):
+                pay(users[bundle, s], paid, user_factors)
             bundle += 1
 """

@@ -33,22 +33,27 @@ def aligned_matrix(n_rows: int, n_columns: int) -> Matrix32:
     return room[skip : skip + n_rows * n_columns].reshape(n_rows, n_columns)
 
 
+def prefetch_for_writing(builder: Any, pointer: Any) -> None:
+    """Emits a hint that the 64 bytes there should come to the nearest cache."""
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    hint = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+    function = builder.module.globals.get(_PREFETCH) or ir.Function(builder.module, hint, _PREFETCH)
+    write, nearest, of_data = (ir.Constant(number, choice) for choice in (1, 3, 1))
+    builder.call(function, [builder.bitcast(pointer, byte), write, nearest, of_data])
+
+
+_PREFETCH = "llvm.prefetch.p0"
+
+
 @_intrinsic
 def prefetch_line(_typing: Any, _address: Any) -> Any:
     """prefetch_line(address): the 64 bytes there are on their way to the nearest cache, for writing."""
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        hint = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        function = builder.module.globals.get(_PREFETCH) or ir.Function(builder.module, hint, _PREFETCH)
-        write, nearest, of_data = (ir.Constant(number, choice) for choice in (1, 3, 1))
-        builder.call(function, [builder.inttoptr(arguments[0], byte), write, nearest, of_data])
+        prefetch_for_writing(builder, builder.inttoptr(arguments[0], ir.IntType(8).as_pointer()))
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
-
-
-_PREFETCH = "llvm.prefetch.p0"
 
 
 @_intrinsic

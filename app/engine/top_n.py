@@ -23,7 +23,8 @@ def top_n(
     """
     scores = np.empty(model.n_items, np.float32)
     score_items(user.factors, model.mean + user.bias, model.item_factors, model.item_bias, scores)
-    return best_rows(scores, n, excluded=excluded, candidates=candidates)
+    rows, best = best_rows(scores, n, excluded=excluded, candidates=candidates)
+    return rows, model.loss.rating_of(best).astype(np.float32)  # every link rises, so that the order is the same
 
 
 def similar_items(
@@ -57,7 +58,7 @@ def bayesian_means(model: FactorModel) -> Vector32:
     """
     counts = model.item_counts.astype(np.float32)
     c = np.float32(model.popularity_shrinkage)
-    means = (c * np.float32(model.mean) + counts * model.item_means) / (c + counts)
+    means = (c * np.float32(model.mean_rating) + counts * model.item_means) / (c + counts)
     return np.where(counts > 0, means, np.float32(np.nan)).astype(np.float32)
 
 

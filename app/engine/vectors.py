@@ -2,13 +2,14 @@
 
 LLVM prefers 256-bit registers on most CPUs that have 512-bit ones, and spends them badly on short rows. Written as
 <16 x float> the steps of SGD compile to full-width instructions where the CPU has them and to legal narrower ones where
-it has not. `Wide` values (16 lanes) and `Four` values (4 lanes) live in registers across loops, which arrays do not.
-A Wide in memory is at a 64-byte boundary, named by its address.
+it has not. Rows, `Wide` values (16 lanes) and `Four` values (4 lanes) live in registers across loops, which arrays do
+not.
 """
 
+import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba.extending
 from llvmlite import ir
@@ -16,7 +17,7 @@ from numba import types
 from numba.core.datamodel.models import PrimitiveModel
 from numba.core.typing import templates
 
-from app.engine.lanes import ALIGNMENT, FAST_MATH, LANES
+from app.engine.lanes import ALIGNMENT, FAST_MATH, LANE_BYTES, LANES, prefetch_for_writing
 
 # Numba is typed in part; what these make is called from kernels only, with other arguments than it is written with.
 _intrinsic: Any = numba.extending.intrinsic
@@ -30,6 +31,7 @@ _FLOAT = ir.FloatType()
 _WIDE = ir.VectorType(_FLOAT, LANES)
 _FOUR = ir.VectorType(_FLOAT, 4)
 _INT32 = ir.IntType(32)
+_INT64 = ir.IntType(64)
 
 
 class _VectorType(types.Type):
@@ -62,46 +64,139 @@ _register(_WideType)(_kept_as(_WIDE))
 _register(_FourType)(_kept_as(_FOUR))
 
 
-@_intrinsic
-def wide_load(_typing: Any, _address: Any) -> Any:
-    """wide_load(address) -> the 16 numbers there."""
+class Rows(NamedTuple):
+    """Functions of a vector of one length as a value: a row of n_columns float32, in registers.
 
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return _aligned(builder.load(builder.inttoptr(arguments[0], _WIDE.as_pointer())))
+    An address is that of a row in memory, at a 64-byte boundary.
+    """
 
-    return wide_type(types.int64), generate
-
-
-@_intrinsic
-def wide_store(_typing: Any, _address: Any, _value: Any) -> Any:
-    """wide_store(address, wide): the 16 numbers are there."""
-
-    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        address, value = arguments
-        _aligned(builder.store(value, builder.inttoptr(address, _WIDE.as_pointer())))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, wide_type), generate
-
-
-@_intrinsic
-def wide_multiply(_typing: Any, _left: Any, _right: Any) -> Any:
-    """wide_multiply(a, b) -> a b, lane by lane."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.fmul(*arguments, flags=FAST_MATH)
-
-    return wide_type(wide_type, wide_type), generate
+    load: Any
+    """load(address) -> row"""
+    store: Any
+    """store(address, row)"""
+    scaled: Any
+    """scaled(row, x) -> row times x"""
+    dot: Any
+    """dot(row, address) -> Wide: sums of products with the row in memory, lane by lane."""
+    pull: Any
+    """pull(row, address, step) -> p + step q; in memory is q + step p."""
+    pull_and_shrink: Any
+    """pull_and_shrink(row, address, step, keep_p, keep_q) -> keep_p p + step q; in memory is keep_q q + step p."""
+    shrink_there: Any
+    """shrink_there(row, address, step, keep_q) -> p + step q; in memory is keep_q q + step p."""
+    prefetch: Any
+    """prefetch(address): the row there is on its way to the nearest cache, for writing."""
 
 
-@_intrinsic
-def wide_multiply_add(_typing: Any, _left: Any, _right: Any, _addend: Any) -> Any:
-    """wide_multiply_add(a, b, c) -> a b + c, lane by lane, rounded once."""
+@functools.cache
+def rows_of(n_columns: int) -> Rows:
+    """The functions for rows of n_columns, a multiple of 16."""
+    code = _RowCode(n_columns // LANES)
+    row, wide, number, place = _row_type(code), wide_type, types.float32, types.int64
+    return Rows(
+        load=_function(code.load, row, place),
+        store=_function(code.store, types.void, place, row),
+        scaled=_function(code.scaled, row, row, number),
+        dot=_function(code.dot, wide, row, place),
+        pull=_function(code.pull, row, row, place, wide),
+        pull_and_shrink=_function(code.pull_and_shrink, row, row, place, wide, wide, wide),
+        shrink_there=_function(code.shrink_there, row, row, place, wide, wide),
+        prefetch=_function(code.prefetch, types.void, place),
+    )
 
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.call(_declared(builder, "llvm.fma.v16f32", _WIDE, [_WIDE] * 3), arguments)
 
-    return wide_type(wide_type, wide_type, wide_type), generate
+def _function(emit: Callable[..., Any], result: Any, *arguments: Any) -> Any:
+    """A function for kernels from one that emits its code: emit(builder, *values) -> the result."""
+
+    def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        value = emit(builder, *values)
+        return context.get_dummy_value() if result is types.void else value
+
+    typed = result(*arguments), generate
+    with_parameters: dict[int, Callable[..., Any]] = {  # Numba counts them
+        1: lambda _typing, _a: typed,
+        2: lambda _typing, _a, _b: typed,
+        3: lambda _typing, _a, _b, _c: typed,
+        4: lambda _typing, _a, _b, _c, _d: typed,
+        5: lambda _typing, _a, _b, _c, _d, _e: typed,
+    }
+    return _intrinsic(with_parameters[len(arguments)])
+
+
+class _RowCode:
+    """What `Rows` emit; a row is an array of registers, each of which the optimiser takes by itself."""
+
+    def __init__(self, n_parts: int) -> None:
+        self.n_parts = n_parts
+        self.llvm_type = ir.ArrayType(_WIDE, n_parts)
+
+    def load(self, builder: Any, address: Any) -> Any:
+        return self._row(builder, self._there(builder, address))
+
+    def store(self, builder: Any, address: Any, row: Any) -> None:
+        for value, place in zip(self._parts(builder, row), self._places(builder, address), strict=True):
+            _aligned(builder.store(value, place))
+
+    def scaled(self, builder: Any, row: Any, x: Any) -> Any:
+        everywhere = _shuffle(builder, _single(builder, x, _WIDE), [0] * LANES)
+        parts = self._parts(builder, row)
+        return self._row(builder, [builder.fmul(everywhere, part, flags=FAST_MATH) for part in parts])
+
+    def dot(self, builder: Any, row: Any, address: Any) -> Any:
+        total = None
+        for p, q in zip(self._parts(builder, row), self._there(builder, address), strict=True):
+            total = builder.fmul(p, q, flags=FAST_MATH) if total is None else _fused(builder, p, q, total)
+        return total
+
+    def pull_and_shrink(self, builder: Any, row: Any, address: Any, step: Any, keep_p: Any, keep_q: Any) -> Any:
+        new = []
+        for p, place in zip(self._parts(builder, row), self._places(builder, address), strict=True):
+            q = _aligned(builder.load(place))
+            p_kept, q_kept = _product(builder, keep_p, p), _product(builder, keep_q, q)
+            _aligned(builder.store(_fused(builder, step, p, q_kept), place))
+            new.append(_fused(builder, step, q, p_kept))
+        return self._row(builder, new)
+
+    def shrink_there(self, builder: Any, row: Any, address: Any, step: Any, keep_q: Any) -> Any:
+        return self.pull_and_shrink(builder, row, address, step, None, keep_q)
+
+    def pull(self, builder: Any, row: Any, address: Any, step: Any) -> Any:
+        return self.pull_and_shrink(builder, row, address, step, None, None)
+
+    def prefetch(self, builder: Any, address: Any) -> None:
+        for place in self._places(builder, address):
+            prefetch_for_writing(builder, place)
+
+    def _parts(self, builder: Any, row: Any) -> list[Any]:
+        return [builder.extract_value(row, part) for part in range(self.n_parts)]
+
+    def _row(self, builder: Any, parts: Sequence[Any]) -> Any:
+        row = ir.Constant(self.llvm_type, ir.Undefined)
+        for place, part in enumerate(parts):
+            row = builder.insert_value(row, part, place)
+        return row
+
+    def _places(self, builder: Any, address: Any) -> list[Any]:
+        offsets = [ir.Constant(_INT64, part * LANE_BYTES) for part in range(self.n_parts)]
+        return [builder.inttoptr(builder.add(address, offset), _WIDE.as_pointer()) for offset in offsets]
+
+    def _there(self, builder: Any, address: Any) -> list[Any]:
+        return [_aligned(builder.load(place)) for place in self._places(builder, address)]
+
+
+def _product(builder: Any, factor: Any, value: Any) -> Any:
+    return value if factor is None else builder.fmul(factor, value, flags=FAST_MATH)
+
+
+def _row_type(code: _RowCode) -> Any:
+    """A Numba type for rows of this length."""
+    kind = type("_RowType", (_VectorType,), {})
+    _register(kind)(_kept_as(code.llvm_type))
+    return kind(f"Row{code.n_parts * LANES}")
+
+
+def _fused(builder: Any, left: Any, right: Any, addend: Any) -> Any:
+    return builder.call(_declared(builder, "llvm.fma.v16f32", _WIDE, [_WIDE] * 3), [left, right, addend])
 
 
 @_intrinsic
@@ -206,6 +301,19 @@ def _wide_lane(number: int) -> Any:
     return wide_lane
 
 
+def _halves(lanes: Sequence[int]) -> Any:
+    @_intrinsic
+    def half(_typing: Any, _four: Any) -> Any:
+        def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            return _shuffle(builder, arguments[0], lanes)
+
+        return four_type(four_type), generate
+
+    return half
+
+
+four_low, four_high = _halves((0, 1, 0, 1)), _halves((2, 3, 2, 3))
+"""four_low(four), four_high(four) -> its first two numbers, or its last two, twice."""
 lane_0, lane_1, lane_2, lane_3 = map(_lane, range(4))
 """lane_n(four) -> its number n."""
 wide_lane_0, wide_lane_1, wide_lane_2, wide_lane_3 = map(_wide_lane, range(4))

@@ -22,10 +22,12 @@ from app.engine.arrays import InvalidArray, Rows
 from app.engine.dataset import Vocabulary
 from app.engine.factors import FactorModel
 from app.engine.fold_in import FoldIn
+from app.engine.losses.base import Loss
 from app.errors import Damaged
 
-FORMAT = 1
-"""Grows when older code could not read what newer code writes."""
+FORMAT = 2
+"""Grows when older code could not read what newer code writes. 2: the loss is more than a text."""
+_READABLE = (1, 2)
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
@@ -184,7 +186,7 @@ def load(folder: Path, version: int, published: Manifest | None = None) -> Loade
     manifest = verify(folder, published)
     arrays = _map(folder, [file for file in manifest["files"] if not file.startswith(_EXAMINER)])
     try:
-        model = FactorModel.from_arrays(arrays)
+        model = FactorModel.from_arrays(arrays, Loss.from_dict(manifest["loss"]))
         return LoadedVersion(
             version=version,
             trained_through=int(manifest["trained_through"]),
@@ -212,7 +214,8 @@ def load_examiner(folder: Path, published: Manifest | None = None) -> Examiner |
     arrays = _map(folder, [*files, "item_row_of_key.npy", "user_row_of_key.npy"])
     try:
         named = {name.removeprefix(_EXAMINER): array for name, array in arrays.items()}
-        return Examiner(FactorModel.from_arrays(named), arrays["item_row_of_key"], arrays["user_row_of_key"])
+        model = FactorModel.from_arrays(named, Loss.from_dict(manifest["loss"]))
+        return Examiner(model, arrays["item_row_of_key"], arrays["user_row_of_key"])
     except InvalidArray as invalid:
         raise DamagedVersion(folder, f"{_EXAMINER}{invalid.name}.npy", invalid.reason) from invalid
 
@@ -261,7 +264,7 @@ def _read_manifest(folder: Path) -> Manifest:
         raise DamagedVersion(folder, MANIFEST, _reason(error)) from error
     except ValueError as error:  # neither JSON nor UTF-8
         raise DamagedVersion(folder, MANIFEST, "cannot be parsed") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") not in _READABLE:
         found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
         raise DamagedVersion(folder, MANIFEST, f"has format {found!r}; this service reads format {FORMAT}")
     if not _lists_files(manifest):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.engine.losses.base import Link, Loss
 from app.registry.versions import VersionRow
 
 
@@ -18,6 +20,31 @@ class CurvePoint(BaseModel):
     learning_rate: float = Field(description="Step size of the epoch.", examples=[0.019])
     train_rmse: float = Field(description="Error on the ratings as they were learned.", examples=[0.71])
     holdout_rmse: float | None = Field(description="Error on the hold-out after the epoch.", examples=[0.86])
+
+
+LOSS_EXAMPLE: dict[str, Any] = {
+    "name": "huber",
+    "error": "huber(r - r_hat, delta)",
+    "penalty": "theta**2 / 2",
+    "link": "identity",
+    "parameters": {"delta": 1.0},
+}
+
+
+class LossOut(BaseModel):
+    """What a fit minimises: the error of every rating, and a penalty on every parameter."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [LOSS_EXAMPLE]})
+
+    name: str = Field(description="Its name in the catalog; `declared` for an expression of your own.")
+    error: str = Field(description="The error of one rating, in `r` and `r_hat`.")
+    penalty: str = Field(description="The penalty on one parameter `theta`, or on `p`, `q`, `b_u` and `b_i`.")
+    link: Link = Field(description="From score to predicted rating: `identity`, `sigmoid` (stays in range), `exp`.")
+    parameters: dict[str, float] = Field(description="The numbers that the expressions call by name.")
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any] | str) -> Self:
+        return cls.model_validate(Loss.from_dict(stored).to_dict())
 
 
 class Model(BaseModel):
@@ -35,7 +62,7 @@ class Model(BaseModel):
                     "trained_through": 4711,
                     "digest": "9f2c7c1f0d6f7d0a9f2c7c1f0d6f7d0a9f2c7c1f0d6f7d0a9f2c7c1f0d6f7d0a",
                     "data_digest": "0d6f7d0a9f2c7c1f0d6f7d0a9f2c7c1f0d6f7d0a9f2c7c1f0d6f7d0a9f2c7c1f",
-                    "loss": "(r - r_hat)^2",
+                    "loss": LOSS_EXAMPLE,
                     "n_ratings": 100836,
                     "n_users": 610,
                     "n_items": 9724,
@@ -56,7 +83,7 @@ class Model(BaseModel):
     trained_through: int = Field(description="The last rating revision that it has seen.")
     digest: str = Field(description="SHA-256 of the model's numbers: equal models, equal digest.")
     data_digest: str = Field(description="SHA-256 of the ratings that it learned.")
-    loss: str = Field(description="The error term that was minimised.")
+    loss: LossOut = Field(description="What was minimised.")
     n_ratings: int = Field(description="Ratings that it learned.")
     n_users: int = Field(description="Users with at least one rating.")
     n_items: int = Field(description="Items with at least one rating.")
@@ -99,7 +126,7 @@ class ModelList(BaseModel):
 
 def _facts(row: VersionRow) -> dict[str, Any]:
     manifest = row.manifest
-    copied = ("data_digest", "loss", "n_ratings", "n_users", "n_items", "n_factors", "hyperparameters")
+    copied = ("data_digest", "n_ratings", "n_users", "n_items", "n_factors", "hyperparameters")
     return {
         "version": row.version,
         "is_active": row.is_active,
@@ -110,5 +137,6 @@ def _facts(row: VersionRow) -> dict[str, Any]:
         "size_bytes": sum(file["bytes"] for file in manifest["files"].values()),
         "metrics": manifest["metrics"],
         "software": manifest["software"],
+        "loss": LossOut.of(manifest["loss"]),
         **{name: manifest[name] for name in copied},
     }

@@ -32,9 +32,11 @@ def start_training(
     body: Annotated[HyperparametersIn | None, Body()] = None,
 ) -> TrainingRunOut:
     """Queue a training run; the trainer works on one after the other. `Location` is where to watch it."""
-    chosen = (body or HyperparametersIn()).over(request.app.state.settings.hyperparameters)
+    settings, given = request.app.state.settings, body or HyperparametersIn()
+    chosen = given.over(settings.hyperparameters)
+    loss = given.loss.declared(settings.rating) if given.loss else settings.loss
     with database.write() as connection:
-        run = queue.enqueue(connection, "api", chosen, database.now(connection))
+        run = queue.enqueue(connection, "api", chosen, database.now(connection), loss)
     response.headers["Location"] = request.url_for("get_training_run", run_id=run.id).path
     return TrainingRunOut.of(run)
 

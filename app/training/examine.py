@@ -13,6 +13,10 @@ from app.engine.dataset import Ratings
 from app.engine.evaluation import interval_coverage, mae, ndcg_at, recall_at, rmse
 from app.engine.factors import FactorModel
 from app.engine.fold_in import INTERVAL_LEVEL, FoldIn, interval
+from app.engine.losses.base import Loss
+from app.engine.losses.catalog import SQUARED
+from app.engine.losses.declare import error_tree
+from app.engine.losses.evaluate import value_of
 from app.engine.top_n import top_n
 from app.settings import RatingScale
 
@@ -35,6 +39,14 @@ class Sheet:
     predicted: Vector32
     lower: Vector32
     upper: Vector32
+
+    def errors(self, loss: Loss) -> Vector64:
+        """How much larger the declared error is than that of predicting the rating itself."""
+        if loss.is_squared:
+            return self.squared_errors
+        r, tree = self.actual.astype(np.float64), error_tree(loss)
+        made, least = (value_of(tree, {"r": r, "r_hat": r_hat.astype(np.float64)}) for r_hat in (self.predicted, r))
+        return made - np.where(np.isfinite(least), least, 0.0)
 
     @property
     def squared_errors(self) -> Vector64:
@@ -108,13 +120,15 @@ def refuse_unless_finite(model: FactorModel) -> None:
             raise Rejected(f"the fitted model holds numbers that are not finite ({name})")
 
 
-def refuse_if_worse(sheet: Sheet, active: Sheet, active_version: int, margin: float) -> None:
+def refuse_if_worse(sheet: Sheet, active: Sheet, active_version: int, margin: float, loss: Loss = SQUARED) -> None:
     """Raises Rejected when the new fit is clearly worse than the active version's, on the same unseen ratings.
 
     With e and a the errors of both, worse means that the mean of d = e^2 - (1 + margin)^2 a^2 is above zero by more
-    than two standard errors: a few hold-out ratings that happen to suit the old version do not stop a new one.
+    than two standard errors: a few hold-out ratings that happen to suit the old version do not stop a new one. Both are
+    judged by what the new one was asked to minimise: of another loss e^2 and a^2 are its errors.
     """
-    differences = sheet.squared_errors - (1.0 + margin) ** 2 * active.squared_errors
+    differences = sheet.errors(loss) - (1.0 + margin) ** 2 * active.errors(loss)
+    differences = differences[np.isfinite(differences)]
     if differences.size < 2:
         return
     standard_error = float(differences.std(ddof=1)) / math.sqrt(differences.size)
@@ -152,7 +166,7 @@ def _ranking(model: FactorModel, questions: Questions) -> tuple[float, float]:
     found: list[tuple[float, float]] = []
     for of_asked, of_known in users:
         values = questions.known.values[of_known]
-        liked = questions.asked.values[of_asked] >= (values.mean() if values.size else model.mean)
+        liked = questions.asked.values[of_asked] >= (values.mean() if values.size else model.mean_rating)
         relevant = questions.asked.item_rows[of_asked][liked]
         if relevant.size:
             rated = questions.known.item_rows[of_known]

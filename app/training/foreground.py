@@ -1,15 +1,17 @@
-"""A run that somebody waits for: `palate train`."""
+"""A run that somebody waits for: `palate train`, `palate tune`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypedDict, Unpack
 
 from sqlalchemy import Row
 
 from app.database import Database
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.losses.base import Loss
+from app.engine.losses.catalog import SQUARED
 from app.engine.trainers.base import EpochReport
 from app.settings import Settings
 from app.training import queue
@@ -18,21 +20,52 @@ from app.training.queue import Claim, Epoch, RunRow, worker_name
 from app.training.run import execute
 
 
+class Hooks(TypedDict, total=False):
+    """How whoever waits is told, and says that the run shall end."""
+
+    on_epoch: Callable[[Epoch], None]
+    is_cancelled: Callable[[], bool]
+    on_wait: Callable[[str], None]
+
+
+class Work(Protocol):
+    """Works on a claimed run: `execute`, or what knows the other kinds of runs too."""
+
+    def __call__(
+        self,
+        database: Database,
+        settings: Settings,
+        claim: Claim,
+        *,
+        is_stopping: Callable[[], bool],
+        on_epoch: Callable[[Epoch], None] | None = None,
+    ) -> None: ...
+
+
 def train_now(
     database: Database,
     settings: Settings,
     hyperparameters: Hyperparameters,
     *,
-    on_epoch: Callable[[Epoch], None] | None = None,
-    is_cancelled: Callable[[], bool] | None = None,
-    on_wait: Callable[[str], None] | None = None,
+    loss: Loss = SQUARED,
+    work: Work = execute,
+    **hooks: Unpack[Hooks],
 ) -> RunRow:
-    """Queue a run, see it through, and return it finished, whatever its outcome.
+    """Queue a run, see it through, and return it finished, whatever its outcome."""
+    with database.write() as connection:
+        run = queue.enqueue(connection, "cli", hyperparameters, database.now(connection), loss)
+    return see_through(database, settings, run, work=work, **hooks)
+
+
+def see_through(
+    database: Database, settings: Settings, run: RunRow, *, work: Work = execute, **hooks: Unpack[Hooks]
+) -> RunRow:
+    """Wait until a run has ended, and return it.
 
     This process takes part as one more trainer: it works on the run itself, or, where another trainer holds the
     lease, tells so by `on_wait` and reports the epochs that the other one records.
     """
-    return _Foreground(database, settings, on_epoch, is_cancelled, on_wait).train(hyperparameters)
+    return _Foreground(database, settings, work, hooks).see_through(run)
 
 
 class _Foreground:
@@ -40,22 +73,20 @@ class _Foreground:
         self,
         database: Database,
         settings: Settings,
-        on_epoch: Callable[[Epoch], None] | None,
-        is_cancelled: Callable[[], bool] | None,
-        on_wait: Callable[[str], None] | None,
+        work: Work,
+        hooks: Hooks,
     ) -> None:
         self._database = database
         self._settings = settings
-        self._on_epoch = on_epoch or (lambda _: None)
-        self._is_cancelled = is_cancelled or (lambda: False)
-        self._on_wait = on_wait or (lambda _: None)
+        self._work = work
+        self._on_epoch: Callable[[Epoch], None] = hooks.get("on_epoch") or (lambda _: None)
+        self._is_cancelled: Callable[[], bool] = hooks.get("is_cancelled") or (lambda: False)
+        self._on_wait: Callable[[str], None] = hooks.get("on_wait") or (lambda _: None)
         self._told: str | None = None
         self._n_seen = 0
         self._has_worked = False
 
-    def train(self, hyperparameters: Hyperparameters) -> RunRow:
-        with self._database.write() as connection:
-            run = queue.enqueue(connection, "cli", hyperparameters, self._database.now(connection))
+    def see_through(self, run: RunRow) -> RunRow:
         while run.status not in FINISHED:
             if self._is_cancelled() and not run.is_cancel_requested:
                 self._cancel(run.id)
@@ -80,7 +111,7 @@ class _Foreground:
         self._has_worked |= is_ours
         if not is_ours:
             self._tell(f"run {claim.run_id} was queued before this one: training it first")
-        execute(
+        self._work(
             self._database,
             self._settings,
             claim,

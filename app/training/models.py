@@ -11,6 +11,7 @@ from app.database import Base, UtcTime, utc_now
 RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "rejected"]
 FINISHED: tuple[RunStatus, ...] = ("succeeded", "failed", "cancelled", "rejected")
 RequestedBy = Literal["api", "policy", "cli"]
+RunKind = Literal["train", "search"]
 Phase = Literal["fit", "final"]
 PHASES: tuple[Phase, ...] = ("fit", "final")
 """In the order in which they happen; the epochs of each are counted from 1."""
@@ -19,7 +20,7 @@ PHASES: tuple[Phase, ...] = ("fit", "final")
 class TrainingRun(Base):
     """One training from request to outcome. At most one row is `running`, and at most one queued by the policy.
 
-    The indexes say so on both databases.
+    The indexes say so on both databases. A search is a run as well: it waits in the same queue for the same trainer.
     """
 
     __tablename__ = "training_runs"
@@ -42,9 +43,11 @@ class TrainingRun(Base):
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(8), default="train", server_default="train")
     status: Mapped[str] = mapped_column(String(16), index=True)
     requested_by: Mapped[str] = mapped_column(String(16))
     hyperparameters: Mapped[dict[str, Any]] = mapped_column(JSON)
+    loss: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # none: the squared error
     created_at: Mapped[datetime] = mapped_column(UtcTime, default=utc_now)
     started_at: Mapped[datetime | None] = mapped_column(UtcTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcTime)

@@ -18,9 +18,11 @@ from sqlalchemy import Connection, CursorResult, Row, Update, and_, delete, func
 from sqlalchemy.exc import IntegrityError
 
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.losses.base import Loss
+from app.engine.losses.catalog import SQUARED
 from app.engine.trainers.base import EpochReport
 from app.errors import Conflict, NotFound
-from app.training.models import FINISHED, PHASES, Phase, RequestedBy, RunStatus, TrainingEpoch, TrainingRun
+from app.training.models import FINISHED, PHASES, Phase, RequestedBy, RunKind, RunStatus, TrainingEpoch, TrainingRun
 
 RunRow = Row[Any]
 """The columns of TrainingRun."""
@@ -68,6 +70,8 @@ class Claim:
     attempt: int
     requested_by: RequestedBy
     hyperparameters: Hyperparameters
+    loss: Loss = SQUARED
+    kind: RunKind = "train"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +97,20 @@ def worker_name() -> str:
 
 
 def enqueue(
-    connection: Connection, requested_by: RequestedBy, hyperparameters: Hyperparameters, now: datetime
+    connection: Connection,
+    requested_by: RequestedBy,
+    hyperparameters: Hyperparameters,
+    now: datetime,
+    loss: Loss = SQUARED,
+    kind: RunKind = "train",
 ) -> RunRow:
     """Ask for a run. The policy never has more than one in the queue: asking again gives the one that waits."""
     values = {
+        "kind": kind,
         "status": "queued",
         "requested_by": requested_by,
         "hyperparameters": hyperparameters.to_dict(),
+        "loss": loss.to_dict(),
         "created_at": now,
         "is_cancel_requested": False,
         "attempt": 0,
@@ -117,7 +128,10 @@ def enqueue(
 
 
 def claim(connection: Connection, worker: str, lease: timedelta, now: datetime) -> Claim | None:
-    """Take the run whose trainer fell silent, else the oldest that waits; None while another one is running."""
+    """Take the run whose trainer fell silent, else the oldest that waits; None while another one is running.
+
+    Trainings come before searches, which take long and can wait.
+    """
     _end_abandoned_cancels(connection, now)
     _end_deadly(connection, now)
     values = {"status": "running", "worker": worker, "lease_expires_at": now + lease, "started_at": now}
@@ -125,7 +139,20 @@ def claim(connection: Connection, worker: str, lease: timedelta, now: datetime) 
     if row is None:
         return None
     connection.execute(delete(TrainingEpoch).where(TrainingEpoch.run_id == row.id))
-    return Claim(row.id, worker, row.attempt, row.requested_by, Hyperparameters.from_dict(row.hyperparameters))
+    return Claim(
+        run_id=row.id,
+        worker=worker,
+        attempt=row.attempt,
+        requested_by=row.requested_by,
+        hyperparameters=Hyperparameters.from_dict(row.hyperparameters),
+        loss=loss_of(row),
+        kind=row.kind,
+    )
+
+
+def loss_of(row: RunRow) -> Loss:
+    """What a run minimises."""
+    return Loss.from_dict(row.loss) if row.loss else SQUARED
 
 
 def is_claimable(connection: Connection, now: datetime) -> bool:
@@ -253,6 +280,12 @@ def running(connection: Connection) -> RunRow | None:
     return connection.execute(select(TrainingRun.__table__).where(TrainingRun.status == "running")).one_or_none()
 
 
+def is_training_queued(connection: Connection) -> bool:
+    """Whether a training waits: a search makes room for it between two trials."""
+    waiting = select(TrainingRun.id).where(TrainingRun.status == "queued", TrainingRun.kind == "train")
+    return connection.execute(waiting.limit(1)).first() is not None
+
+
 def count_open(connection: Connection) -> int:
     """Runs that are queued or running."""
     statement = select(func.count()).select_from(TrainingRun).where(TrainingRun.status.not_in(FINISHED))
@@ -265,7 +298,9 @@ def _take_over(connection: Connection, values: dict[str, Any], now: datetime) ->
 
 
 def _take_queued(connection: Connection, values: dict[str, Any]) -> RunRow | None:
-    oldest = select(func.min(TrainingRun.id)).where(TrainingRun.status == "queued").scalar_subquery()
+    is_queued = TrainingRun.status == "queued"
+    is_search = TrainingRun.kind == "search"
+    oldest = select(TrainingRun.id).where(is_queued).order_by(is_search, TrainingRun.id).limit(1).scalar_subquery()
     waiting = update(TrainingRun).where(TrainingRun.id == oldest, TrainingRun.status == "queued")
     try:
         with connection.begin_nested():
@@ -277,7 +312,8 @@ def _take_queued(connection: Connection, values: dict[str, Any]) -> RunRow | Non
 def _claiming(which: Update, values: dict[str, Any]) -> Any:
     fresh = _FRESH | values
     return which.values(**fresh, attempt=TrainingRun.attempt + 1).returning(
-        TrainingRun.id, TrainingRun.attempt, TrainingRun.requested_by, TrainingRun.hyperparameters
+        *(TrainingRun.id, TrainingRun.attempt, TrainingRun.requested_by, TrainingRun.hyperparameters, TrainingRun.loss),
+        TrainingRun.kind,
     )
 
 

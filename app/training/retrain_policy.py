@@ -79,13 +79,14 @@ class Watch:
         self._is_new = True
 
     def is_due(self, connection: Connection, now: datetime) -> bool:
-        """Whether a run should be queued now; never while one is queued or running."""
+        """Whether a run should be queued now; never while one is queued or running. A search makes room for it."""
         if not self._policy.is_on or _is_any_open(connection):
             return False
         return is_due(self._policy, self._facts(connection, now), now)
 
     def _facts(self, connection: Connection, now: datetime) -> Facts:
-        last_started_at = connection.execute(select(func.max(TrainingRun.started_at))).scalar_one()
+        is_training = TrainingRun.kind == "train"
+        last_started_at = connection.execute(select(func.max(TrainingRun.started_at)).where(is_training)).scalar_one()
         n_changes = _count_changes(connection)
         if n_changes == 0:
             self._changed_since = None
@@ -115,7 +116,8 @@ class Watch:
 
 
 def _is_any_open(connection: Connection) -> bool:
-    statement = select(TrainingRun.id).where(TrainingRun.status.in_(("queued", "running"))).limit(1)
+    is_open = TrainingRun.status.in_(("queued", "running"))
+    statement = select(TrainingRun.id).where(is_open, TrainingRun.kind == "train").limit(1)
     return connection.execute(statement).first() is not None
 
 
@@ -131,7 +133,8 @@ def _count_failures(connection: Connection) -> int:
     failed = (
         select(func.count())
         .select_from(TrainingRun)
-        .where(TrainingRun.status == "failed", TrainingRun.id > func.coalesce(last_other, 0))
+        .where(TrainingRun.status == "failed", TrainingRun.kind == "train")
+        .where(TrainingRun.id > func.coalesce(last_other, 0))
     )
     return connection.execute(failed).scalar_one()
 

@@ -22,6 +22,8 @@ from app.database import Database, utc_now
 from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.losses.base import Loss
+from app.engine.losses.grammar import InvalidLoss
 from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled, WarmStart
 from app.engine.trainers.local import LocalTrainer
 from app.engine.trainers.refit import refit
@@ -56,6 +58,13 @@ class _Hooks(TypedDict):
     is_cancelled: Callable[[], bool]
 
 
+Choose = Callable[[Lease, dict[str, Any]], Hyperparameters | None]
+"""Finds out what to train with, under the lease of the run, and notes in its metrics what it found.
+
+None where nothing shall be trained. Raises RunStopped, FitCancelled, Untrainable or LeaseLost, as steps of a run do.
+"""
+
+
 @dataclass(slots=True)
 class _Run:
     """What the steps of a run share."""
@@ -65,10 +74,11 @@ class _Run:
     settings: Settings
     metrics: dict[str, Any] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
+    chosen: Hyperparameters | None = None
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        return self.lease.claim.hyperparameters
+        return self.chosen or self.lease.claim.hyperparameters
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -100,7 +110,11 @@ class _Run:
         return self._recorded("final", fit)
 
     def trainer(self) -> LocalTrainer:
-        return LocalTrainer(self.settings.training.n_threads, self.settings.kernels_dir)
+        return LocalTrainer(self.settings.training.n_threads, self.settings.kernels_dir, self.loss)
+
+    @property
+    def loss(self) -> Loss:
+        return self.lease.claim.loss
 
     def _hooks(self, phase: Phase) -> _Hooks:
         return {"on_epoch": lambda report: self.lease.report(phase, report), "is_cancelled": self.lease.must_stop}
@@ -119,27 +133,37 @@ def execute(
     *,
     is_stopping: Callable[[], bool],
     on_epoch: Callable[[Epoch], None] | None = None,
+    choose: Choose | None = None,
 ) -> None:
-    """Work on a claimed run until it has an outcome in the database, or is handed back because we are stopping."""
+    """Work on a claimed run until it has an outcome in the database, or is handed back because we are stopping.
+
+    A search is a run too, with a `choose` that does its trials.
+    """
+    assert (claim.kind == "search") == (choose is not None)
     with Lease(database, claim, settings.training.lease, is_stopping=is_stopping, on_epoch=on_epoch) as lease:
         run = _Run(lease, database, settings)
         log.info("run %d starts (attempt %d)", claim.run_id, claim.attempt)
         try:
-            _work_on(run)
+            _work_on(run, choose)
         except LeaseLost as lost:
             log.warning("%s; what was done for it is dropped", lost)
         except RunStopped:
             log.warning("run %d is left to whoever takes it over: the database is away", claim.run_id)
 
 
-def _work_on(run: _Run) -> None:
+def _work_on(run: _Run, choose: Choose | None) -> None:
     try:
+        if choose and (chosen := choose(run.lease, run.metrics)) is None:
+            _end(run, "succeeded")
+            return
+        if choose:
+            run.chosen = chosen
         version = _train(run)
     except (RunStopped, FitCancelled):
         _stop(run)
     except Rejected as rejected:
         _end(run, "rejected", str(rejected))
-    except (Untrainable, Diverged) as unusable:
+    except (Untrainable, Diverged, InvalidLoss) as unusable:
         _end(run, "failed", str(unusable))
     except LeaseLost:
         raise
@@ -180,10 +204,9 @@ def _load(run: _Run, active: versions.VersionRow | None) -> TrainingSnapshot:
 
 def _plan(run: _Run, snapshot: TrainingSnapshot, active: versions.VersionRow | None) -> WarmPlan | None:
     """How to go on from the active version; None, and the reason in the metrics, where the run begins anew."""
-    loss = run.trainer().loss.error
     try:
         plan = plan_warm_run(
-            active, run.settings.versions_dir, snapshot, run.hyperparameters, loss, run.settings.training
+            active, run.settings.versions_dir, snapshot, run.hyperparameters, run.loss, run.settings.training
         )
     except BeginAnew as reason:
         _note_cold(run, str(reason))
@@ -278,6 +301,8 @@ def _examine(run: _Run, snapshot: TrainingSnapshot, fit: Fit, train: Ratings, ho
     run.metrics |= measure(fit.model, questions, sheet, scale)
     run.metrics |= {"n_holdout": len(holdout), "best_epoch": fit.best_epoch}
     run.metrics["train_rmse"] = round(fit.best.train_rmse, 6)
+    if fit.best.holdout_error is not None:
+        run.metrics["holdout_error"] = round(fit.best.holdout_error, 6)  # as declared, by the trained vectors
     _pass_the_gate(run, snapshot, fit.model, train, holdout)
 
 
@@ -303,7 +328,7 @@ def _pass_the_gate(run: _Run, snapshot: TrainingSnapshot, model: FactorModel, tr
         "rmse": _rmse(new),
         "active_rmse": _rmse(old),
     }
-    refuse_if_worse(new, old, active.version, run.settings.training.gate_margin)
+    refuse_if_worse(new, old, active.version, run.settings.training.gate_margin, run.loss)
 
 
 def _active_version(database: Database) -> versions.VersionRow | None:
@@ -365,7 +390,7 @@ def _facts(run: _Run, snapshot: TrainingSnapshot, created_at: datetime) -> Mappi
         "trained_through": snapshot.revision,
         "n_ratings": len(snapshot.ratings),
         "data_digest": snapshot.digest(),
-        "loss": run.trainer().loss.error,
+        "loss": run.loss.to_dict(),
         "start": run.metrics["start"],
         "seed": run.hyperparameters.seed,
         "hyperparameters": run.hyperparameters.to_dict(),

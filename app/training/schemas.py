@@ -11,8 +11,54 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from sqlalchemy import Row
 
 from app.engine.hyperparameters import Hyperparameters
-from app.training.models import FINISHED, Phase, RequestedBy, RunStatus
-from app.training.queue import RunRow
+from app.engine.losses.base import Link, Loss
+from app.engine.losses.catalog import BY_NAME, PENALTIES
+from app.engine.losses.declare import declare
+from app.engine.losses.grammar import MAX_LENGTH, InvalidLoss
+from app.errors import BadInput
+from app.registry.schemas import LOSS_EXAMPLE, LossOut
+from app.settings import RatingScale
+from app.training.models import FINISHED, Phase, RequestedBy, RunKind, RunStatus
+from app.training.queue import RunRow, loss_of
+
+
+class LossIn(BaseModel):
+    """What to minimise; docs/losses.md tells names and grammar. What is left out is the catalog's default."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"error": "huber", "parameters": {"delta": 1.5}}, {"error": "log(cosh(r - r_hat))"}]
+        },
+    )
+
+    error: str = Field(
+        "squared", max_length=MAX_LENGTH, description=f"An expression in `r` and `r_hat`, or {', '.join(BY_NAME)}."
+    )
+    penalty: str = Field(
+        "l2",
+        max_length=MAX_LENGTH,
+        description=f"An expression in `theta`, or in `p`, `q`, `b_u`, `b_i`, or {', '.join(PENALTIES)}.",
+    )
+    link: Link | None = Field(None, description="From score to prediction; left out, the loss's own (`identity`).")
+    parameters: dict[str, float] = Field(
+        {}, max_length=10, description="Numbers that the expressions call by name.", examples=[{"delta": 1.5}]
+    )
+
+    def declared(self, scale: RatingScale) -> Loss:
+        """Raises BadInput with the field, and the position in its text."""
+        try:
+            return declare(
+                self.error,
+                penalty=self.penalty,
+                link=self.link,
+                parameters=self.parameters,
+                rating_range=(scale.min, scale.max),
+            )
+        except InvalidLoss as invalid:
+            field = "parameters" if invalid.text in self.parameters else "error"
+            field = "penalty" if invalid.text == self.penalty and field == "error" else field
+            raise BadInput.at(f"loss.{field}", str(invalid)) from invalid
 
 
 class _Given(BaseModel):
@@ -21,12 +67,22 @@ class _Given(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
-        json_schema_extra={"examples": [{}, {"n_factors": 32, "n_epochs": 20, "seed": 7}]},
+        json_schema_extra={
+            "examples": [
+                {},
+                {"n_factors": 32, "n_epochs": 20, "seed": 7},
+                {"loss": {"error": "log(cosh(r - r_hat))"}},
+                {"loss": {"error": "huber", "parameters": {"delta": 1.5}, "penalty": "elastic_net"}},
+            ]
+        },
     )
+
+    if TYPE_CHECKING:
+        loss: LossIn | None = None
 
     def over(self, defaults: Mapping[str, Any]) -> Hyperparameters:
         """The defaults, with what was given put over them."""
-        return Hyperparameters.from_dict({**defaults, **self.model_dump(exclude_none=True)})
+        return Hyperparameters.from_dict({**defaults, **self.model_dump(exclude_none=True, exclude={"loss"})})
 
 
 def _optional(field: dataclasses.Field[Any], kind: Any) -> tuple[Any, Any]:
@@ -45,6 +101,7 @@ else:
         __base__=_Given,
         __doc__=_Given.__doc__,
         **{field.name: _optional(field, _KINDS[field.name]) for field in dataclasses.fields(Hyperparameters)},
+        loss=(LossIn | None, Field(None, description="What to minimise (default: PALATE_TRAINING_LOSS).")),
     )
 
 
@@ -73,9 +130,11 @@ class TrainingRunOut(BaseModel):
             "examples": [
                 {
                     "id": 12,
+                    "kind": "train",
                     "status": "succeeded",
                     "requested_by": "api",
                     "hyperparameters": {"n_factors": 64, "n_epochs": 30, "seed": 0},
+                    "loss": LOSS_EXAMPLE,
                     "created_at": "2026-01-31T12:00:00Z",
                     "started_at": "2026-01-31T12:00:00.2Z",
                     "finished_at": "2026-01-31T12:00:02Z",
@@ -93,11 +152,13 @@ class TrainingRunOut(BaseModel):
     )
 
     id: int = Field(description="Number of the run; never given out twice.")
+    kind: RunKind = Field(description="`search`: hyperparameters are looked for first; see `/v1/searches/{id}`.")
     status: RunStatus = Field(
         description="`rejected`: fitted, but clearly worse than the active version, so not published."
     )
     requested_by: RequestedBy = Field(description="Who asked for it: the API, the command line, or the retrain policy.")
     hyperparameters: dict[str, Any] = Field(description="Everything that was chosen about the fit.")
+    loss: LossOut = Field(description="What it minimises.")
     created_at: datetime = Field(description="When it was asked for.")
     started_at: datetime | None = Field(description="When a trainer last took it up.")
     finished_at: datetime | None = Field(description="When it ended.")
@@ -113,7 +174,7 @@ class TrainingRunOut(BaseModel):
     @classmethod
     def of(cls, row: RunRow, epochs: Sequence[Row[Any]] = ()) -> Self:
         """`epochs` of a running run say how far it is: all of them, or the last of each phase."""
-        return cls(**{**row._mapping, "progress": progress_of(row, epochs)})
+        return cls(**{**_facts(row), "progress": progress_of(row, epochs)})
 
 
 class TrainingRunDetail(TrainingRunOut):
@@ -124,7 +185,7 @@ class TrainingRunDetail(TrainingRunOut):
     @classmethod
     def of(cls, row: RunRow, epochs: Sequence[Row[Any]] = ()) -> Self:
         shown = [EpochOut.of(epoch) for epoch in epochs]
-        return cls(**{**row._mapping, "progress": progress_of(row, epochs), "epochs": shown})
+        return cls(**{**_facts(row), "progress": progress_of(row, epochs), "epochs": shown})
 
 
 class TrainingRunList(BaseModel):
@@ -134,6 +195,10 @@ class TrainingRunList(BaseModel):
     next_cursor: str | None = Field(
         description="Pass it as `cursor` for the next page; null on the last.", examples=[None]
     )
+
+
+def _facts(row: RunRow) -> dict[str, Any]:
+    return {**row._mapping, "loss": LossOut.of(loss_of(row).to_dict())}
 
 
 def progress_of(row: RunRow, epochs: Sequence[Row[Any]]) -> float:

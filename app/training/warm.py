@@ -19,6 +19,7 @@ from app.engine.arrays import Mask, Rows
 from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.losses.base import Loss
 from app.engine.trainers.base import WarmStart
 from app.engine.trainers.warm_start import carry_over, sample, warm_hyperparameters
 from app.registry import artifacts, versions
@@ -78,7 +79,7 @@ def plan_warm_run(
     versions_dir: Path,
     snapshot: TrainingSnapshot,
     chosen: Hyperparameters,
-    loss: str,
+    loss: Loss,
     settings: Training,
 ) -> WarmPlan:
     """How to go on from the active version; raises BeginAnew."""
@@ -119,8 +120,8 @@ def plan_warm_run(
     )
 
 
-def _refuse_what_is_not_alike(manifest: dict[str, Any], chosen: Hyperparameters, loss: str) -> None:
-    if manifest["loss"] != loss:
+def _refuse_what_is_not_alike(manifest: dict[str, Any], chosen: Hyperparameters, loss: Loss) -> None:
+    if Loss.from_dict(manifest["loss"]) != loss:
         raise BeginAnew("the active version was fitted with another loss")
     old, new = manifest["hyperparameters"], chosen.to_dict()
     if others := sorted(name for name in new if old.get(name) != new[name]):

@@ -92,6 +92,15 @@ def test_training_is_shown_until_its_version_answers_and_an_older_one_can_be_act
     tab.wait_for(f"document.querySelector('#active').innerText === 'Version {newest} answers.'")
 
 
+def test_a_search_is_started_followed_and_shown_with_its_plot(tab: Tab) -> None:
+    tab.value("document.querySelector('#n-trials').value = 3")
+    tab.click("#publish")
+    tab.click("#start-search")
+    tab.wait_for("document.querySelector('#found').innerText.includes('is done · 3 of 3 trials · best')")
+    assert tab.value("document.querySelectorAll('#best-trials tr.active').length") == 1
+    tab.wait_for("document.querySelector('#plot').naturalWidth > 100")
+
+
 def test_what_the_service_refuses_is_said_in_its_own_words(tab: Tab, service: RunningService) -> None:
     tab.click("#train")
     tab.wait_for("document.querySelector('#run').innerText.includes('succeeded')")

@@ -59,7 +59,7 @@ def one_block(users, items, values, n_streams, *, n_bundles=0, n_alone=0, length
     bundle_users.flat[: len(users)] = users
     table = np.array([[0, 0, n_bundles, n_alone]], np.int64)
     flags = np.zeros(n_bundles + n_alone, np.bool_)
-    ratings = (np.array(items, np.int32), np.array(values, np.float32))
+    ratings = (np.array([*items, 0, 0, 0], np.int32), np.array([*values, 0, 0, 0], np.float32))
     plan = (np.zeros(1, np.int64), np.full(1, 0.1, np.float32), np.zeros(3, np.int64))
     return (bundle_users, np.array(lengths, np.int32), flags, *ratings, table, *plan)
 

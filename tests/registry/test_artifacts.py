@@ -100,7 +100,7 @@ def _edit_manifest(change: Callable[[dict[str, object]], object]) -> Callable[[P
         (lambda f: (f / "manifest.json").write_bytes(b"{"), "manifest.json cannot be parsed"),
         (lambda f: (f / "manifest.json").write_bytes(b"\xff"), "manifest.json cannot be parsed"),
         (lambda f: (f / "manifest.json").write_text("[]"), "manifest.json has format 'list'"),
-        (_edit_manifest(lambda m: m.update(format=2)), "manifest.json has format 2; this service reads format 1"),
+        (_edit_manifest(lambda m: m.update(format=3)), "manifest.json has format 3; this service reads format 2"),
         (_edit_manifest(lambda m: m.update(files=3)), "manifest.json does not list its files"),
         (_edit_manifest(lambda m: m["files"].pop("mean.npy")), "mean.npy is missing from the model"),
         (_edit_manifest(lambda m: m["files"].pop("item_keys.npy")), "manifest.json lacks 'item_keys'"),

@@ -65,7 +65,7 @@ def test_a_bad_hyperparameter_is_told_by_name(client: httpx.Client, body: dict[s
 
 def test_the_request_has_the_fields_and_ranges_of_the_engine() -> None:
     fields = {field.name: field for field in dataclasses.fields(Hyperparameters)}
-    assert HyperparametersIn.model_fields.keys() == fields.keys()
+    assert HyperparametersIn.model_fields.keys() == fields.keys() | {"loss"}
     for name, field in fields.items():
         for end, outside in (("low", -1), ("high", 1)):
             if end not in field.metadata:
@@ -166,3 +166,34 @@ def test_events_follow_a_run_to_its_end(database: Database, settings: Settings, 
     events = _events(answers[0])
     assert sum(event["event"] == "epoch" for event in events) == len(epochs_of(database, run.id))
     assert json.loads(events[-1]["data"])["status"] == run_of(database, run.id).status == "succeeded"
+
+
+def test_a_run_can_be_told_what_to_minimise(client: httpx.Client) -> None:
+    told = {"error": "huber", "parameters": {"delta": 1.5}, "penalty": "elastic_net"}
+    run = client.post("/v1/training-runs", json={"n_factors": 4, "loss": told}).json()
+    assert run["loss"]["name"] == "huber"
+    assert run["loss"]["error"] == "huber(r - r_hat, delta)"
+    assert run["loss"]["parameters"] == {"delta": 1.5, "l1_share": 0.5}
+    assert client.get(f"/v1/training-runs/{run['id']}").json()["loss"] == run["loss"]
+    assert client.post("/v1/training-runs").json()["loss"]["name"] == "squared"
+
+
+@pytest.mark.parametrize(
+    ("loss", "field", "told"),
+    [
+        ({"error": "(r - r_hat)**2 + r.real"}, "loss.error", "an attribute is not allowed at character 18"),
+        ({"error": "huber", "penalty": "abs(thta)"}, "loss.penalty", "the name thta is not known here at character 5"),
+        ({"error": "huber", "parameters": {"delt": 1}}, "loss.parameters", "the parameter delt is used nowhere"),
+        ({"error": "r" * 1001}, "loss.error", "at most 1000 characters"),
+        ({"error": "squared", "link": "probit"}, "loss.link", "identity"),
+        ({"eror": "squared"}, "loss.eror", "not permitted"),
+    ],
+)
+def test_a_loss_that_cannot_be_is_a_problem_with_its_position(
+    client: httpx.Client, loss: dict[str, object], field: str, told: str
+) -> None:
+    answer = client.post("/v1/training-runs", json={"loss": loss})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["field"] == field
+    assert told in error["message"]

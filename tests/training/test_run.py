@@ -1,3 +1,4 @@
+import json
 import logging
 import math
 import threading
@@ -10,9 +11,12 @@ from sqlalchemy import update
 
 from app.database import Database
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.losses.catalog import SQUARED
+from app.engine.losses.declare import declare
 from app.ratings.store import NewRating
 from app.registry import artifacts, versions
 from app.registry.live import LiveModel
+from app.registry.schemas import LossOut
 from app.settings import Settings, Training, Versions
 from app.training import queue
 from app.training.models import TrainingRun
@@ -78,7 +82,7 @@ def test_the_manifest_tells_how_the_version_was_made(database: Database, setting
         manifest = versions.get_active(connection).manifest
     assert Hyperparameters.from_dict(manifest["hyperparameters"]) == QUICK
     assert manifest["data_digest"] == take_snapshot(database).digest()
-    assert manifest["loss"] == "(r - r_hat)**2 / 2"
+    assert manifest["loss"] == SQUARED.to_dict()
     assert manifest["metrics"]["holdout_rmse"] == run.metrics["holdout_rmse"]
     assert len(manifest["learning_curve"]) == len(epochs_of(database, run.id))
     assert manifest["software"].keys() == {"palate", "python", "numpy", "numba"}
@@ -341,3 +345,66 @@ def test_epochs_are_handed_on_as_they_end(database: Database, settings: Settings
         range(1, 1 + sum(epoch.phase == "fit" for epoch in seen))
     )
     assert np.isfinite([epoch.report.train_rmse for epoch in seen]).all()
+
+
+HUBER = declare("huber", parameters={"delta": 1.5})
+
+
+def test_a_declared_loss_is_trained_stored_with_the_version_and_served(database: Database, settings: Settings) -> None:
+    fill(database)
+    loss = declare("logistic", rating_range=(settings.rating.min, settings.rating.max))
+    run = train(database, settings, loss=loss)
+    assert (run.status, run.error) == ("succeeded", None)
+    with database.read() as connection:
+        row = versions.get(connection, run.version)
+    assert row.manifest["loss"] == loss.to_dict() == run.loss
+    loaded = artifacts.load(settings.versions_dir / row.folder, row.version, row.manifest)
+    assert loaded.model.loss == loss
+    user = loaded.fold_in.fold_in([0, 1], [5.0, 1.0])
+    predicted, _ = loaded.fold_in.predict(user, np.arange(loaded.model.n_items))
+    assert settings.rating.min < predicted.min() < predicted.max() < settings.rating.max
+
+
+def test_a_loss_that_is_no_number_on_these_ratings_fails_the_run_with_the_place(
+    database: Database, settings: Settings
+) -> None:
+    fill(database)
+    run = train(database, settings, loss=declare("(r - r_hat)**2 + log(r - 3)"))
+    assert run.status == "failed"
+    assert run.error is not None
+    assert run.error.startswith(
+        "this takes the logarithm of zero or a negative number at character 18, at 'log(r - 3)'"
+    )
+    assert active(database) is None
+
+
+def test_a_version_of_before_losses_were_declared_still_loads(database: Database, settings: Settings) -> None:
+    fill(database)
+    run = train(database, settings)
+    with database.read() as connection:
+        row = versions.get(connection, run.version)
+    folder = settings.versions_dir / row.folder
+    older = {**row.manifest, "format": 1, "loss": "(r - r_hat)**2 / 2"}
+    (folder / "manifest.json").write_text(json.dumps(older))
+    assert artifacts.load(folder, 1, older).model.loss == SQUARED
+    assert LossOut.of(older["loss"]).name == "squared"
+
+
+def test_a_better_version_by_another_loss_is_published_and_a_worse_one_is_not(
+    database: Database, settings: Settings
+) -> None:
+    fill(database, ratings_of(100, 60))
+    thorough = Hyperparameters(n_factors=4, n_epochs=40)
+    train(database, settings, thorough)
+    assert train(database, settings, thorough, loss=HUBER).status == "succeeded"
+    lazy = Hyperparameters(n_factors=4, n_epochs=1, learning_rate=1e-6)
+    assert train(database, settings, lazy, loss=HUBER).status == "rejected"
+
+
+def test_a_low_estimate_is_judged_as_one_and_not_by_its_squared_error(database: Database, settings: Settings) -> None:
+    fill(database, ratings_of(100, 60))
+    thorough = Hyperparameters(n_factors=4, n_epochs=40)
+    first = train(database, settings, thorough)
+    low = train(database, settings, thorough, loss=declare("quantile", parameters={"level": 0.05}))
+    assert (first.status, low.status) == ("succeeded", "succeeded")
+    assert low.metrics["holdout_rmse"] > first.metrics["holdout_rmse"]

@@ -5,6 +5,9 @@ import pytest
 
 from app.database import Database
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.losses.base import Loss
+from app.engine.losses.catalog import SQUARED
+from app.engine.losses.declare import declare
 from app.engine.trainers import warm_start
 from app.ratings.store import NewRating
 from app.registry import artifacts, versions
@@ -89,7 +92,7 @@ def test_what_is_held_out_stays_unseen_by_the_examined_fit(database: Database, w
         row = versions.get(connection, version)
     snapshot = take_snapshot(database, changed_since=row.trained_through)
     held_out = snapshot.holdout_mask(CHOSEN.holdout_fraction)
-    plan = plan_warm_run(row, warm.versions_dir, snapshot, CHOSEN, row.manifest["loss"], warm.training)
+    plan = plan_warm_run(row, warm.versions_dir, snapshot, CHOSEN, Loss.from_dict(row.manifest["loss"]), warm.training)
     learned, _ = split(snapshot.ratings, held_out)
     examined, published = plan.start_of_examined(learned, held_out), plan.start_of_published(snapshot.ratings)
     folder = warm.versions_dir / row.folder
@@ -200,3 +203,27 @@ def test_the_phase_table_says_seconds_share_and_bound_of_each_phase() -> None:
     assert "the database" in table
     assert table.splitlines()[-1].split() == ["in", "all", "4.000", "s"]
     assert np.char.count(table, "\n") == 2
+
+
+def test_another_loss_begins_anew_and_the_same_one_goes_on(database: Database, warm: Settings) -> None:
+    fill(database, FEW)
+    huber = declare("huber", parameters={"delta": 1.5})
+    starts, patient = [], CHOSEN.replace(patience=40)  # in this world nothing is learned for some epochs
+    for turn, loss in enumerate((SQUARED, huber, huber, declare("huber"), SQUARED)):
+        fill(database, _some(3, f"kind-{turn}"))
+        run = train(database, warm, patient, loss=loss)
+        assert run.status == "succeeded", run.error
+        starts.append(run.metrics["start"])
+    assert [start["is_warm"] for start in starts] == [False, False, True, False, False]
+    assert starts[1]["because"] == "the active version was fitted with another loss"
+
+
+def test_a_warm_run_behind_a_link_goes_on_from_its_scores(database: Database, warm: Settings) -> None:
+    fill(database, FEW)
+    loss = declare("logistic", rating_range=(warm.rating.min, warm.rating.max))
+    first = train(database, warm, CHOSEN, loss=loss)
+    fill(database, _some(5, "new-user"))
+    second = train(database, warm, CHOSEN, loss=loss)
+    assert second.status == "succeeded", second.error
+    assert second.metrics["start"]["is_warm"]
+    assert second.metrics["holdout_rmse"] < 1.1 * first.metrics["holdout_rmse"]

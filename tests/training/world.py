@@ -12,6 +12,8 @@ import numpy as np
 
 from app.database import Database
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.losses.base import Loss
+from app.engine.losses.catalog import SQUARED
 from app.ratings import store
 from app.ratings.store import NewRating
 from app.registry import versions
@@ -41,9 +43,11 @@ def fill(database: Database, ratings: list[NewRating] | None = None) -> None:
         store.save_many(connection, ratings_of() if ratings is None else ratings)
 
 
-def enqueue(database: Database, chosen: Hyperparameters = QUICK, requested_by: Any = "api") -> RunRow:
+def enqueue(
+    database: Database, chosen: Hyperparameters = QUICK, requested_by: Any = "api", loss: Loss = SQUARED
+) -> RunRow:
     with database.write() as connection:
-        return queue.enqueue(connection, requested_by, chosen, database.now(connection))
+        return queue.enqueue(connection, requested_by, chosen, database.now(connection), loss)
 
 
 def claim(database: Database, settings: Settings, worker: str = "me") -> Claim:
@@ -53,9 +57,9 @@ def claim(database: Database, settings: Settings, worker: str = "me") -> Claim:
     return claimed
 
 
-def train(database: Database, settings: Settings, chosen: Hyperparameters = QUICK) -> RunRow:
+def train(database: Database, settings: Settings, chosen: Hyperparameters = QUICK, loss: Loss = SQUARED) -> RunRow:
     """One run from the request to its outcome, in this thread."""
-    run = enqueue(database, chosen)
+    run = enqueue(database, chosen, loss=loss)
     execute(database, settings, claim(database, settings), is_stopping=lambda: False)
     return run_of(database, run.id)
 

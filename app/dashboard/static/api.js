@@ -44,5 +44,10 @@ export const latestRuns = (limit) => get("/v1/training-runs", { limit });
 export const readRun = (id) => get(path`/v1/training-runs/${id}`);
 export const cancelRun = (id) => post(path`/v1/training-runs/${id}/cancel`);
 export const runEvents = (id) => new EventSource(path`/v1/training-runs/${id}/events`);
+export const startSearch = (search) => post("/v1/searches", search);
+export const latestSearches = (limit) => get("/v1/searches", { limit });
+export const readSearch = (id) => get(path`/v1/searches/${id}`);
+export const cancelSearch = (id) => post(path`/v1/searches/${id}/cancel`);
+export const plotOfSearch = (id, nDone) => path`/v1/searches/${id}/plot?n_done=${nDone}`; // another address: no old picture
 export const listModels = () => get("/v1/models");
 export const activateModel = (version) => post(path`/v1/models/${version}/activate`);

@@ -49,3 +49,10 @@ export function ago(time) {
   if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
   return new Date(time).toLocaleDateString();
 }
+
+/** A loss in one line: the error, and the values of the numbers that it calls by name. */
+export function lossText(loss) {
+  const numbers = Object.entries(loss.parameters).map(([name, value]) => `${name} = ${value}`);
+  const link = loss.link === "identity" ? [] : [`link ${loss.link}`];
+  return [loss.error, ...numbers, ...link].join(", ");
+}

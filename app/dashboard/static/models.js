@@ -1,7 +1,7 @@
 // "Model": what answers now, what it has learned, and the versions one can go back to.
 
 import { activateModel, listModels } from "/dashboard/api.js";
-import { ago, element, find, number, trying } from "/dashboard/dom.js";
+import { ago, element, find, lossText, number, trying } from "/dashboard/dom.js";
 
 let whenActivated = () => {};
 
@@ -32,7 +32,7 @@ const count = (name, value) => element("div", {}, element("dt", {}, name), eleme
 export async function showModels() {
   const { models } = await listModels();
   const rows = models.map(row);
-  if (!rows.length) rows.push(element("tr", {}, element("td", { colspan: 5, class: "muted" }, "No version yet.")));
+  if (!rows.length) rows.push(element("tr", {}, element("td", { colspan: 6, class: "muted" }, "No version yet.")));
   find("versions").replaceChildren(...rows);
 }
 
@@ -45,6 +45,7 @@ function row(model) {
     element("th", { scope: "row" }, model.version),
     element("td", {}, made),
     element("td", {}, number(model.n_ratings)),
+    element("td", {}, element("abbr", { title: lossText(model.loss) }, model.loss.name)),
     element("td", {}, number(model.metrics.holdout_rmse, 4)),
     element("td", {}, model.is_active ? element("span", { class: "badge" }, "active") : activateButton(model.version)),
   );

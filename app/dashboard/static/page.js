@@ -5,6 +5,7 @@ import { find, say, trying } from "/dashboard/dom.js";
 import { showModels, showStatus, startModels } from "/dashboard/models.js";
 import { showRatingsOf, startRating } from "/dashboard/rate.js";
 import { showRecommendations } from "/dashboard/recommendations.js";
+import { showSearches, startSearches } from "/dashboard/searches.js";
 import { showTraining, startTraining } from "/dashboard/training.js";
 
 const LOOK_EVERY = 3000; // ms; runs and activations may come from elsewhere
@@ -27,6 +28,7 @@ async function look() {
   if (!before.service_version) startRating(seen.rating_scale, rated);
   showStatus(seen);
   if (seen.training_run !== before.training_run) await showTraining(seen.training_run);
+  await showSearches();
   const isFilled = before.n_items === 0 && seen.n_items > 0; // an import began while the page was open
   if (isFilled && user) await showRatingsOf(user);
   const hasSwapped = seen.model_version !== before.model_version;
@@ -50,6 +52,7 @@ find("who").addEventListener("submit", (event) => {
   trying(() => switchTo(find("user-id").value.trim()));
 });
 startModels(() => trying(look));
+startSearches();
 startTraining(() => {
   trying(look);
   setTimeout(() => trying(look), SWAPPED_AFTER);

@@ -1,12 +1,13 @@
 // "Training": start and cancel a run, and watch it learn, epoch by epoch.
 
 import { cancelRun, latestRuns, readRun, runEvents, startRun } from "/dashboard/api.js";
-import { ago, drawing, find, number, trying } from "/dashboard/dom.js";
+import { ago, drawing, find, lossText, number, trying } from "/dashboard/dom.js";
 
 const WIDTH = 560, HEIGHT = 220, LEFT = 42, RIGHT = 12, TOP = 10, BOTTOM = 24;
 const WORDS = {
   queued: "is waiting for the trainer",
   running: "is learning",
+  searching: "is trying hyperparameters",
   succeeded: "succeeded",
   failed: "failed",
   cancelled: "was cancelled",
@@ -72,8 +73,8 @@ async function end() {
 function draw() {
   const isOn = run != null && !isOver(run.status);
   const last = epochs.at(-1);
-  find("run").textContent = run == null ? "No run yet." : [`Run ${run.id} ${WORDS[run.status]}`, ...details(last)].join(" · ");
-  find("train").disabled = isOn;
+  find("run").textContent = run == null ? "No run yet." : [told(last), ...minimised(), ...details(last)].join(" · ");
+  find("train").disabled = isOn && run.kind !== "search"; // a search makes room for a training
   find("cancel").hidden = !isOn;
   find("progress").classList.toggle("off", !isOn);
   if (last) find("progress").value = share(last);
@@ -84,11 +85,22 @@ function draw() {
   find("chart").replaceChildren(...(fit.length ? chart(fit) : []));
 }
 
+function told(last) {
+  const isSearching = run.kind === "search" && run.status === "running" && !last;
+  return `${run.kind === "search" ? "Search" : "Run"} ${run.id} ${WORDS[isSearching ? "searching" : run.status]}`;
+}
+
 /** How much is done: learning with a hold-out and then with everything takes about half of the time each. */
 function share(last) {
   const done = last.epoch / last.n_epochs;
   if (epochs[0].phase === "final") return done;
   return last.phase === "fit" ? done / 2 : (1 + done) / 2;
+}
+
+/** What the run minimises, where that is not the usual. */
+function minimised() {
+  if (!run.loss || run.loss.name === "squared") return [];
+  return [run.loss.name === "declared" ? lossText(run.loss) : `loss ${run.loss.name}`];
 }
 
 function details(last) {

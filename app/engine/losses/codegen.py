@@ -1,76 +1,196 @@
 """From a declared loss to the text of its slope, as the kernel template takes it.
 
-SymPy differentiates; it is imported on first use only, since a kernel that was compiled before needs none of it.
+SymPy differentiates (see `symbols`); it is imported on first use only, since a kernel that was compiled before needs
+none of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from app.engine.losses.base import Loss
+from app.engine.losses.base import L2, NO_PENALTY, Loss
+from app.engine.losses.catalog import PENALTIES
+from app.engine.losses.grammar import InvalidLoss
+
+FUNCTIONS = (
+    *("absolute", "clamp", "cosh", "exponential", "huber", "log_cosh", "logarithm", "logarithm_of_1_plus", "power"),
+    *("quotient", "root", "select", "sigmoid", "sign", "sinh", "softplus", "square", "tanh"),
+)
+"""What the statements call, all of `functions`: a template imports these names from there."""
+
+_INFIX = {"less": "<", "less_or_equal": "<=", "equal": "==", "different": "!=", "both": "&", "either": "|"}
+_KNOWN_DECAY: dict[str, float | None] = {PENALTIES["elastic_net"][0]: None, L2: 1.0, NO_PENALTY: 0.0}
+_MAX_POWER = 512
+_LARGEST = 3e38
+_TIDY_BELOW = 60
+"""Operations up to which common factors are taken out of a slope: quick, and what people write is shorter."""
 
 
-class UnsupportedPenalty(ValueError):
-    """The vector kernel shrinks parameters by a factor, which is right for the L2 penalty alone."""
+def slope_statements(loss: Loss) -> str:
+    """Lines that compute float32 `r_hat` and `slope` = d error / d score from float32 `r` and `r_hat_raw`, the score.
 
-    def __init__(self, loss: Loss) -> None:
-        super().__init__(f"loss {loss.name!r} has penalty {loss.penalty!r}; only theta**2 / 2 is supported")
-        self.loss = loss
-
-
-def error_slope(loss: Loss) -> str:
-    """d error / d r_hat as Python text in float32 variables r and r_hat."""
+    Straight-line code in the names of FUNCTIONS; its other names begin with `t_`. Raises InvalidLoss.
+    """
     import sympy
 
-    r_hat = sympy.Symbol("r_hat", real=True)
-    slope = sympy.simplify(sympy.diff(_expression(loss.error), r_hat))
-    return _float32_text(slope)
+    from app.engine.losses import symbols
+
+    error, rating = symbols.error_of(loss)
+    slope = symbols.derivative(error, symbols.SCORE, loss.error)
+    _refuse_high_powers(slope, loss.error)
+    if sympy.count_ops(slope) < _TIDY_BELOW:
+        slope = min(slope, sympy.factor_terms(slope), key=sympy.count_ops)
+    return _statements({"r_hat": rating, "slope": slope})
 
 
-def check_penalty(loss: Loss) -> None:
-    """Raises UnsupportedPenalty unless the penalty's slope is theta itself, i.e. weight decay."""
+def penalty_statements(loss: Loss) -> str:
+    """Lines that compute float32 `slope_of_p` and `slope_of_q` from float32 `p` and `q`: one entry of each vector."""
+    of_p, of_q, _, _ = _penalty_slopes(loss)
+    return _statements({"slope_of_p": of_p, "slope_of_q": of_q}, prefix="t_entry_")
+
+
+def bias_penalty_statements(loss: Loss) -> str:
+    """Lines that compute float32 `slope_of_b_u` and `slope_of_b_i` from float32 `b_u` and `b_i`."""
+    _, _, of_b_u, of_b_i = _penalty_slopes(loss)
+    return _statements({"slope_of_b_u": of_b_u, "slope_of_b_i": of_b_i}, prefix="t_bias_")
+
+
+def decay_of(loss: Loss) -> float | None:
+    """c where the penalty's slope is c theta for every parameter, so that a step shrinks them all; None elsewhere.
+
+    Such a penalty goes through the vector kernel, any other one through the plain loop.
+    """
+    if loss.penalty in _KNOWN_DECAY:
+        return _KNOWN_DECAY[loss.penalty]
     import sympy
 
-    theta = sympy.Symbol("theta", real=True)
-    if sympy.simplify(sympy.diff(_expression(loss.penalty), theta) - theta) != 0:
-        raise UnsupportedPenalty(loss)
+    from app.engine.losses import symbols
+
+    if "theta" in (found := _names_of(symbols.penalty_of(loss))) or not found:
+        theta = sympy.Symbol("theta", real=True)
+        slope = symbols.derivative(symbols.penalty_of(loss), theta, loss.penalty)
+        ratio = sympy.expand(slope / theta) if sympy.count_ops(slope) < 50 else slope
+        return float(ratio) if ratio.is_Number else None
+    return None
 
 
-def error_value(loss: Loss) -> Callable[[float, float], float]:
-    """The declared error as a plain function of r and r_hat."""
+def sources() -> list[str]:
+    """The text of every module that decides what a statement says or does: part of a kernel's name."""
+    here = Path(__file__).parent
+    return [(here / name).read_text() for name in ("codegen.py", "symbols.py", "functions.py", "grammar.py")]
+
+
+def _penalty_slopes(loss: Loss) -> list[Any]:
+    """d penalty / d of p, q, b_u and b_i."""
     import sympy
 
-    r, r_hat = (sympy.Symbol(name, real=True) for name in ("r", "r_hat"))
-    return sympy.lambdify((r, r_hat), _expression(loss.error), modules="math")  # type: ignore[no-any-return]
+    from app.engine.losses import symbols
+
+    penalty = symbols.penalty_of(loss)
+    groups = [sympy.Symbol(name, real=True) for name in ("p", "q", "b_u", "b_i")]
+    if "theta" in _names_of(penalty):
+        theta = sympy.Symbol("theta", real=True)
+        slope = symbols.derivative(penalty, theta, loss.penalty)
+        slopes = [slope.subs(theta, group) for group in groups]
+    else:
+        slopes = [symbols.derivative(penalty, group, loss.penalty) for group in groups]
+    for slope, mates in zip(slopes, (groups[:2], groups[:2], groups[2:], groups[2:]), strict=True):
+        if slope.free_symbols - set(mates):
+            hint = "write a sum of terms in p and q and of terms in b_u and b_i"
+            raise InvalidLoss(loss.penalty, 0, "this penalty mixes biases with vectors", hint)
+    return slopes
 
 
-def _expression(text: str) -> Any:
-    """Catalog text only: SymPy's parser evaluates what it reads, so text from outside must never come here."""
+def _names_of(expression: Any) -> set[str]:
+    return {symbol.name for symbol in expression.free_symbols}
+
+
+def _refuse_high_powers(expression: Any, text: str) -> None:
     import sympy
 
-    names = {name: sympy.Symbol(name, real=True) for name in ("r", "r_hat", "theta")}
-    return sympy.sympify(text, locals=names)
+    for each in expression.atoms(sympy.Pow):
+        if abs(each.exp) > _MAX_POWER:
+            raise InvalidLoss(text, 0, f"a power of a power is as high as {each.exp}", f"at most {_MAX_POWER}")
 
 
-def _float32_text(expression: Any) -> str:
-    """Python text in which every constant is a float32 and small powers are products: float64 would halve the speed."""
-    from sympy.printing.pycode import PythonCodePrinter
+def _statements(wanted: dict[str, Any], prefix: str = "t_") -> str:
+    """One line per common subexpression, then one per wanted value."""
+    import sympy
 
-    class Float32Printer(PythonCodePrinter):  # type: ignore[misc]
-        def _print_Integer(self, number: Any) -> str:  # noqa: N802  (SymPy finds printers by name)
-            return f"float32({int(number)})"
+    fresh = (sympy.Symbol(f"{prefix}{number}", real=True) for number in range(100_000))
+    shared, found = sympy.cse(list(wanted.values()), symbols=fresh, order="canonical")
+    lines = [f"{symbol} = {_text(expression)}" for symbol, expression in shared]
+    lines += [f"{name} = {_text(expression)}" for name, expression in zip(wanted, found, strict=True)]
+    return "\n".join(lines)
 
-        def _print_Float(self, number: Any) -> str:  # noqa: N802
-            return f"float32({float(number)!r})"
 
-        def _print_Rational(self, number: Any) -> str:  # noqa: N802
-            return self._print_Float(number)
+def _text(expression: Any) -> str:
+    """Python text in which every constant is a float32 and nothing raises: float64 would halve the speed."""
+    import sympy
 
-        def _print_Pow(self, power: Any, rational: bool = False) -> str:  # noqa: N802
-            base, exponent = power.as_base_exp()
-            if exponent.is_Integer and 2 <= exponent <= 4:
-                return "(" + "*".join([f"({self._print(base)})"] * int(exponent)) + ")"
-            return str(super()._print_Pow(power, rational))
+    if expression.is_Symbol:
+        return str(expression.name)
+    if expression.is_Number:
+        return f"float32({_constant(expression)!r})"
+    if isinstance(expression, sympy.Add):
+        return _sum(expression)
+    if isinstance(expression, sympy.Mul):
+        return _product(expression)
+    if isinstance(expression, sympy.Pow):
+        return (
+            _quotient([], [sympy.Pow(expression.base, -expression.exp)]) if expression.exp < 0 else _power(expression)
+        )
+    name, arguments = type(expression).__name__, [_text(argument) for argument in expression.args]
+    if name in _INFIX:
+        return "(" + f" {_INFIX[name]} ".join(arguments) + ")"
+    name = "select" if name == "choose" else name
+    assert name in FUNCTIONS, name
+    return f"{name}({', '.join(arguments)})"
 
-    return str(Float32Printer({"fully_qualified_modules": True}).doprint(expression))
+
+def _constant(number: Any) -> float:
+    """What a float32 can hold: more is a product of numbers that were each within bounds."""
+    if not abs(number) < _LARGEST:
+        raise InvalidLoss(str(number)[:40], 0, "this number is too large for a kernel")
+    return float(number)
+
+
+def _sum(expression: Any) -> str:
+    terms = [(str(term.could_extract_minus_sign()), term) for term in expression.as_ordered_terms()]
+    terms.sort(key=lambda term: term[0])  # what is added first, so that no sum begins with a minus where it need not
+    first, *others = (term for _, term in terms)
+    text = _text(first)
+    for term in others:
+        text += f" - {_text(-term)}" if term.could_extract_minus_sign() else f" + {_text(term)}"
+    return f"({text})"
+
+
+def _product(expression: Any) -> str:
+    import sympy
+
+    if expression.could_extract_minus_sign():
+        return f"(-{_text(-expression)})"
+    over: list[Any] = []
+    under: list[Any] = []
+    for factor in expression.args:
+        is_under = isinstance(factor, sympy.Pow) and factor.exp < 0
+        (under if is_under else over).append(sympy.Pow(factor.base, -factor.exp) if is_under else factor)
+    return _quotient(over, under)
+
+
+def _quotient(over: list[Any], under: list[Any]) -> str:
+    above = "*".join(_text(factor) for factor in over) or "float32(1.0)"
+    return f"quotient({above}, {'*'.join(_text(factor) for factor in under)})" if under else f"({above})"
+
+
+def _power(expression: Any) -> str:
+    """Products and squares: no power is taken at run time."""
+    base = _text(expression.base)
+
+    def raised(exponent: int) -> str:
+        if exponent == 1:
+            return base
+        return f"({raised(exponent - 1)}*{base})" if exponent % 2 else f"square({raised(exponent // 2)})"
+
+    return raised(int(expression.exp))

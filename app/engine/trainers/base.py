@@ -23,11 +23,13 @@ class EpochReport:
     train_rmse: float
     holdout_rmse: float | None
     ratings_per_second: float
+    holdout_error: float | None = None
+    """Mean declared error of the hold-out, which then chooses the best epoch; None for squared errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The model of the best epoch: lowest hold-out error, or the last epoch where there is no hold-out."""
+    """The model of the best epoch: lowest hold-out error as declared, or the last epoch where there is no hold-out."""
 
     model: FactorModel
     epochs: tuple[EpochReport, ...]

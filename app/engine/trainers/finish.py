@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from concurrent.futures import Executor
 
 from app.engine.arrays import Matrix32, Vector32
-from app.engine.crowd import crowd_prior, item_means, popularity_shrinkage, with_measured_noise
+from app.engine.crowd import (
+    crowd_prior,
+    item_means,
+    popularity_shrinkage,
+    temperature_of,
+    with_measured_noise,
+)
 from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel
+from app.engine.losses.base import Loss
+from app.engine.losses.catalog import SQUARED
 from app.engine.tally import Tally
+
+_SHOWN = 100_000
+"""Ratings, evenly spaced, from which the temperature of a loss is taken."""
 
 
 def finish(
@@ -25,6 +37,7 @@ def finish(
     seed: int,
     counted: Tally,
     pool: Executor,
+    loss: Loss = SQUARED,
     noise_before: float | None = None,
 ) -> FactorModel:
     """The model of these factors. The arrays are the model's from here on: rows without ratings are set to averages.
@@ -34,7 +47,8 @@ def finish(
     """
     user_counts, item_counts = counted.user_counts, counted.item_counts
     value_variance = counted.spread**2
-    prior = crowd_prior(user_bias, user_factors, user_counts, value_variance, pool)
+    score_variance = value_variance / float(loss.rating_slope_of(mean)) ** 2
+    prior = crowd_prior(user_bias, user_factors, user_counts, score_variance, pool)
     user_bias[user_counts == 0], user_factors[user_counts == 0] = prior.mean[0], prior.mean[1:]
     item_bias[item_counts == 0], item_factors[item_counts == 0] = item_bias[item_counts > 0].mean(), 0.0
     means = item_means(counted)
@@ -50,7 +64,12 @@ def finish(
         item_means=means,
         user_counts=user_counts,
         popularity_shrinkage=popularity_shrinkage(counted, means),
+        loss=loss,
     )
+    if not loss.is_squared:
+        shown = slice(None, None, max(1, len(ratings) // _SHOWN))
+        scores = model.scores(ratings.user_rows[shown], ratings.item_rows[shown])
+        model = dataclasses.replace(model, temperature=temperature_of(loss, scores, ratings.values[shown]))
     if holdout is None:
         return model
     return with_measured_noise(model, ratings, holdout, seed, pool, n_rounds=1 if noise_before else 2)

@@ -17,14 +17,19 @@ import numpy.typing as npt
 from app.engine.arrays import Matrix32, Rows, Vector32, Vector64
 from app.engine.blocks import lay_out
 from app.engine.dataset import Ratings
+from app.engine.evaluation import errors_of, mean_error, rmse
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.kernel import LearnBlocks, default_kernel_folder, load_kernel
 from app.engine.lanes import aligned_matrix, padded
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
+from app.engine.losses.check import check_loss, kernel_slopes
+from app.engine.losses.codegen import decay_of
+from app.engine.losses.derivatives import derivatives_of
+from app.engine.losses.units import TrainingUnits, training_units
 from app.engine.parts import ROWS_OF_A_PART, in_parts, n_parts_of, run_all
-from app.engine.tally import mean_and_variance, tally
+from app.engine.tally import Tally, mean_and_variance, tally
 from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled, NoRatings, WarmStart
 from app.engine.trainers.finish import finish
 
@@ -37,6 +42,10 @@ _RATINGS_AT_ONCE = 8_000_000
 _NAP_SECONDS = 50e-6
 _EXPLODED = 3.0
 """An error this many times that of predicting the mean for everybody is not on its way anywhere."""
+
+
+_LOOKED_AT = 100_000
+"""Ratings looked at together in search of one that is no number."""
 
 
 @dataclass(slots=True)
@@ -82,9 +91,16 @@ class LocalTrainer:
         if not len(lesson):
             raise NoRatings
         n_threads = max(1, min(self.n_threads, len(lesson) // _RATINGS_PER_THREAD))
-        kernel = load_kernel(self.loss, padded(hyperparameters.n_factors), self.kernel_folder)
         with ThreadPoolExecutor(n_threads, thread_name_prefix="palate-sgd") as pool:
-            run = _Run(ratings, hyperparameters, holdout, start, self.loss, kernel, pool, n_threads)
+            counted = tally(ratings, pool)
+            mean = float(self.loss.rating_of(start.mean)) if start else counted.mean
+            units = training_units(self.loss, mean, counted.spread)
+            kernel = load_kernel(units.loss, padded(hyperparameters.n_factors), self.kernel_folder)
+            slopes_of = kernel_slopes(kernel, padded(hyperparameters.n_factors))
+            check_loss(units, slopes_of, float(ratings.values.min()), float(ratings.values.max()))
+            if not self.loss.is_squared:
+                derivatives_of(self.loss)  # what folding in needs: better refused now than after the fit
+            run = _Run(ratings, hyperparameters, holdout, start, self.loss, units, counted, kernel, pool, n_threads)
             return run.fit(on_epoch or (lambda _: None), is_cancelled or (lambda: False))
 
 
@@ -98,6 +114,8 @@ class _Run:
         holdout: Ratings | None,
         start: WarmStart | None,
         loss: Loss,
+        units: TrainingUnits,
+        counted: Tally,
         kernel: LearnBlocks,
         pool: ThreadPoolExecutor,
         n_threads: int,
@@ -109,13 +127,16 @@ class _Run:
         self.kernel = kernel
         self.pool = pool
         self.n_threads = n_threads
-        self.counted = tally(ratings, pool)
-        self.mean = start.mean if start else self.counted.mean
-        self.scale = self.counted.spread if loss.is_scale_free else 1.0
+        self.counted = counted
+        self.loss = loss
+        self.decay = 1.0 if (decay := decay_of(loss)) is None else decay
+        self.mean = start.mean if start else units.mean
+        self.scale = units.scale
+        self.units = units
         started = time.perf_counter()
-        counted = self.counted if self.lesson is ratings else None
+        of_lesson = counted if self.lesson is ratings else None
         n_columns = padded(hyperparameters.n_factors)
-        self.grid = lay_out(self.lesson, n_columns, pool, n_threads, counted=counted, scale=self.scale)
+        self.grid = lay_out(self.lesson, n_columns, pool, n_threads, counted=of_lesson, scale=self.scale)
         self.layout_seconds = time.perf_counter() - started
         # A warm fit has few epochs, perhaps one: falling in between, its steps still end at zero.
         self.noise_before = start.noise_variance if start else None
@@ -132,7 +153,7 @@ class _Run:
         limits = self._error_limits()
         for epoch in range(1, self.settings.last_epoch + 1):
             report = self._epoch(epoch, is_cancelled)
-            _refuse_divergence(report, *limits)
+            _refuse_divergence(report, *limits, self._first_not_finite)
             reports.append(report)
             on_epoch(report)
             if _is_better(report, reports[best_epoch - 1] if best_epoch else None):
@@ -198,6 +219,7 @@ class _Run:
             train_rmse=self.scale * math.sqrt(squared_errors.sum() / len(self.lesson)),
             holdout_rmse=self._rmse(self.holdout) if self.holdout is not None else None,
             ratings_per_second=len(self.lesson) / seconds,
+            holdout_error=self._holdout_error(),
         )
 
     def _learn_strata(self, strata: npt.NDArray[np.int64], rates: Vector32, squared_errors: Vector64) -> None:
@@ -206,7 +228,7 @@ class _Run:
         ratings = (grid.bundle_users, grid.bundle_lengths, grid.bundle_continues, grid.item_places, grid.values)
         blocks = np.concatenate([grid.stratum(number) for number in strata.tolist()])
         progress = np.zeros(1 + 2 * grid.n_groups, np.int64)
-        penalties = (self.settings.regularization, self.settings.reg_bias)
+        penalties = (self.settings.regularization * self.decay, self.settings.reg_bias * self.decay)
         learned = (state.user_factors, state.item_factors, state.user_bias, state.item_bias, squared_errors)
         call = (*ratings, grid.table, blocks, rates, progress)
         rest = (self.mean / self.scale, *penalties, *learned)
@@ -222,6 +244,9 @@ class _Run:
     def _rmse(self, ratings: Ratings) -> float:
         from app.engine.trainers.measure import sum_squared_errors
 
+        if self.loss.link != "identity":
+            users, items = self.grid.users.place_of[ratings.user_rows], self.grid.items.place_of[ratings.item_rows]
+            return rmse(self.loss.rating_of(self._scores(users, items)), ratings.values)
         state, sums = self.state, np.zeros(n_parts_of(len(ratings)))
         in_parts(
             *(self.pool, sum_squared_errors, len(ratings), ratings.user_rows, ratings.item_rows, ratings.values),
@@ -230,19 +255,54 @@ class _Run:
         )
         return self.scale * math.sqrt(sums.sum() / len(ratings))
 
+    def _scores(self, user_places: Rows, item_places: Rows) -> Vector32:
+        """mean + b_u + b_i + p.q, in the units of training."""
+        state = self.state
+        dots = np.einsum("nk,nk->n", state.user_factors[user_places], state.item_factors[item_places])
+        scores = np.float32(self.mean / self.scale) + state.user_bias[user_places] + state.item_bias[item_places] + dots
+        return np.asarray(scores, np.float32)
+
+    def _holdout_error(self) -> float | None:
+        """Mean declared error of the hold-out, by which the best epoch is chosen; squared errors have their RMSE."""
+        if self.holdout is None or self.loss.is_squared:
+            return None
+        users, items = self.grid.users.place_of, self.grid.items.place_of
+        scores = self._scores(users[self.holdout.user_rows], items[self.holdout.item_rows]) * self.scale
+        return mean_error(self.loss, scores, self.holdout.values)
+
     def _error_limits(self) -> tuple[float, float]:
         """Train and hold-out errors beyond which the fit has exploded, from those of predicting the mean."""
         limit = _EXPLODED * self.counted.spread
         if self.holdout is None:
             return limit, limit
         mean, variance = mean_and_variance(self.holdout.values)
-        return limit, max(limit, _EXPLODED * math.hypot(mean - self.mean, math.sqrt(variance)))
+        off = mean - float(self.loss.rating_of(self.mean))
+        return limit, max(limit, _EXPLODED * math.hypot(off, math.sqrt(variance)))
+
+    def _first_not_finite(self) -> str:
+        """Which rating of the lesson has a prediction or a step that is no number, in words."""
+        users, items = self.grid.users.place_of, self.grid.items.place_of
+        for first in range(0, len(self.lesson), _LOOKED_AT):
+            part = slice(first, first + _LOOKED_AT)
+            with np.errstate(all="ignore"):
+                scores = self._scores(users[self.lesson.user_rows[part]], items[self.lesson.item_rows[part]])
+                errors = errors_of(self.units.loss, scores, self.lesson.values[part] / np.float32(self.scale))
+            bad = np.flatnonzero(~(np.isfinite(scores) & np.isfinite(errors)))
+            if bad.size:
+                place = first + int(bad[0])
+                user_row, item_row = self.lesson.user_rows[place], self.lesson.item_rows[place]
+                return (
+                    f", first at rating {place} ({self.lesson.values[place]:g} by user row {user_row} of item row "
+                    f"{item_row})"
+                )
+        return ""
 
     def _model(self, state: _State, report: EpochReport) -> FactorModel:
         users, items = self.grid.users.place_of, self.grid.items.place_of
         scale = np.float32(self.scale)
         return finish(
             self.ratings,
+            loss=self.loss,
             mean=self.mean,
             item_bias=state.item_bias[items] * scale,
             item_factors=self._rows(state.item_factors, items),
@@ -280,10 +340,14 @@ def _is_better(report: EpochReport, best: EpochReport | None) -> bool:
     """Lower on the hold-out; without one, every later epoch is taken for better."""
     if best is None or report.holdout_rmse is None or best.holdout_rmse is None:
         return True
+    if report.holdout_error is not None and best.holdout_error is not None:
+        return report.holdout_error < best.holdout_error
     return report.holdout_rmse < best.holdout_rmse
 
 
-def _refuse_divergence(report: EpochReport, train_limit: float, holdout_limit: float) -> None:
+def _refuse_divergence(
+    report: EpochReport, train_limit: float, holdout_limit: float, find_rating: Callable[[], str]
+) -> None:
     errors = {"training": (report.train_rmse, train_limit), "hold-out": (report.holdout_rmse, holdout_limit)}
     for part, (error, limit) in errors.items():
         if error is None or error <= limit:
@@ -291,6 +355,6 @@ def _refuse_divergence(report: EpochReport, train_limit: float, holdout_limit: f
         reason = (
             f"the {part} error rose to {error:.4g}, more than {limit:.4g}"
             if math.isfinite(error)
-            else f"the {part} error is not a finite number"
+            else f"the {part} error is not a finite number{find_rating()}"
         )
         raise Diverged(epoch=report.epoch, learning_rate=report.learning_rate, reason=reason)

@@ -26,5 +26,7 @@ def refit(
     """
     settings = hyperparameters.replace(stop_after=first.best_epoch)
     fit = trainer.fit(ratings, settings, start=start, on_epoch=on_epoch, is_cancelled=is_cancelled)
-    model = dataclasses.replace(fit.model, noise_variance=first.model.noise_variance)
+    model = dataclasses.replace(
+        fit.model, noise_variance=first.model.noise_variance, temperature=first.model.temperature
+    )
     return dataclasses.replace(fit, model=model)

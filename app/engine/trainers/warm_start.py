@@ -86,9 +86,10 @@ def _known(bias: Vector32, factors: Matrix32, rows: Rows) -> tuple[Vector32, Mat
 
 def _swapped(model: FactorModel, ratings: Ratings) -> FactorModel:
     """Users for items and items for users: folding in against it gives an item's vector from its ratings."""
+    score_variance = spread_of(ratings.values) ** 2 / float(model.loss.rating_slope_of(model.mean)) ** 2
     with ThreadPoolExecutor(1) as pool:
         rows = (model.item_bias, model.item_factors, model.item_counts)
-        prior = crowd_prior(*rows, spread_of(ratings.values) ** 2, pool)
+        prior = crowd_prior(*rows, score_variance, pool)
     return dataclasses.replace(
         model,
         item_bias=model.user_bias,

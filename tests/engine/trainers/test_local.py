@@ -9,6 +9,9 @@ from app.engine.dataset import Ratings
 from app.engine.evaluation import rmse, split_holdout
 from app.engine.fold_in import FoldIn
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.losses.catalog import ENTRIES
+from app.engine.losses.declare import declare
+from app.engine.losses.grammar import InvalidLoss
 from app.engine.top_n import popular_items, similar_items, top_n
 from app.engine.trainers.base import Diverged, FitCancelled, NoRatings
 from app.engine.trainers.local import LocalTrainer
@@ -197,3 +200,120 @@ def test_an_empty_holdout_is_no_holdout(world):
 def test_there_must_be_something_to_learn_from():
     with pytest.raises(NoRatings):
         trainer().fit(Ratings.of([], [], [], n_users=3, n_items=3), SMALL)
+
+
+ANY_LOSS = [
+    *(declare(entry.name, rating_range=(-3.0, 9.0)) for entry in ENTRIES if entry.name != "poisson"),
+    declare("log(cosh(r - r_hat))"),
+    declare("abs(r - r_hat)**1.5"),
+    declare("squared", link="sigmoid", rating_range=(-3.0, 9.0)),
+    declare("squared", penalty="elastic_net", parameters={"l1_share": 0.1}),
+    declare("huber", penalty="theta**2 / 2 + theta**4"),
+    declare("squared", penalty="p**2 / 2 + q**2 / 2 + b_u**2 / 2 + b_i**2 / 2"),
+]
+
+
+@pytest.mark.parametrize("loss", ANY_LOSS, ids=lambda loss: f"{loss.error} {loss.penalty} {loss.link}")
+def test_a_planted_world_is_recovered_by_any_loss(world, loss):
+    fit = LocalTrainer(1, KERNELS, loss).fit(world.ratings, SMALL, holdout=world.unseen)
+    predicted = fit.model.predict(world.unseen.user_rows, world.unseen.item_rows)
+    assert rmse(predicted, world.unseen.values) < 2.5 * world.noise  # biases alone leave 0.5
+    assert rmse(predicted, world.unseen.values) == pytest.approx(fit.best.holdout_rmse, rel=1e-4)
+
+
+def test_no_penalty_is_a_penalty_of_weight_zero(world):
+    none = LocalTrainer(1, KERNELS, declare(penalty="none")).fit(world.ratings, SMALL.replace(n_epochs=3)).model
+    zero = trainer().fit(world.ratings, SMALL.replace(n_epochs=3, regularization=0.0, reg_bias=0.0)).model
+    assert none.digest() == zero.digest()
+
+
+def test_a_penalty_written_out_by_group_is_the_one_in_theta(world):
+    settings = SMALL.replace(n_epochs=3)
+    text = "p**2 / 2 + q**2 / 2 + b_u**2 / 2 + b_i**2 / 2"
+    by_group = LocalTrainer(1, KERNELS, declare(penalty=text)).fit(world.ratings, settings).model
+    in_theta = trainer().fit(world.ratings, settings).model
+    # Weight decay is paid in instalments, other penalties at every step: nearly the same.
+    np.testing.assert_allclose(by_group.item_factors, in_theta.item_factors, rtol=0.1, atol=0.02)
+
+
+def test_a_strong_lasso_leaves_nothing_of_the_vectors(world):
+    lasso = declare(penalty="abs(p) + abs(q)")
+    model = LocalTrainer(1, KERNELS, lasso).fit(world.ratings, SMALL.replace(regularization=0.5, n_epochs=10)).model
+    assert np.abs(model.item_factors).max() < 0.05
+    assert np.abs(model.item_bias).max() > 0.5
+
+
+def test_counts_are_learned_by_the_poisson_loss():
+    rng = np.random.default_rng(0)
+    u, i = np.divmod(rng.permutation(60_000)[:30_000], 200)
+    rate = np.exp(0.5 + rng.normal(0, 0.5, 300)[u] + rng.normal(0, 0.5, 200)[i])
+    counts = rng.poisson(rate).astype(float)
+    ratings = Ratings.of(u, i, counts, n_users=300, n_items=200)
+    model = LocalTrainer(1, KERNELS, declare("poisson")).fit(ratings, SMALL.replace(n_factors=1)).model
+    predicted = model.predict(ratings.user_rows, ratings.item_rows)
+    assert (predicted > 0).all()
+    order = np.lexsort((i, u))
+    assert rmse(np.log(predicted), np.log(rate[order])) < 0.25
+    assert model.temperature == pytest.approx(1, abs=0.2)  # its error is a likelihood
+
+
+def test_a_quantile_is_exceeded_as_often_as_it_says(world):
+    loss = declare("quantile", parameters={"level": 0.9, "width": 0.02})
+    noisy = planted(n_users=100, n_items=60, n_ratings=5000, noise=0.5)
+    model = LocalTrainer(1, KERNELS, loss).fit(noisy.ratings, SMALL.replace(n_factors=2, n_epochs=60)).model
+    predicted = model.predict(noisy.ratings.user_rows, noisy.ratings.item_rows)
+    assert np.mean(noisy.ratings.values < predicted) == pytest.approx(0.9, abs=0.04)
+
+
+def test_a_few_wild_ratings_do_not_bend_a_robust_loss(world):
+    wild = world.ratings.values.copy()
+    wild[::20] += 30.0
+    ratings = Ratings.of(world.ratings.user_rows, world.ratings.item_rows, wild, n_users=300, n_items=200)
+    errors = {}
+    for loss in (declare("squared"), declare("huber", parameters={"delta": 0.2})):
+        model = LocalTrainer(1, KERNELS, loss).fit(ratings, SMALL.replace(learning_rate=0.02)).model
+        errors[loss.name] = rmse(model.predict(world.unseen.user_rows, world.unseen.item_rows), world.unseen.values)
+    assert errors["huber"] < 0.5 * errors["squared"]
+
+
+def test_a_loss_on_another_scale_gives_the_same_model_on_that_scale(world):
+    ratings, settings = world.ratings, SMALL.replace(n_epochs=5)
+    stretched = Ratings.of(ratings.user_rows, ratings.item_rows, ratings.values * 16, n_users=300, n_items=200)
+    unseen = (world.unseen.user_rows, world.unseen.item_rows)
+    plain = LocalTrainer(1, KERNELS, declare("huber")).fit(ratings, settings).model.predict(*unseen)
+    wide = declare("huber", parameters={"delta": 16.0})
+    wide_model = LocalTrainer(1, KERNELS, wide).fit(stretched, settings).model
+    np.testing.assert_allclose(wide_model.predict(*unseen), plain * 16, rtol=1e-3, atol=1e-2)
+
+
+def test_the_rating_that_broke_a_fit_is_named(world):
+    with pytest.raises(Diverged, match=r"first at rating \d+ \([\d.-]+ by user row \d+ of item row \d+\)") as stop:
+        LocalTrainer(1, KERNELS, declare("(r - r_hat)**4")).fit(
+            world.ratings, SMALL.replace(learning_rate=1.0, initial_scale=1.0)
+        )
+    assert stop.value.epoch == 1
+
+
+def test_a_loss_that_is_no_number_somewhere_is_refused_before_the_first_epoch(world):
+    epochs = []
+    with pytest.raises(InvalidLoss, match="logarithm"):
+        LocalTrainer(1, KERNELS, declare("(r - r_hat)**2 + log(r - 3)")).fit(
+            world.ratings, SMALL, on_epoch=epochs.append
+        )
+    assert not epochs
+
+
+def test_predictions_behind_a_sigmoid_stay_inside_the_range(world):
+    loss = declare("squared", link="sigmoid", rating_range=(1.0, 5.0))
+    clipped = np.clip(world.ratings.values, 1.0, 5.0)
+    ratings = Ratings.of(world.ratings.user_rows, world.ratings.item_rows, clipped, n_users=300, n_items=200)
+    model = LocalTrainer(1, KERNELS, loss).fit(ratings, SMALL).model
+    fold_in = FoldIn(model)
+    user = fold_in.fold_in(np.arange(50, dtype=np.int32), np.full(50, 5.0))
+    predicted, _ = fold_in.predict(user, np.arange(200))
+    assert predicted.min() > 1.0
+    assert 4.5 < predicted.max() <= 5.0
+    _, best = top_n(model, user, 3)
+    assert best.max() <= 5.0
+    _, popular = popular_items(model, 3)
+    assert ((popular >= 1.0) & (popular <= 5.0)).all()

@@ -1,0 +1,142 @@
+"""A declared loss as functions of float64: the one place where `factorize` asks `app.engine.losses` for slopes."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from app.engine.losses import derivatives, evaluate
+from app.engine.losses.base import Loss
+from app.engine.losses.declare import declare, penalty_tree
+from app.engine.losses.grammar import InvalidLoss
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """Error and penalty with their derivatives, as functions of NumPy arrays."""
+
+    error: Callable[..., Any]
+    error_slope: Callable[..., Any]
+    """d error / d score, of r and the score p.q."""
+    penalty: Callable[..., Any]
+    penalty_slope: Callable[..., Any]
+    """d penalty / d theta, of theta."""
+
+
+def named_loss(loss: str | Loss, penalty: str) -> Loss:
+    """The loss of a name or an expression, with a penalty of a name or an expression in theta; raises InvalidLoss."""
+    chosen = declare(loss, penalty=penalty) if isinstance(loss, str) else loss
+    _penalty_slope(chosen)
+    return chosen
+
+
+@functools.lru_cache(maxsize=32)
+def derived(loss: Loss) -> Derived:
+    """By SymPy, from the loss as it is declared."""
+    import sympy
+
+    of_rating = derivatives.derivatives_of(loss)
+    theta, slope = _penalty_slope(loss)
+    of_penalty = sympy.lambdify([theta], slope, modules=[derivatives._NUMPY, "numpy"])
+    tree = penalty_tree(loss)
+    return Derived(
+        lambda r, score: of_rating(r, score)[0],
+        lambda r, score: of_rating(r, score)[1],
+        lambda values: np.broadcast_to(evaluate.value_of(tree, {"theta": values}), np.shape(values)),
+        lambda values: np.broadcast_to(np.asarray(of_penalty(values), np.float64), np.shape(values)),
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def compiled_slopes(loss: Loss) -> tuple[Any, Any]:
+    """error_slope(r, score) and penalty_slope(theta) as compiled functions that a Numba loop can be given."""
+    import sympy
+    from numba import cfunc, float64
+
+    from app.engine.losses import symbols
+
+    error, _ = symbols.error_of(loss)
+    error_slope = symbols.derivative(error, symbols.SCORE, loss.error)
+    theta, penalty_slope = _penalty_slope(loss)
+    how = {"modules": [_scalars(), "math"], "cse": True}
+    of_rating = sympy.lambdify([symbols.R, symbols.SCORE], error_slope, **how)
+    of_theta = sympy.lambdify([theta], penalty_slope, **how)
+    return cfunc(float64(float64, float64))(of_rating), cfunc(float64(float64))(of_theta)
+
+
+def _penalty_slope(loss: Loss) -> tuple[Any, Any]:
+    """Theta and d penalty / d theta; raises InvalidLoss where the penalty is not one of theta."""
+    import sympy
+
+    from app.engine.losses import symbols
+
+    theta = sympy.Symbol("theta", real=True)
+    penalty = symbols.penalty_of(loss)
+    if penalty.free_symbols - {theta}:
+        raise InvalidLoss(loss.penalty, 0, "a penalty of plain factors is one of theta", "write it with theta alone")
+    return theta, symbols.derivative(penalty, theta, loss.penalty)
+
+
+@functools.cache
+def _scalars() -> dict[str, Any]:  # noqa: C901  (a table of short functions)
+    """The functions that a derivative is printed with, for one number at a time; see `derivatives` for arrays."""
+    from numba import njit
+
+    def choose(condition: bool, yes: float, no: float) -> float:
+        return yes if condition else no
+
+    def huber(u: float, delta: float) -> float:
+        inside = min(max(u, -delta), delta)
+        return inside * (u - inside / 2)
+
+    def softplus(u: float) -> float:
+        return max(u, 0.0) + math.log1p(math.exp(-abs(u)))
+
+    def sigmoid(u: float) -> float:
+        return 0.5 + 0.5 * math.tanh(u / 2)
+
+    def log_cosh(u: float) -> float:
+        return abs(u) + math.log1p(math.exp(-2.0 * abs(u))) - math.log(2.0)
+
+    def both(*parts: bool) -> bool:
+        for part in parts:  # noqa: SIM110  (Numba knows loops, not all())
+            if not part:
+                return False
+        return True
+
+    def either(*parts: bool) -> bool:
+        for part in parts:  # noqa: SIM110
+            if part:
+                return True
+        return False
+
+    functions = {
+        "absolute": lambda u: abs(u),
+        "choose": choose,
+        "clamp": lambda u, delta: min(max(u, -delta), delta),
+        "cosh": lambda u: math.cosh(u),
+        "exponential": lambda u: math.exp(u),
+        "huber": huber,
+        "log_cosh": log_cosh,
+        "logarithm": lambda u: math.log(u),
+        "logarithm_of_1_plus": lambda u: math.log1p(u),
+        "power": lambda u, exponent: u**exponent,
+        "root": lambda u: math.sqrt(u),
+        "sigmoid": sigmoid,
+        "sign": lambda u: np.sign(u),
+        "sinh": lambda u: math.sinh(u),
+        "softplus": softplus,
+        "tanh": lambda u: math.tanh(u),
+        "less": lambda a, b: a < b,
+        "less_or_equal": lambda a, b: a <= b,
+        "equal": lambda a, b: a == b,
+        "different": lambda a, b: a != b,
+        "both": both,
+        "either": either,
+    }
+    return {name: njit(function, error_model="numpy") for name, function in functions.items()}

@@ -1,0 +1,74 @@
+"""The derived derivatives of a loss as functions of float64 arrays, for whoever needs a second one too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from app.engine.losses import evaluate
+from app.engine.losses.base import Loss
+
+Numbers = npt.NDArray[np.float64]
+Derivatives = Callable[[Numbers, Numbers], tuple[Numbers, Numbers, Numbers]]
+
+_NUMPY = {
+    "absolute": np.abs,
+    "choose": np.where,
+    "clamp": lambda u, delta: np.clip(u, -delta, delta),
+    "cosh": np.cosh,
+    "exponential": np.exp,
+    "huber": evaluate.huber,
+    "log_cosh": evaluate.log_cosh,
+    "logarithm": np.log,
+    "logarithm_of_1_plus": np.log1p,
+    "power": np.power,
+    "root": np.sqrt,
+    "sigmoid": evaluate.sigmoid,
+    "sign": np.sign,
+    "sinh": np.sinh,
+    "softplus": evaluate.softplus,
+    "tanh": np.tanh,
+    "less": np.less,
+    "less_or_equal": np.less_equal,
+    "equal": np.equal,
+    "different": np.not_equal,
+    "both": lambda *parts: np.logical_and.reduce(np.broadcast_arrays(*parts)),
+    "either": lambda *parts: np.logical_or.reduce(np.broadcast_arrays(*parts)),
+}
+
+
+@lru_cache(maxsize=32)
+def derivatives_of(loss: Loss) -> Derivatives:
+    """(r, score) -> error, its slope in the score, and a curvature that is never negative.
+
+    The curvature is the second derivative where that is positive, elsewhere its part that does not bend the link
+    (Gauss-Newton: Schraudolph 2002, section 2), or zero. Raises InvalidLoss.
+    """
+    import sympy
+
+    from app.engine.losses import symbols
+
+    error, rating = symbols.error_of(loss)
+    slope = symbols.derivative(error, symbols.SCORE, loss.error)
+    second = symbols.derivative(slope, symbols.SCORE, loss.error)
+    before = symbols.error_before_link(loss)
+    bend = symbols.derivative(before.diff(symbols.RATING), symbols.RATING, loss.error)
+    gauss_newton = bend.subs({symbols.R: loss.unit * symbols.R, symbols.RATING: loss.unit * rating})
+    gauss_newton *= (loss.unit * rating.diff(symbols.SCORE)) ** 2 / loss.divisor
+    wanted = [error, slope, second, gauss_newton]
+    # The text that this compiles is SymPy's print of a tree of our own nodes, as the kernels are.
+    compiled: Any = sympy.lambdify([symbols.R, symbols.SCORE], wanted, modules=[_NUMPY, "numpy"], cse=True)
+
+    def derivatives(r: Numbers, score: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+        with np.errstate(all="ignore"):
+            errors, slopes, curvatures, without_bend = (
+                np.broadcast_to(np.asarray(part, np.float64), score.shape) for part in compiled(r, score)
+            )
+            convex = np.where(curvatures > 0, curvatures, np.maximum(without_bend, 0.0))
+        return errors, slopes, np.where(np.isfinite(convex), convex, 0.0)
+
+    return derivatives

@@ -1,0 +1,315 @@
+"""SymPy's side of losses: functions that differentiate by rule, and forms that cannot overflow.
+
+SymPy is imported here and nowhere else, and this module only where something is derived: a kernel that was compiled
+before needs none of it. The functions are our own, so that SymPy never searches for a simplification: its Abs, sign and
+Max do, which takes seconds for an expression that somebody made up to that end, and derive into delta distributions.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import sympy
+from sympy import Float, Function, Integer, Rational, Symbol
+
+from app.engine.losses.base import Loss
+from app.engine.losses.declare import error_tree, penalty_tree
+from app.engine.losses.grammar import PENALTY_NAMES, InvalidLoss, Node
+
+MAX_OPERATIONS = 3_000
+"""Operations of a derivative beyond which a loss is refused."""
+
+ZERO, ONE = Integer(0), Integer(1)
+_NO_NUMBERS = (sympy.zoo, sympy.nan, sympy.oo, -sympy.oo)
+R = Symbol("r", real=True)
+SCORE = Symbol("r_hat_raw", real=True)
+RATING = Symbol("r_hat", real=True)
+
+
+class Rule(Function):  # type: ignore[misc]
+    """A function that stays as it is written."""
+
+    is_real = True
+    is_commutative = True
+
+    @classmethod
+    def _should_evalf(cls, _argument: Any) -> int:
+        """Never: SymPy would look for a function of mpmath by this one's name."""
+        return -1
+
+    def _eval_evalf(self, _precision: int) -> None:
+        """Not to be had, for the same reason."""
+
+    def _eval_derivative(self, symbol: Any) -> Any:
+        """The chain rule; arguments that do not depend on the symbol cost nothing."""
+        inner = [argument.diff(symbol) for argument in self.args]
+        return sympy.Add(*(self.fdiff(place) * d for place, d in enumerate(inner, start=1) if d != 0))
+
+
+class absolute(Rule):  # noqa: N801  (printed by these names)
+    def fdiff(self, _argindex: int = 1) -> Any:
+        return sign(self.args[0])
+
+
+class sign(Rule):  # noqa: N801
+    def fdiff(self, _argindex: int = 1) -> Any:
+        return ZERO
+
+
+class root(Rule):  # noqa: N801
+    def fdiff(self, _argindex: int = 1) -> Any:
+        return ONE / (2 * self)
+
+
+class power(Rule):  # noqa: N801
+    """u to a number that is not whole."""
+
+    def fdiff(self, argindex: int = 1) -> Any:
+        base, exponent = self.args
+        return exponent * _raised(base, exponent - 1) if argindex == 1 else ZERO
+
+
+class exponential(Rule):  # noqa: N801
+    def fdiff(self, _argindex: int = 1) -> Any:
+        return self
+
+
+class logarithm(Rule):  # noqa: N801
+    def fdiff(self, _argindex: int = 1) -> Any:
+        return ONE / self.args[0]
+
+
+class logarithm_of_1_plus(Rule):  # noqa: N801
+    def fdiff(self, _argindex: int = 1) -> Any:
+        return ONE / (1 + self.args[0])
+
+
+class tanh(Rule):  # noqa: N801
+    def fdiff(self, _argindex: int = 1) -> Any:
+        return 1 - self**2
+
+
+class cosh(Rule):  # noqa: N801
+    def fdiff(self, _argindex: int = 1) -> Any:
+        return sinh(self.args[0])
+
+
+class sinh(Rule):  # noqa: N801
+    def fdiff(self, _argindex: int = 1) -> Any:
+        return cosh(self.args[0])
+
+
+class log_cosh(Rule):  # noqa: N801
+    def fdiff(self, _argindex: int = 1) -> Any:
+        return tanh(self.args[0])
+
+
+class sigmoid(Rule):  # noqa: N801
+    def fdiff(self, _argindex: int = 1) -> Any:
+        return self * sigmoid(-self.args[0])
+
+
+class softplus(Rule):  # noqa: N801
+    def fdiff(self, _argindex: int = 1) -> Any:
+        return sigmoid(self.args[0])
+
+
+class huber(Rule):  # noqa: N801
+    def fdiff(self, argindex: int = 1) -> Any:
+        u, delta = self.args
+        if argindex == 1:
+            return clamp(u, delta)
+        return choose(less(delta, absolute(u)), absolute(u) - delta, ZERO)
+
+
+class clamp(Rule):  # noqa: N801
+    """u between -delta and delta."""
+
+    def fdiff(self, argindex: int = 1) -> Any:
+        u, delta = self.args
+        if argindex == 1:
+            return choose(less(delta, absolute(u)), ZERO, ONE)
+        return choose(less(delta, absolute(u)), sign(u), ZERO)
+
+
+class choose(Rule):  # noqa: N801
+    """Of (condition, a, b) one of the two."""
+
+    def _eval_derivative(self, symbol: Any) -> Any:
+        condition, yes, no = self.args
+        yes, no = yes.diff(symbol), no.diff(symbol)
+        return yes if yes == no else choose(condition, yes, no)
+
+
+class Truth(Rule):
+    """A condition: whatever it depends on, it does not change but at a kink."""
+
+    def _eval_derivative(self, _symbol: Any) -> Any:
+        return ZERO
+
+
+class less(Truth): ...  # noqa: N801
+
+
+class less_or_equal(Truth): ...  # noqa: N801
+
+
+class equal(Truth): ...  # noqa: N801
+
+
+class different(Truth): ...  # noqa: N801
+
+
+class both(Truth): ...  # noqa: N801
+
+
+class either(Truth): ...  # noqa: N801
+
+
+def error_of(loss: Loss) -> tuple[Any, Any]:
+    """(error / divisor, r_hat) in R and SCORE, both in training units: the link is inside."""
+    rating = _linked(loss)
+    unit = _number(loss.unit)
+    names = {"r": unit * R, "r_hat": unit * rating}
+    return _convert(error_tree(loss), names, loss.error) / _number(loss.divisor), rating
+
+
+def error_before_link(loss: Loss) -> Any:
+    """The error in R and RATING."""
+    return _convert(error_tree(loss), {"r": R, "r_hat": RATING}, loss.error)
+
+
+def penalty_of(loss: Loss) -> Any:
+    """The penalty in symbols of its own names."""
+    names = {name: Symbol(name, real=True) for name in PENALTY_NAMES}
+    return _convert(penalty_tree(loss), names, loss.penalty)
+
+
+def derivative(expression: Any, symbol: Any, text: str) -> Any:
+    """d expression / d symbol; raises InvalidLoss where it is too long to be computed for every rating."""
+    found = expression.diff(symbol)
+    if found.has(*_NO_NUMBERS):
+        raise InvalidLoss(text, 0, "the derivative of this divides by zero")
+    if sympy.count_ops(found) > MAX_OPERATIONS:
+        raise InvalidLoss(text, 0, "the derivative of this is too long", "write a shorter error term")
+    return found
+
+
+def _linked(loss: Loss) -> Any:
+    if loss.link == "sigmoid":
+        low, high = (_number(end) for end in loss.rating_range or (0.0, 1.0))
+        return low + (high - low) * sigmoid(SCORE)
+    return exponential(SCORE) if loss.link == "exp" else SCORE
+
+
+def _number(value: Fraction | float) -> Any:
+    if isinstance(value, float):
+        exact = Fraction(repr(value))
+        if max(abs(exact.numerator), exact.denominator) >= 10**15:
+            return Float(value)
+        value = exact
+    return Rational(value.numerator, value.denominator)
+
+
+def _convert(node: Node, names: dict[str, Any], text: str) -> Any:
+    if node.operation == "number":
+        return _number(node.value)
+    if node.operation == "name":
+        return names[node.name]
+    arguments = [_convert(argument, names, text) for argument in node.arguments]
+    built = _BUILD[node.operation](*arguments)
+    if built in _NO_NUMBERS:
+        raise InvalidLoss(text, node.position, "this divides by zero")
+    return built
+
+
+def _raised(base: Any, exponent: Any) -> Any:
+    if exponent == 0:
+        return ONE
+    if exponent.is_Integer:
+        return sympy.Pow(base, exponent)
+    if exponent == Rational(1, 2):
+        return root(base)
+    if exponent == Rational(-1, 2):
+        return ONE / root(base)
+    return power(base, exponent)
+
+
+def _log(u: Any) -> Any:
+    """log(u), in a form that does not overflow where u is one that would."""
+    if isinstance(u, exponential):
+        return u.args[0]
+    if isinstance(u, cosh):
+        return log_cosh(u.args[0])
+    if isinstance(u, sigmoid):
+        return -softplus(-u.args[0])
+    if u.is_Number and u > 0:
+        return Float(sympy.log(u).evalf(20))
+    if isinstance(u, sympy.Mul) and u.args[0].is_Number and u.args[0] > 0:
+        return _log(u.args[0]) + _log(sympy.Mul(*u.args[1:]))
+    if isinstance(u, sympy.Add) and len(u.args) == 2:
+        first, rest = u.args
+        factor, function = rest.as_coeff_Mul()
+        if first == 1 and isinstance(rest, exponential):
+            return softplus(rest.args[0])
+        if first.is_Number and first > 0 and factor == -first and isinstance(function, sigmoid):
+            return _log(first) - softplus(function.args[0])  # log(c - c sigmoid(x)) = log c + log sigmoid(-x)
+    return logarithm(u)
+
+
+def _log1p(u: Any) -> Any:
+    return softplus(u.args[0]) if isinstance(u, exponential) else logarithm_of_1_plus(u)
+
+
+def _absolute(u: Any) -> Any:
+    return u if isinstance(u, absolute | root | exponential) else absolute(u)
+
+
+def _minimum(a: Any, b: Any) -> Any:
+    return choose(less(b, a), b, a)
+
+
+def _maximum(a: Any, b: Any) -> Any:
+    return choose(less(a, b), b, a)
+
+
+def _divided(a: Any, b: Any) -> Any:
+    if isinstance(a, sinh) and isinstance(b, cosh) and a.args == b.args:
+        return tanh(a.args[0])
+    if isinstance(b, sympy.Add) and b.args[0] == 1 and len(b.args) == 2 and isinstance(b.args[1], exponential):
+        return a * sigmoid(-b.args[1].args[0])
+    return a / b
+
+
+_BUILD: dict[str, Any] = {
+    "negate": lambda a: -a,
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "/": _divided,
+    "**": _raised,
+    "<": less,
+    "<=": less_or_equal,
+    ">": lambda a, b: less(b, a),
+    ">=": lambda a, b: less_or_equal(b, a),
+    "==": equal,
+    "!=": different,
+    "and": both,
+    "or": either,
+    "abs": _absolute,
+    "sqrt": root,
+    "exp": exponential,
+    "log": _log,
+    "log1p": _log1p,
+    "tanh": tanh,
+    "cosh": cosh,
+    "sinh": sinh,
+    "sigmoid": sigmoid,
+    "softplus": softplus,
+    "sign": sign,
+    "minimum": _minimum,
+    "maximum": _maximum,
+    "huber": huber,
+    "where": choose,
+}

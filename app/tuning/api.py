@@ -1,0 +1,94 @@
+"""Searches over HTTP: ask for one, watch it, cancel it."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Path, Query, Request, Response
+
+from app.database import DatabaseDep
+from app.engine.search import InvalidSpace
+from app.errors import BadInput, declared
+from app.training import queue
+from app.tuning import store
+from app.tuning.plot import plot
+from app.tuning.schemas import NewSearch, SearchDetail, SearchList, SearchOut
+
+router = APIRouter(prefix="/searches", tags=["searches"])
+
+SearchId = Annotated[int, Path(description="Number of the search.", ge=1, le=2**31 - 1, examples=[13])]
+Limit = Annotated[int, Query(description="Searches per page.", ge=1, le=100)]
+Cursor = Annotated[
+    str | None,
+    Query(description="`next_cursor` of the page before.", pattern=r"^[0-9]{1,9}$", examples=["13"]),
+]
+
+
+@router.post("", status_code=HTTPStatus.ACCEPTED, responses=declared(HTTPStatus.UNPROCESSABLE_ENTITY))
+def start_search(
+    request: Request, response: Response, database: DatabaseDep, body: Annotated[NewSearch | None, Body()] = None
+) -> SearchOut:
+    """Queue a search of hyperparameters; trainings that wait come first. `Location` is where to watch it."""
+    wanted = (body or NewSearch()).wanted(request.app.state.settings.hyperparameters)
+    if wanted.n_folds == 1 and wanted.base.holdout_fraction == 0.0:
+        raise BadInput.at("hyperparameters.holdout_fraction", "must be above 0 where n_folds is 1")
+    try:
+        with database.write() as connection:
+            row = store.enqueue(connection, "api", wanted, database.now(connection))
+    except InvalidSpace as invalid:
+        raise BadInput.at(f"space.{invalid.parameter}", invalid.reason) from invalid
+    response.headers["Location"] = request.url_for("get_search", search_id=row.id).path
+    return SearchOut.of(row, ())
+
+
+@router.get("", responses=declared(HTTPStatus.UNPROCESSABLE_ENTITY))
+def list_searches(database: DatabaseDep, limit: Limit = 20, cursor: Cursor = None) -> SearchList:
+    """Searches, newest first, each with its best trial so far."""
+    with database.read() as connection:
+        rows = store.history(connection, limit=limit + 1, before=int(cursor) if cursor else None)
+        shown = [SearchOut.of(row, store.trials_of(connection, row.id)) for row in rows[:limit]]
+    return SearchList(searches=shown, next_cursor=str(shown[-1].id) if len(rows) > limit else None)
+
+
+@router.get("/{search_id}", responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
+def get_search(database: DatabaseDep, search_id: SearchId) -> SearchDetail:
+    """One search with its trials so far."""
+    with database.read() as connection:
+        return SearchDetail.of(store.get(connection, search_id), store.trials_of(connection, search_id))
+
+
+@router.get(
+    "/{search_id}/plot",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The plot.",
+            "content": {
+                "image/svg+xml": {
+                    "schema": {"type": "string"},
+                    "example": '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 300">...</svg>',
+                }
+            },
+        },
+        **declared(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY),
+    },
+)
+def plot_search(database: DatabaseDep, search_id: SearchId) -> Response:
+    """Error by trial, error by time, and the effect of each parameter, as one SVG picture."""
+    with database.read() as connection:
+        row, trials = store.get(connection, search_id), store.trials_of(connection, search_id)
+    picture = plot(store.wanted_of(row).search().space, trials)
+    return Response(picture, media_type="image/svg+xml", headers={"Cache-Control": "no-cache"})
+
+
+@router.post(
+    "/{search_id}/cancel",
+    responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
+def cancel_search(database: DatabaseDep, search_id: SearchId) -> SearchOut:
+    """Cancel a search: at once while it is queued, within a second while it is running. Its trials stay."""
+    with database.write() as connection:
+        store.get(connection, search_id)
+        queue.request_cancel(connection, search_id, database.now(connection))
+        return SearchOut.of(store.get(connection, search_id), store.trials_of(connection, search_id))

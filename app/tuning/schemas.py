@@ -1,0 +1,214 @@
+"""What the search endpoints take and answer with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
+from pydantic.config import JsonDict
+
+from app.engine.hyperparameters import Hyperparameters
+from app.engine.search import DEFAULT_SPACE, Pruning, Strategy, Trial, TrialStatus, apply, best_of
+from app.training.models import RequestedBy, RunStatus
+from app.training.schemas import HyperparametersIn
+from app.tuning.store import SearchRun, Wanted
+
+_SPACE_EXAMPLE: JsonDict = {
+    "n_factors": {"choices": [16, 32, 64]},
+    "learning_rate": {"low": 0.01, "high": 0.1, "log": True},
+    "n_epochs": {"low": 10, "high": 40, "step": 5},
+}
+_EXAMPLE_TRIAL: JsonDict = {
+    "number": 7,
+    "parameters": {"n_factors": 32, "learning_rate": 0.031, "n_epochs": 25},
+    "status": "complete",
+    "value": 0.8591,
+    "seconds": 1.4,
+    "curve": [0.93, 0.9, 0.88, 0.87, 0.864, 0.862, 0.861, 0.86, 0.8595, 0.8593],
+    "error": None,
+}
+
+
+class DimensionIn(BaseModel):
+    """What is tried of one hyperparameter: numbers from `low` to `high`, or one of `choices`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    low: StrictInt | StrictFloat | None = Field(None, description="Lowest value.", examples=[0.01])
+    high: StrictInt | StrictFloat | None = Field(None, description="Highest value.", examples=[0.1])
+    log: bool | None = Field(None, description="Draw the logarithm evenly.", examples=[True])
+    step: StrictInt | StrictFloat | None = Field(
+        None, description="Only `low`, `low + step` and so on; a grid needs it for numbers with a fraction."
+    )
+    choices: list[StrictInt | StrictFloat | StrictStr | None] | None = Field(
+        None, description="The values themselves, instead of `low` and `high`."
+    )
+
+
+class NewSearch(BaseModel):
+    """What to look for, and how."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{}, {"space": _SPACE_EXAMPLE, "n_trials": 40, "publish": True}]}
+    )
+
+    space: dict[str, DimensionIn] | None = Field(
+        None,
+        min_length=1,
+        max_length=20,
+        description=f"What is tried of each hyperparameter; without it: {', '.join(DEFAULT_SPACE)}.",
+    )
+    strategy: Strategy = Field(
+        "tpe",
+        description="`grid`: every combination in order; `random`: drawn evenly; "
+        "`tpe`: drawn where earlier trials did well.",
+    )
+    n_trials: int = Field(40, ge=1, le=1_000, strict=True, description="Trials at most; a grid may have fewer points.")
+    seed: int = Field(
+        0, ge=0, le=2**63 - 1, strict=True, description="Same ratings, same search and same seed: the same trials."
+    )
+    n_folds: int = Field(
+        3, ge=1, le=10, strict=True, description="Parts of which each is held out once; 1: `holdout_fraction` is."
+    )
+    pruning: Pruning = Field(
+        "median",
+        description="Which trials end early, judged by the first fold: `median`: worse than half of the complete "
+        "ones at the same place; `halving`: in the worse half at 20, 40 and 80 % of its epochs; `none`.",
+    )
+    hyperparameters: HyperparametersIn = Field(
+        default_factory=HyperparametersIn, description="What all trials share, over the service's own settings."
+    )
+    publish: bool = Field(
+        False,
+        strict=True,
+        description="Train the best on every rating and publish it if it passes the gate; later runs that the "
+        "retrain policy starts keep to it.",
+    )
+
+    def wanted(self, defaults: Mapping[str, Any]) -> Wanted:
+        """With the service's own settings for what was left out."""
+        given = self.space or {}
+        space = {name: each.model_dump(exclude_none=True) for name, each in given.items()} or DEFAULT_SPACE
+        return Wanted(
+            space=space,
+            base=self.hyperparameters.over(defaults),
+            defaults=Hyperparameters.from_dict(dict(defaults)),
+            strategy=self.strategy,
+            n_trials=self.n_trials,
+            seed=self.seed,
+            n_folds=self.n_folds,
+            pruning=self.pruning,
+            publish=self.publish,
+        )
+
+
+class TrialOut(BaseModel):
+    """One set of values, and how well it did."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE_TRIAL]})
+
+    number: int = Field(description="Counted from 0.")
+    parameters: dict[str, Any] = Field(description="What it tried.")
+    status: TrialStatus = Field(description="`pruned`: ended early; `failed`: diverged, `error` says how.")
+    value: float | None = Field(
+        description="Mean over the folds of the lowest hold-out RMSE; pruned: the lowest so far, on the first fold."
+    )
+    seconds: float = Field(description="How long it took.")
+    curve: list[float] = Field(description="Lowest hold-out RMSE of the first fold after each tenth of the epochs.")
+    error: str | None = Field(description="Why it failed.")
+
+    @classmethod
+    def of(cls, trial: Trial) -> Self:
+        return cls.model_validate(trial, from_attributes=True)
+
+
+class SearchOut(BaseModel):
+    """A search, from request to outcome. Its number is that of a training run, which it is as well."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": 13,
+                    "status": "running",
+                    "requested_by": "api",
+                    "space": _SPACE_EXAMPLE,
+                    "strategy": "tpe",
+                    "n_trials": 40,
+                    "seed": 0,
+                    "n_folds": 3,
+                    "pruning": "median",
+                    "publish": True,
+                    "hyperparameters": {"n_factors": 64, "n_epochs": 25, "learning_rate": 0.035},
+                    "created_at": "2026-01-31T12:00:00Z",
+                    "started_at": "2026-01-31T12:00:00.2Z",
+                    "finished_at": None,
+                    "is_cancel_requested": False,
+                    "attempt": 1,
+                    "n_ratings": 100836,
+                    "n_done": 12,
+                    "best": _EXAMPLE_TRIAL,
+                    "best_hyperparameters": {"n_factors": 32, "n_epochs": 25, "learning_rate": 0.031},
+                    "version": None,
+                    "error": None,
+                }
+            ]
+        }
+    )
+
+    id: int = Field(description="Number of the search, and of its run.")
+    status: RunStatus = Field(description="`rejected`: the best did not pass the gate, so it was not published.")
+    requested_by: RequestedBy = Field(description="Who asked for it: the API or the command line.")
+    space: dict[str, Any] = Field(description="What is tried of each hyperparameter.")
+    strategy: Strategy = Field(description="How values are chosen.")
+    n_trials: int = Field(description="Trials that it does in all.")
+    seed: int = Field(description="What draws depend on.")
+    n_folds: int = Field(description="Parts of which each is held out once; 1: a single hold-out.")
+    pruning: Pruning = Field(description="Which trials end early.")
+    publish: bool = Field(description="Whether the best is trained on every rating and published.")
+    hyperparameters: dict[str, Any] = Field(description="What all trials share where they do not try another value.")
+    created_at: datetime = Field(description="When it was asked for.")
+    started_at: datetime | None = Field(description="When a trainer last took it up.")
+    finished_at: datetime | None = Field(description="When it ended.")
+    is_cancel_requested: bool = Field(description="Whether somebody asked for its end.")
+    attempt: int = Field(description="How often a trainer took it up: after a crash, or after it made room.")
+    n_ratings: int | None = Field(description="Ratings that it learns from and measures on.")
+    n_done: int = Field(description="Trials that have ended.")
+    best: TrialOut | None = Field(description="The best complete trial so far.")
+    best_hyperparameters: dict[str, Any] | None = Field(
+        description="Everything about a fit as the best trial chose it."
+    )
+    version: int | None = Field(description="The model version that it published.")
+    error: str | None = Field(description="Why it failed, or why the best was not published.")
+
+    @classmethod
+    def of(cls, row: SearchRun, trials: Sequence[Trial]) -> Self:
+        return cls(**_facts(row, trials))
+
+
+class SearchDetail(SearchOut):
+    """A search with its trials."""
+
+    trials: list[TrialOut] = Field(description="The trials that have ended, in order.")
+
+    @classmethod
+    def of(cls, row: SearchRun, trials: Sequence[Trial]) -> Self:
+        return cls(**_facts(row, trials), trials=[TrialOut.of(trial) for trial in trials])
+
+
+class SearchList(BaseModel):
+    """A page of searches, newest first."""
+
+    searches: list[SearchOut] = Field(description="The searches of this page.")
+    next_cursor: str | None = Field(
+        description="Pass it as `cursor` for the next page; null on the last.", examples=[None]
+    )
+
+
+def _facts(row: SearchRun, trials: Sequence[Trial]) -> dict[str, Any]:
+    best = best_of(trials)
+    chosen = apply(Hyperparameters.from_dict(row.hyperparameters), best.parameters).to_dict() if best else None
+    told = {"n_done": len(trials), "best": TrialOut.of(best) if best else None, "best_hyperparameters": chosen}
+    return {**row._mapping, **told}

@@ -1,0 +1,49 @@
+"""A space as it is typed: `learning_rate=0.01..0.1:log`, `n_epochs=10..40:step=5`, `n_factors=16,32,64`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from app.engine.search import InvalidSpace, Value
+
+
+def read_space(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """As `parse_space` takes it; raises InvalidSpace for what is not written so."""
+    return dict(_read(text) for text in texts)
+
+
+def _read(text: str) -> tuple[str, dict[str, Any]]:
+    name, equals, told = text.partition("=")
+    if not equals or not name or not told:
+        raise InvalidSpace(text, "write NAME=LOW..HIGH, NAME=LOW..HIGH:log, NAME=LOW..HIGH:step=STEP or NAME=A,B,C")
+    span, colon, how = told.partition(":")
+    low, dots, high = span.partition("..")
+    if not dots:
+        return name, {"choices": [_value(choice) for choice in told.split(",")]}
+    return name, {"low": _number(name, low), "high": _number(name, high), **(_how(name, how) if colon else {})}
+
+
+def _how(name: str, how: str) -> dict[str, Any]:
+    if how == "log":
+        return {"log": True}
+    if how.startswith("step="):
+        return {"step": _number(name, how.removeprefix("step="))}
+    raise InvalidSpace(name, f"a range takes :log or :step=STEP, not :{how}")
+
+
+def _value(text: str) -> Value:
+    """A number where it is one, nothing for null, else the text itself."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if value is None or (isinstance(value, int | float) and not isinstance(value, bool)) else text
+
+
+def _number(name: str, text: str) -> int | float:
+    value = _value(text)
+    if not isinstance(value, int | float):
+        raise InvalidSpace(name, f"{text!r} is not a number")
+    return value

@@ -1,0 +1,114 @@
+"""The story of one search, from the claim to its outcome: trials one by one, and then perhaps the winner's training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+from app.database import Database
+from app.engine.dataset import Ratings
+from app.engine.hyperparameters import Hyperparameters
+from app.engine.search import Folds, Trial, apply, best_of, propose, run_trial
+from app.engine.trainers.local import LocalTrainer
+from app.settings import Settings
+from app.training import queue
+from app.training.lease import Lease, RunStopped
+from app.training.queue import Claim, Epoch
+from app.training.run import MIN_HOLDOUT, Untrainable, execute
+from app.training.snapshot import TrainingSnapshot, split, take_snapshot
+from app.tuning import store
+
+log = logging.getLogger(__name__)
+
+
+def work_on(
+    database: Database,
+    settings: Settings,
+    claim: Claim,
+    *,
+    is_stopping: Callable[[], bool],
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> None:
+    """Work on a claimed run of either kind until it has an outcome, or is handed back."""
+    choose = _Study(database, settings).choose if claim.kind == "search" else None
+    execute(database, settings, claim, is_stopping=is_stopping, on_epoch=on_epoch, choose=choose)
+
+
+class _Study:
+    """Does the trials of a search that are still missing."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+
+    def choose(self, lease: Lease, metrics: dict[str, Any]) -> Hyperparameters | None:
+        """The best hyperparameters, for a training that publishes them; None where nothing is to be published."""
+        row, trials = lease.patiently(lambda: self._asked(lease.claim.run_id))
+        wanted = store.wanted_of(row)
+        if len(trials) < row.n_trials:
+            trials = self._search(lease, wanted, trials)
+        best = best_of(trials)
+        if best is None:
+            raise Untrainable(f"none of the {len(trials)} trials came to an end: {_reasons(trials)}")
+        chosen = apply(wanted.base, best.parameters)
+        metrics["search"] = {"search_id": lease.claim.run_id, "best_trial": best.number, "value": best.value}
+        log.info("search %d: trial %d is the best: %s", lease.claim.run_id, best.number, best.parameters)
+        return chosen if wanted.publish else None
+
+    def _asked(self, search_id: int) -> tuple[store.SearchRun, list[Trial]]:
+        with self._database.read() as connection:
+            return store.get(connection, search_id), store.trials_of(connection, search_id)
+
+    def _search(self, lease: Lease, wanted: store.Wanted, trials: list[Trial]) -> list[Trial]:
+        snapshot = lease.patiently(lambda: take_snapshot(self._database, self._settings.snapshot_dir))
+        folds = _folds(snapshot, wanted.n_folds, wanted.base.holdout_fraction)
+        n_ratings = len(snapshot.ratings)
+        lease.settle(lambda connection, _: queue.note(connection, lease.claim, n_ratings=n_ratings))
+        trainer = LocalTrainer(self._settings.training.n_threads, self._settings.kernels_dir)
+        search = wanted.search()
+        while (parameters := propose(search, wanted.base, trials)) is not None:
+            lease.check()
+            how = trainer, folds, wanted.base, search, parameters, trials
+            trials = [*trials, run_trial(*how, is_cancelled=lease.must_stop)]
+            self._write_down(lease, trials[-1], snapshot.revision, is_last=len(trials) == search.n_planned)
+        return trials
+
+    def _write_down(self, lease: Lease, trial: Trial, trained_through: int, *, is_last: bool) -> None:
+        """Raises RunStopped where a training waits: the search is handed back, and goes on after it."""
+        search_id = lease.claim.run_id
+
+        def write(connection: Any, now: Any) -> bool:
+            store.record_trial(connection, search_id, trial, trained_through, now)
+            return queue.is_training_queued(connection)
+
+        makes_room = lease.settle(write)
+        log.info("search %d, trial %d %s: %s", search_id, trial.number, trial.status, trial.error or trial.value)
+        if makes_room and not is_last:
+            log.info("search %d makes room for a training that waits", search_id)
+            raise RunStopped
+
+
+def _folds(snapshot: TrainingSnapshot, n_folds: int, fraction: float) -> Folds:
+    """By the ids of the ratings, so that a search which goes on after new ones came in holds out the same.
+
+    Raises Untrainable where there is too little to hold out.
+    """
+    if n_folds == 1:
+        masks = [snapshot.holdout_mask(fraction)]
+    else:
+        below = [snapshot.holdout_mask(number / n_folds) for number in range(1, n_folds)]
+        masks = [below[0], *(upper & ~lower for lower, upper in pairwise(below)), ~below[-1]]
+    n_held_out = min(int(mask.sum()) for mask in masks)
+    if not MIN_HOLDOUT <= n_held_out <= len(snapshot.ratings) - 2:
+        raise Untrainable(
+            f"a search needs at least {MIN_HOLDOUT} ratings to judge a trial by; of {len(snapshot.ratings)} ratings "
+            f"{n_held_out} would be held out"
+        )
+    folds: list[tuple[Ratings, Ratings]] = [split(snapshot.ratings, mask) for mask in masks]
+    return folds
+
+
+def _reasons(trials: list[Trial]) -> str:
+    return next((trial.error for trial in trials if trial.error), "all of them were pruned")

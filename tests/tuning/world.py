@@ -1,0 +1,51 @@
+"""Searches on small worlds, and ways to look at what they left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.database import Database
+from app.engine.search import Trial
+from app.settings import Settings
+from app.tuning import store
+from app.tuning.store import SearchRun, Wanted
+from app.tuning.study import work_on
+from tests.training.world import QUICK, claim
+
+SPACE = {
+    "learning_rate": {"low": 0.01, "high": 0.5, "log": True},
+    "n_factors": {"choices": [2, 4, 8]},
+    "regularization": {"low": 0.01, "high": 0.5},
+}
+GRID = {"n_factors": {"choices": [2, 4]}, "n_epochs": {"low": 4, "high": 8, "step": 4}}
+
+
+def wanted(space: dict[str, Any] | None = None, **how: Any) -> Wanted:
+    return Wanted(space=space or SPACE, base=how.pop("base", QUICK), defaults=how.pop("defaults", QUICK), **how)
+
+
+def ask(database: Database, asked: Wanted) -> SearchRun:
+    with database.write() as connection:
+        return store.enqueue(connection, "api", asked, database.now(connection))
+
+
+def search(database: Database, settings: Settings, asked: Wanted) -> SearchRun:
+    """One search from the request to its outcome, in this thread."""
+    row = ask(database, asked)
+    work_on(database, settings, claim(database, settings), is_stopping=lambda: False)
+    return search_of(database, row.id)
+
+
+def search_of(database: Database, search_id: int) -> SearchRun:
+    with database.read() as connection:
+        return store.get(connection, search_id)
+
+
+def trials_of(database: Database, search_id: int) -> list[Trial]:
+    with database.read() as connection:
+        return store.trials_of(connection, search_id)
+
+
+def told(trials: list[Trial]) -> list[tuple[Any, ...]]:
+    """Everything about trials but how long they took."""
+    return [(each.number, each.parameters, each.status, each.value, each.curve, each.error) for each in trials]
