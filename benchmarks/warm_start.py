@@ -78,7 +78,7 @@ def _rows(known: Ratings, n_rows: int, is_user: bool) -> np.ndarray:
 def warm_fit(
     trainer: LocalTrainer, model: FactorModel, rows: tuple[np.ndarray, np.ndarray], ratings: Ratings, holdout: Ratings
 ) -> Fit:
-    start = carry_over(model, ratings, *rows, ratings)
+    start = carry_over(model, ratings, *rows, ratings, trainer.n_threads)
     return trainer.fit(ratings, warm_hyperparameters(CHOSEN, n_epochs=1), holdout=holdout, start=start)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
@@ -30,3 +31,11 @@ def run_all(pool: Executor, kernel: Callable[..., None], calls: Sequence[tuple[o
     """Runs a nogil kernel once per call, at the same time; the first error is raised here."""
     for done in [pool.submit(kernel, *call) for call in calls]:
         done.result()
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, where the system tells; else all of them."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -28,7 +27,7 @@ from app.engine.losses.check import check_loss, kernel_slopes
 from app.engine.losses.codegen import decay_of
 from app.engine.losses.derivatives import derivatives_of
 from app.engine.losses.units import TrainingUnits, training_units
-from app.engine.parts import ROWS_OF_A_PART, in_parts, n_parts_of, run_all
+from app.engine.parts import ROWS_OF_A_PART, in_parts, n_parts_of, run_all, usable_cores
 from app.engine.tally import Tally, mean_and_variance, tally
 from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled, NoRatings, WarmStart
 from app.engine.trainers.finish import finish
@@ -326,14 +325,6 @@ class _Run:
         from app.engine.trainers.measure import copy_rows
 
         in_parts(self.pool, copy_rows, rows.size, source, rows, factor, target, least=ROWS_OF_A_PART)
-
-
-def usable_cores() -> int:
-    """Cores this process may run on, where the system tells; else all of them."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 def _is_better(report: EpochReport, best: EpochReport | None) -> bool:

@@ -9,19 +9,23 @@ end at zero, or that goes over the same few ratings again and again, takes the m
 from __future__ import annotations
 
 import dataclasses
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
+import numpy.typing as npt
 
-from app.engine.arrays import Matrix32, Rows, Vector32
+from app.engine.arrays import Mask, Matrix32, Rows, Vector32
 from app.engine.crowd import crowd_prior, spread_of
 from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel
 from app.engine.fold_in import FoldIn
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.parts import ROWS_OF_A_PART, in_parts, usable_cores
 from app.engine.trainers.base import WarmStart
 from app.engine.trainers.measure import copy_rows
 
+_AT_ONCE = 1 << 20
+"""Ratings that are searched together: what is in between stays in the cache."""
 STEP_SHARE = 0.15
 """First step of a warm fit, as a share of a cold one's."""
 
@@ -33,38 +37,44 @@ def warm_hyperparameters(chosen: Hyperparameters, n_epochs: int) -> Hyperparamet
     )
 
 
-def carry_over(model: FactorModel, ratings: Ratings, user_rows: Rows, item_rows: Rows, lesson: Ratings) -> WarmStart:
+def carry_over(
+    model: FactorModel,
+    ratings: Ratings,
+    user_rows: Rows,
+    item_rows: Rows,
+    lesson: Ratings,
+    n_threads: int | None = None,
+) -> WarmStart:
     """A start for these ratings: rows that the model knows keep their vectors, the others are folded in.
 
     user_rows, item_rows: the model's row of each row of the ratings, -1 for those that it does not know. New items are
     folded in from the users that the model knows, then new users from all items; whoever has no such ratings is what
-    an average one is.
+    an average one is. The same for every number of threads (default: the cores this process may use).
     """
-    item_bias, item_factors = _known(model.item_bias, model.item_factors, item_rows)
-    user_bias, user_factors = _known(model.user_bias, model.user_factors, user_rows)
-    new_items, new_users = np.flatnonzero(item_rows < 0), np.flatnonzero(user_rows < 0)
-    over_rows = dataclasses.replace(
-        model,
-        item_bias=item_bias,
-        item_factors=item_factors,
-        item_counts=np.where(item_rows >= 0, model.item_counts[item_rows], 0).astype(np.int32),
-        user_bias=user_bias,
-        user_factors=user_factors,
-        user_counts=np.where(user_rows >= 0, model.user_counts[user_rows], 0).astype(np.int32),
-    )
-    if new_items.size:
-        sides, places = _swapped(over_rows, ratings), np.flatnonzero((item_rows < 0)[ratings.item_rows])
-        _fold_in(
-            sides, new_items, places, ratings.item_rows, ratings.user_rows, ratings.values, item_bias, item_factors
+    with ThreadPoolExecutor(n_threads or usable_cores()) as pool:
+        item_bias, item_factors = _known(model.item_bias, model.item_factors, item_rows, pool)
+        user_bias, user_factors = _known(model.user_bias, model.user_factors, user_rows, pool)
+        new_items, new_users = np.flatnonzero(item_rows < 0), np.flatnonzero(user_rows < 0)
+        over_rows = dataclasses.replace(
+            model,
+            item_bias=item_bias,
+            item_factors=item_factors,
+            item_counts=np.where(item_rows >= 0, model.item_counts[item_rows], 0).astype(np.int32),
+            user_bias=user_bias,
+            user_factors=user_factors,
+            user_counts=np.where(user_rows >= 0, model.user_counts[user_rows], 0).astype(np.int32),
         )
-        over_rows.item_counts[new_items] = 1  # known from here on
-    if new_users.size:
-        rows = new_users.astype(np.int32)  # of the kind that is searched, which is copied otherwise
-        ends = np.searchsorted(ratings.user_rows, np.array([rows, rows + 1])).T.tolist()
-        places = np.concatenate([np.arange(*of_user) for of_user in ends])
-        _fold_in(
-            over_rows, new_users, places, ratings.user_rows, ratings.item_rows, ratings.values, user_bias, user_factors
-        )
+        by_user = (ratings.user_rows, ratings.item_rows, ratings.values)
+        by_item = (ratings.item_rows, ratings.user_rows, ratings.values)
+        if new_items.size:
+            sides, places = _swapped(over_rows, ratings, pool), _places_of(item_rows < 0, ratings.item_rows, pool)
+            _fold_in(sides, new_items, places, *by_item, item_bias, item_factors, pool)
+            over_rows.item_counts[new_items] = 1  # known from here on
+        if new_users.size:
+            rows = new_users.astype(np.int32)  # of the kind that is searched, which is copied otherwise
+            ends = np.searchsorted(ratings.user_rows, np.array([rows, rows + 1])).T.tolist()
+            places = np.concatenate([np.arange(*of_user) for of_user in ends])
+            _fold_in(over_rows, new_users, places, *by_user, user_bias, user_factors, pool)
     return WarmStart(model.mean, model.noise_variance, user_factors, item_factors, user_bias, item_bias, lesson)
 
 
@@ -77,14 +87,25 @@ def sample(ratings: Ratings, changed: np.ndarray, share: float, seed: list[int])
     return ratings.take(is_taken)
 
 
-def _known(bias: Vector32, factors: Matrix32, rows: Rows) -> tuple[Vector32, Matrix32]:
+def _places_of(is_marked: Mask, rows: Rows, pool: Executor) -> npt.NDArray[np.int64]:
+    """Where marked rows are, of millions."""
+    starts = range(0, rows.size, _AT_ONCE)
+    return np.concatenate(
+        [
+            np.zeros(0, np.int64),
+            *pool.map(lambda start: start + np.flatnonzero(is_marked[rows[start : start + _AT_ONCE]]), starts),
+        ]
+    )
+
+
+def _known(bias: Vector32, factors: Matrix32, rows: Rows, pool: Executor) -> tuple[Vector32, Matrix32]:
     """Copies over the new rows; zeros where there is nothing to copy."""
     new_factors = np.empty((rows.size, factors.shape[1]), np.float32)
-    copy_rows(0, rows.size, 0, factors, rows, 1.0, new_factors)
+    in_parts(pool, copy_rows, rows.size, factors, rows, 1.0, new_factors, least=ROWS_OF_A_PART)
     return np.where(rows >= 0, bias[rows], np.float32(0)), new_factors
 
 
-def _swapped(model: FactorModel, ratings: Ratings) -> FactorModel:
+def _swapped(model: FactorModel, ratings: Ratings, pool: Executor) -> FactorModel:
     """Users for items and items for users: folding in against it gives an item's vector from its ratings."""
     score_variance = spread_of(ratings.values) ** 2 / float(model.loss.rating_slope_of(model.mean)) ** 2
     with ThreadPoolExecutor(1) as pool:
@@ -111,6 +132,7 @@ def _fold_in(
     values: Vector32,
     bias: Vector32,
     factors: Matrix32,
+    pool: Executor,
 ) -> None:
     """Bias and vector of each new row from its ratings of rows on the other side that the model knows.
 
@@ -121,7 +143,11 @@ def _fold_in(
     places = places[np.argsort(rows[places], kind="stable")]
     starts = np.searchsorted(rows[places], new_rows, "left").tolist()
     ends = np.searchsorted(rows[places], new_rows, "right").tolist()
-    for row, start, end in zip(new_rows.tolist(), starts, ends, strict=True):
+
+    def fold(row: int, start: int, end: int) -> None:
         of_row = places[start:end]
         side = fold_in.fold_in(other_rows[of_row], values[of_row])
         bias[row], factors[row] = side.bias, side.factors
+
+    for _ in pool.map(fold, new_rows.tolist(), starts, ends):
+        pass
