@@ -147,7 +147,7 @@ class FoldIn:
         return dataclasses.replace(user, noise_scale=self._found_noise(user, item_rows[is_known], values[is_known]))
 
     def _prior_of(self, posterior: Posterior, item_rows: Rows) -> tuple[Vector64, float]:
-        """Prior mean of a user who rated these items, whatever the values (see `Posterior`), and how far its precision is the hinted.
+        """Prior mean of a user who rated these items (see `Posterior`), and how far its precision is the hinted one.
 
         n / (n + d) of the way from the crowd's to the hinted mean: the hints were learned from users with many ratings,
         and trusting them too much costs most where there are few.

@@ -17,7 +17,7 @@ Parts = tuple[tuple[int, int], ...]
 
 _PARTS = 32
 """Enough that a thread that is held up leaves work to the others, few enough that sums per part stay cheap."""
-_LEAST = 256
+_LEAST = 64
 
 
 def cut(counts: npt.NDArray[np.integer], work_per_row: int) -> Parts:
