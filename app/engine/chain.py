@@ -25,12 +25,17 @@ from app.engine.gram import COLUMNS
 from app.engine.lanes import aligned_matrix, padded
 from app.engine.posterior_kernels import draw_rows, mixed
 from app.engine.row_parts import cross_products, in_parts, multiply_into
+from app.engine.tally import mean_and_variance
 
 _MEAN_WEIGHT = 2.0
 """b0: rows that the prior mean of a side, zero, weighs."""
 _WEAK = 1e-3
 """Shape and rate of the Gamma priors."""
 _FIRST_RIDGE = 20.0
+_RIDGES = (1e-2, 1e6)
+"""Where a link is all or nothing, its ridge has no end: it stays between these."""
+LEAST_NOISE = 0.01
+"""Share of the ratings' variance that is noise at least: ratings that can be explained exactly are not that certain."""
 
 
 @dataclass(slots=True)
@@ -55,6 +60,8 @@ class Side:
     link: Matrix64 = field(default_factory=lambda: np.zeros((0, COLUMNS)))
     precision: Matrix64 = field(default_factory=lambda: np.eye(COLUMNS))
     ridge: float = _FIRST_RIDGE
+    scale: float = 1.0
+    """Standard deviation of the ratings: products of two vectors are ratings, so squares of one are in their unit."""
 
     @classmethod
     def of(cls, pool: Executor, sparse: Sparse, values: Vector32, features: Features, vectors: Matrix32) -> Side:
@@ -89,7 +96,7 @@ class Side:
         rest = total - feature_sums @ self.link
         unexplained = squares - products.T @ self.link - self.link.T @ products + self.link.T @ of_features @ self.link
         scatter = unexplained - np.outer(rest, rest) / (n + _MEAN_WEIGHT)
-        scatter += np.eye(COLUMNS) + self.ridge * self.link.T @ self.link
+        scatter += self.scale * np.eye(COLUMNS) + self.ridge * self.link.T @ self.link
         self.precision = _wishart(rng, COLUMNS + n + d, (scatter + scatter.T) / 2)
         root = _root_of_inverse(self.precision)
         self.mean = rest / (n + _MEAN_WEIGHT) + root @ rng.standard_normal(COLUMNS) / np.sqrt(n + _MEAN_WEIGHT)
@@ -99,7 +106,8 @@ class Side:
             self.link = np.asarray(np.linalg.solve(ridged, pull), np.float64)
             self.link += _root_of_inverse(ridged) @ rng.standard_normal((d, COLUMNS)) @ root.T
             weight = float(np.einsum("fk,kl,fl->", self.link, self.precision, self.link))
-            self.ridge = float(rng.gamma(_WEAK + d * COLUMNS / 2, 1.0 / (_WEAK + weight / 2)))
+            ridge = rng.gamma(_WEAK + d * COLUMNS / 2, 1.0 / (_WEAK + weight / 2))
+            self.ridge = float(np.clip(ridge, *_RIDGES))
         weights = np.zeros((self.features.shape[1], COLUMNS))
         weights[:d], weights[d] = self.link, self.mean
         multiply_into(pool, self.sparse.parts, self.features, weights, 0.0, self.prior_means)
@@ -128,9 +136,12 @@ class Chain:
         self.users = users
         self.items = items
         self.mean = mean
-        self.noise_variance = noise_variance
+        variance = max(mean_and_variance(users.values)[1], 1e-6)
+        users.scale = items.scale = variance**0.5
+        self._least_noise = LEAST_NOISE * variance
+        self.noise_variance = max(noise_variance, self._least_noise)
         """s: what is usual."""
-        users.weights[:] = 1.0 / noise_variance
+        users.weights[:] = 1.0 / self.noise_variance
         self.n_sweeps = 0
         self._rng = np.random.default_rng([seed, 11])
         self._key = int(mixed(seed))
@@ -153,7 +164,8 @@ class Chain:
         self.users.weights[:] = precisions
         is_rated = counts > 0
         shape, rate = NOISE_RATINGS / 2 * is_rated.sum(), NOISE_RATINGS / 2 * precisions[is_rated].sum()
-        self.noise_variance = float(self._rng.gamma(_WEAK + shape, 1.0 / (_WEAK + rate)))
+        drawn = float(self._rng.gamma(_WEAK + shape, 1.0 / (_WEAK + rate)))
+        self.noise_variance = max(drawn, self._least_noise)
 
     def _next_key(self, side: int) -> int:
         return int(mixed(self._key ^ (2 * self.n_sweeps + side + 1)))

@@ -45,7 +45,7 @@ class Sparse:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Standardised features of one side, [n, d]: (raw - centre) / spread."""
+    """Standardised features of one side, [n, d]: (raw - centre) / spread; spread is infinite where all are equal."""
 
     values: Matrix32
     centre: Vector64

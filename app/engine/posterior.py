@@ -33,6 +33,8 @@ from app.engine.trainers.base import FitCancelled
 MAX_RANK = 16
 _WIDTH = 32
 """Columns that the running mean keeps: twice what is published, so that what a merge drops is nothing."""
+_ROWS_PER_DIRECTION = 10
+"""Users and items that there must be for each feature of who rated what: few rows say nothing of many weights."""
 _WORK_PER_ROW = 400
 """What a row costs beside its ratings, in ratings: drawing 16 numbers."""
 _SETTLED = 2e-4
@@ -120,7 +122,8 @@ class _Run:
         self.settings = settings
         started = time.perf_counter()
         users, items, values_by_item = _both_ways(ratings)
-        of_users, of_items, self.hints = who_rated_what(pool, users, items, settings.n_directions, seed)
+        n_directions = max(1, min(settings.n_directions, min(ratings.n_users, ratings.n_items) // _ROWS_PER_DIRECTION))
+        of_users, of_items, self.hints = who_rated_what(pool, users, items, n_directions, seed)
         if item_features is not None:
             of_items = np.hstack([of_items, item_features.astype(np.float32)])
         self.user_features = standardised(of_users, users.counts > 0)

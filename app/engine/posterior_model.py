@@ -145,7 +145,7 @@ def _with_hints(averages: Averages, users: Matrix32, is_rated: np.ndarray, item_
         item_noise=item_noise,
         item_hints=np.ascontiguousarray(averages.hints @ raw_link[:n_directions], np.float32),
         count_hint=raw_link[n_directions].copy(),
-        hint_base=centre - (features.centre + feature_centre * features.spread) @ raw_link,
+        hint_base=centre - features.centre @ raw_link - feature_centre @ link,
         hinted_covariance=rest.T @ rest / max(known.shape[0], 1),
         reach=np.zeros(len(LEVELS)),
         user_widening=np.ones(N_BUCKETS),

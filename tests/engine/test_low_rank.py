@@ -1,3 +1,4 @@
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -37,7 +38,7 @@ def test_parts_cover_every_row_once_and_share_the_work():
     parts = cut(counts, 100)
     assert parts[0][0] == 0
     assert parts[-1][1] == 20_000
-    assert all(before[1] == after[0] for before, after in zip(parts[:-1], parts[1:], strict=True))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(parts))
     work = [int((counts[first:last] + 100).sum()) for first, last in parts]
     assert len(parts) > 8
     assert max(work) < 1.5 * sum(work) / len(work) + counts.max()

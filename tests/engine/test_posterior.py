@@ -126,3 +126,15 @@ def test_a_handful_of_ratings_gives_a_model_too():
     model = average_posterior(start, few, seed=0, n_threads=1, settings=SHORT).model
     assert all(np.isfinite(array).all() for array in model.arrays().values())
     assert model.item_bias[0] > model.item_bias[1]
+
+
+def test_ratings_without_any_noise_are_no_trap():
+    """Everybody loves the own kind and hates the other: the chain could explain it exactly, and must stay finite."""
+    users, items = np.divmod(np.arange(100), 10)
+    is_rated = (3 * users + items) % 5 > 0
+    values = np.where((users + items) % 2 == 0, 5.0, 1.0)
+    ratings = Ratings.of(users[is_rated], items[is_rated], values[is_rated], n_users=10, n_items=10)
+    start = LocalTrainer(1, KERNELS).fit(ratings, Hyperparameters(n_factors=4, n_epochs=40, learning_rate=0.1)).model
+    model = average_posterior(start, ratings, seed=0, n_threads=1).model
+    predicted = model.predict(users[~is_rated].astype(np.int32), items[~is_rated].astype(np.int32))
+    assert np.abs(predicted - values[~is_rated]).mean() < 1.0

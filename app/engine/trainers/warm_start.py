@@ -49,6 +49,7 @@ def carry_over(model: FactorModel, ratings: Ratings, user_rows: Rows, item_rows:
         user_bias=user_bias,
         user_factors=user_factors,
         user_counts=np.where(user_rows >= 0, model.user_counts[user_rows], 0).astype(np.int32),
+        posterior=None,  # it is over the model's own rows
     )
     if new_items.size:
         sides, places = _swapped(over_rows, ratings), np.flatnonzero((item_rows < 0)[ratings.item_rows])
