@@ -108,6 +108,10 @@ class Training(_Group):
         ge=0,
         description="Share by which warm versions may have become worse, all together, before a run begins anew.",
     )
+    posterior_limit: Duration = Field(
+        timedelta(minutes=10),
+        description="Projected time up to which posterior averaging is done where a run's `posterior` is `auto`.",
+    )
     cold_every: int = Field(10, ge=1, description="Every n-th version is learned anew at the latest; 1: all of them.")
     loss: str = Field("squared", description="What runs minimise by default: a name or an expression (docs/losses.md).")
     penalty: str = Field("l2", description="Penalty on the parameters by default: a name or an expression.")

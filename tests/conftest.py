@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NoReturn
 from uuid import uuid4
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in the service; tests run side by side besides
+
 import httpx
 import pytest
 from sqlalchemy import create_engine, make_url, text

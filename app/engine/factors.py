@@ -53,6 +53,48 @@ class UserPrior:
     covariance: Matrix64
 
 
+_POSTERIOR = "posterior_"
+_POSTERIOR_DTYPES: dict[str, tuple[type[np.generic], int]] = {
+    "item_noise": (np.float32, 1),
+    "item_hints": (np.float32, 2),
+    "count_hint": (np.float64, 1),
+    "hint_base": (np.float64, 1),
+    "hinted_covariance": (np.float64, 2),
+    "reach": (np.float64, 1),
+    "user_widening": (np.float64, 1),
+    "item_widening": (np.float64, 1),
+    "trust": (np.float64, 1),
+}
+"""The arrays that a model has besides where it is the mean of a posterior."""
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """What is known besides the vectors where they are the mean over many samples (see `app.engine.posterior`).
+
+    Doubt about item i makes the noise of its ratings item_noise[i] times as large. Having rated items, whatever the
+    values, moves the prior mean of a user with n ratings to
+
+        hint_base + (n + d)^-1/2 sum_i item_hints[i] + log(n + d) count_hint,      with covariance hinted_covariance
+
+    where n is large; few ratings leave the prior mean nearer to the crowd's (see `app.engine.fold_in`).
+
+    Intervals reach `reach` standard deviations, one number for each of `app.engine.intervals.LEVELS`, times the
+    widenings of the buckets of user and item by their number of ratings.
+    """
+
+    item_noise: Vector32
+    item_hints: Matrix32
+    count_hint: Vector64
+    hint_base: Vector64
+    hinted_covariance: Matrix64
+    reach: Vector64
+    user_widening: Vector64
+    item_widening: Vector64
+    trust: Vector64
+    """What the hold-out made of hinted_covariance and item_noise, by what they were estimated to be."""
+
+
 @dataclass(frozen=True, slots=True)
 class FactorModel:
     """Biased matrix factorisation: r_hat = link(score), score = mean + b_u + b_i + p_u.q_i (Koren, Bell & Volinsky
@@ -61,6 +103,7 @@ class FactorModel:
     item_factors [n_items, k], user_factors [n_users, k]; biases and counts one per row. item_means is the plain
     mean of an item's ratings (the overall mean where there are none); popularity_shrinkage is the number of
     ratings that the overall mean weighs in a popularity score. noise_variance is that of a rating around r_hat.
+    posterior is there where the factors are means over samples.
     """
 
     mean: float
@@ -78,6 +121,7 @@ class FactorModel:
     """What the model was fitted with, in rating units: folding in minimises the same."""
     temperature: float = 0.0
     """Error that makes a rating e times less likely: exp(-error / temperature). Squared errors have noise_variance."""
+    posterior: Posterior | None = None
 
     @property
     def mean_rating(self) -> float:
@@ -98,9 +142,7 @@ class FactorModel:
 
     def arrays(self) -> Arrays:
         """Every number of the model by name, scalars as 0-d arrays: what a version folder stores."""
-        extra: Arrays = {} if self.loss.is_squared else {_TEMPERATURE: np.array(self.temperature, np.float64)}
-        return {
-            **extra,
+        arrays: Arrays = {
             "mean": np.array(self.mean, np.float64),
             "item_bias": self.item_bias,
             "item_factors": self.item_factors,
@@ -114,6 +156,11 @@ class FactorModel:
             "user_counts": self.user_counts,
             "popularity_shrinkage": np.array(self.popularity_shrinkage, np.float64),
         }
+        if not self.loss.is_squared:
+            arrays[_TEMPERATURE] = np.array(self.temperature, np.float64)
+        if self.posterior is not None:
+            arrays |= {_POSTERIOR + name: getattr(self.posterior, name) for name in _POSTERIOR_DTYPES}
+        return arrays
 
     @classmethod
     def from_arrays(cls, mapping: Mapping[str, npt.NDArray[Any]], loss: Loss = SQUARED) -> Self:
@@ -121,8 +168,8 @@ class FactorModel:
 
         Raises InvalidArray when one is missing, has another dtype or rank, or does not fit the others.
         """
-        for name in _DTYPES:
-            _check_kind(name, mapping)
+        for name, kind in _DTYPES.items():
+            _check_kind(name, kind, mapping)
         if not loss.is_squared and _TEMPERATURE not in mapping:
             raise InvalidArray(_TEMPERATURE, "is missing from the model")
         _check_shapes(mapping)
@@ -140,13 +187,14 @@ class FactorModel:
             popularity_shrinkage=float(mapping["popularity_shrinkage"]),
             loss=loss,
             temperature=0.0 if loss.is_squared else float(mapping[_TEMPERATURE]),
+            posterior=_posterior_of(mapping),
         )
 
     def digest(self) -> str:
         """SHA-256 over names, dtypes, shapes and bytes in fixed order: equal models, equal digest."""
         sha = hashlib.sha256()
         arrays = self.arrays()
-        for name in [*_DTYPES, *(() if self.loss.is_squared else (_TEMPERATURE,))]:
+        for name in arrays:
             array = np.ascontiguousarray(arrays[name])
             little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
             sha.update(f"{name} {little_endian.dtype.str} {array.shape}\n".encode())
@@ -166,8 +214,26 @@ class FactorModel:
         return np.asarray(values, np.float32)
 
 
-def _check_kind(name: str, mapping: Mapping[str, npt.NDArray[Any]]) -> None:
-    dtype, rank = _DTYPES[name]
+def _posterior_of(mapping: Mapping[str, npt.NDArray[Any]]) -> Posterior | None:
+    if not any(name.startswith(_POSTERIOR) for name in mapping):
+        return None
+    for name, kind in _POSTERIOR_DTYPES.items():
+        _check_kind(_POSTERIOR + name, kind, mapping)
+    n_items, k = mapping["item_factors"].shape
+    shapes: dict[str, tuple[int, ...]] = {
+        "item_noise": (n_items,),
+        "item_hints": (n_items, k + 1),
+        "count_hint": (k + 1,),
+        "hint_base": (k + 1,),
+        "hinted_covariance": (k + 1, k + 1),
+    }
+    for name, shape in shapes.items():
+        _check_shape(_POSTERIOR + name, shape, mapping)
+    return Posterior(**{name: mapping[_POSTERIOR + name] for name in _POSTERIOR_DTYPES})
+
+
+def _check_kind(name: str, kind: tuple[type[np.generic], int], mapping: Mapping[str, npt.NDArray[Any]]) -> None:
+    dtype, rank = kind
     if name not in mapping:
         raise InvalidArray(name, "is missing from the model")
     array = mapping[name]
@@ -190,5 +256,9 @@ def _check_shapes(mapping: Mapping[str, npt.NDArray[Any]]) -> None:
         "user_prior_covariance": (k + 1, k + 1),
     }
     for name, shape in expected.items():
-        if mapping[name].shape != shape:
-            raise InvalidArray(name, f"must have shape {shape}, not {mapping[name].shape}")
+        _check_shape(name, shape, mapping)
+
+
+def _check_shape(name: str, shape: tuple[int, ...], mapping: Mapping[str, npt.NDArray[Any]]) -> None:
+    if mapping[name].shape != shape:
+        raise InvalidArray(name, f"must have shape {shape}, not {mapping[name].shape}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -9,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.arrays import InvalidArray, Matrix64, Rows, Vector32, refuse_rows_outside, rows, vector32
+from app.engine.arrays import InvalidArray, Matrix64, Rows, Vector32, Vector64, refuse_rows_outside, rows, vector32
 from app.engine.dataset import Ratings
 from app.engine.declared_fold_in import Evidence, solve_declared
-from app.engine.factors import FactorModel
+from app.engine.factors import FactorModel, Posterior
+from app.engine.intervals import calibrated_reach
 from app.engine.parts import in_parts, n_parts_of
 from app.engine.posteriors import add_held_out_errors, predict_items, solve_user
 from app.engine.small_algebra import invert_positive
@@ -20,6 +22,13 @@ from app.engine.small_algebra import invert_positive
 INTERVAL_LEVEL = 0.8
 """Share of ratings inside the intervals that are served, and so inside the ones that are measured."""
 
+NOISE_RATINGS = 30.0
+"""Ratings that the usual noise weighs against a user's own (see `app.engine.chain`)."""
+DAMPING = 5.0
+"""Ratings added to every count that enters a hint (see `app.engine.features`)."""
+
+_HINT_RATINGS = 150.0
+"""Ratings with which a user's prior precision is halfway from the crowd's to that around the hints."""
 _RIDGE = 1e-9
 """Added to the prior's variances, relative to their sum, so that a direction nobody varies in can be inverted."""
 
@@ -38,6 +47,8 @@ class UserSide:
     factors: Vector32
     upper: Matrix64
     n_ratings: int
+    noise_scale: float = 1.0
+    """This user's noise variance by the usual one."""
 
     def covariance(self) -> Matrix64:
         """A_u^-1 [k + 1, k + 1], bias first."""
@@ -55,17 +66,22 @@ class FoldIn:
     The posterior of Bayesian linear regression with prior Normal(m, C) and noise variance s2 (Bishop 2006, eq.
     3.50-3.51). An item outside the model (row -1) or without ratings has the average item's effect and as much doubt as
     items differ.
+
+    Where the model is the mean of a posterior, the prior mean comes from what the user rated, doubt about an item
+    widens the noise of its rating, and the user's own noise is found from what the vector leaves (see `_found_noise`).
     """
 
     def __init__(self, model: FactorModel) -> None:
         self.model = model
-        covariance = np.array(model.user_prior.covariance, order="C")
-        covariance[np.diag_indices_from(covariance)] += _RIDGE * max(float(np.trace(covariance)), 1e-12)
-        self._prior_precision = np.empty_like(covariance)
-        invert_positive(covariance, self._prior_precision)
+        self._prior_precision = _inverted(model.user_prior.covariance)
         self._prior_pull = self._prior_precision @ model.user_prior.mean
         self._noise_variance = max(model.noise_variance, 1e-12)
         self._is_known = model.item_counts > 0
+        self._item_noise = np.ones(model.n_items, np.float32)
+        if model.posterior is not None:
+            self._is_known = np.ones(model.n_items, np.bool_)  # its prior mean is known of an item that nobody rated
+            self._item_noise = model.posterior.item_noise
+            self._hinted_precision = _inverted(model.posterior.hinted_covariance)
         self._unknown_bias, self._unknown_variance = _average_item(model, self._is_known)
         self._nobody = self._solve(np.zeros(0, np.int32), np.zeros(0, np.float32))
 
@@ -105,9 +121,10 @@ class FoldIn:
             items,
             self.model.item_factors,
             self.model.item_bias,
+            self._item_noise,
             self._is_known,
             self.model.mean,
-            self._noise_variance,
+            self._noise_variance * user.noise_scale,
             self._unknown_bias,
             self._unknown_variance,
             values,
@@ -130,7 +147,14 @@ class FoldIn:
             users.size,
             *(np.searchsorted(ratings.user_rows, ends), np.searchsorted(holdout.user_rows, ends)),
             *(ratings.item_rows, ratings.values),
-            *(holdout.item_rows, holdout.values, self.model.item_factors, self.model.item_bias, self._is_known),
+            *(
+                holdout.item_rows,
+                holdout.values,
+                self.model.item_factors,
+                self.model.item_bias,
+                self._item_noise,
+                self._is_known,
+            ),
             *(self.model.mean, self._noise_variance, self._unknown_bias, self._unknown_variance),
             *(self._prior_precision, self._prior_pull, sums),
             least=_USERS_OF_A_PART,
@@ -138,23 +162,83 @@ class FoldIn:
         squared_error, doubt, n = sums.sum(axis=0).tolist()
         return squared_error, doubt, int(n)
 
+    def trained(self, user_row: int, item_rows: npt.ArrayLike, values: npt.ArrayLike) -> UserSide:
+        """The same, with the vector that training gave this user: for ratings that are those of the training.
+
+        How well it is known, and the user's noise, are those of folding in.
+        """
+        user = self.fold_in(item_rows, values)
+        bias, factors = float(self.model.user_bias[user_row]), self.model.user_factors[user_row]
+        return dataclasses.replace(user, bias=bias, factors=factors)
+
+    def interval(
+        self,
+        user: UserSide,
+        item_rows: npt.ArrayLike,
+        values: Vector32,
+        variances: Vector32,
+        level: float = INTERVAL_LEVEL,
+    ) -> tuple[Vector32, Vector32]:
+        """Lower and upper ends of the interval of each prediction, calibrated where the model knows how."""
+        if self.model.posterior is None:
+            return interval(values, variances, level)
+        items = rows(item_rows, "item_rows")
+        counts = np.where(items >= 0, self.model.item_counts[items], 0)
+        reach = calibrated_reach(self.model.posterior, user.n_ratings, counts, level) * np.sqrt(variances)
+        return np.asarray(values - reach, np.float32), np.asarray(values + reach, np.float32)
+
     def _solve(self, item_rows: Rows, values: Vector32) -> UserSide:
         if not self.model.loss.is_squared:
             return self._solve_declared(item_rows, values)
-        size = self._prior_pull.size
+        posterior = self.model.posterior
+        if posterior is None or not (is_known := item_rows >= 0).any():
+            return self._solve_once(item_rows, values, self._prior_precision, self._prior_pull)
+        mean, weight = self._prior_of(posterior, item_rows[is_known])
+        precision = weight * self._hinted_precision + (1.0 - weight) * self._prior_precision
+        user = self._solve_once(item_rows, values, precision, precision @ mean)
+        return dataclasses.replace(user, noise_scale=self._found_noise(user, item_rows[is_known], values[is_known]))
+
+    def _prior_of(self, posterior: Posterior, item_rows: Rows) -> tuple[Vector64, float]:
+        """Prior mean of a user who rated these items (see `Posterior`), and how far its precision is the hinted one.
+
+        n / (n + d) of the way from the crowd's to the hinted mean: the hints were learned from users with many ratings,
+        and trusting them too much costs most where there are few.
+        """
+        n = item_rows.size
+        hints = posterior.item_hints[item_rows].sum(axis=0, dtype=np.float64)
+        hinted = posterior.hint_base + hints / np.sqrt(n + DAMPING) + np.log(n + DAMPING) * posterior.count_hint
+        crowd = self.model.user_prior.mean
+        return crowd + n / (n + DAMPING) * (hinted - crowd), n / (n + _HINT_RATINGS)
+
+    def _found_noise(self, user: UserSide, item_rows: Rows, values: Vector32) -> float:
+        """The user's noise by the usual one, s2: (v + sum_i E (r_i - y_i'x)^2 / (s2 h_i)) / (v + n).
+
+        One step of variational Bayes (Bishop 2006, section 10.3) for a Gamma prior on the precision that weighs v
+        ratings; the expectation is over what is known of x. It widens or narrows intervals and does not weigh the
+        ratings of x: the items' vectors have learned them, so errors on them look smaller than they are, and x so
+        weighted predicts worse.
+        """
+        predicted, variances = self.predict(user, item_rows)
+        noise = self._noise_variance * self._item_noise[item_rows].astype(np.float64)
+        errors = (values - predicted) ** 2 + variances - noise
+        return float((NOISE_RATINGS + (errors / noise).sum()) / (NOISE_RATINGS + item_rows.size))
+
+    def _solve_once(self, item_rows: Rows, values: Vector32, precision: Matrix64, pull: Vector64) -> UserSide:
+        size = pull.size
         upper, solution = np.empty((size, size)), np.empty(size)
         solve_user(
             item_rows,
             values,
             self.model.item_factors,
             self.model.item_bias,
+            self._item_noise,
             self._is_known,
             self.model.mean,
             1.0 / self._noise_variance,
             self._unknown_bias,
             1.0 / (self._noise_variance + self._unknown_variance),
-            self._prior_precision,
-            self._prior_pull,
+            precision,
+            pull,
             upper,
             solution,
         )
@@ -175,6 +259,14 @@ class FoldIn:
         solution, precision = solve_declared(model.loss, evidence, temperature, prior_mean, self._prior_precision)
         upper = np.ascontiguousarray(np.linalg.cholesky(precision).T)
         return UserSide(float(solution[0]), solution[1:].astype(np.float32), upper, int(item_rows.size))
+
+
+def _inverted(covariance: Matrix64) -> Matrix64:
+    ridged = np.array(covariance, order="C")
+    ridged[np.diag_indices_from(ridged)] += _RIDGE * max(float(np.trace(ridged)), 1e-12)
+    inverse = np.empty_like(ridged)
+    invert_positive(ridged, inverse)
+    return inverse
 
 
 def interval(values: Vector32, variances: Vector32, level: float = INTERVAL_LEVEL) -> tuple[Vector32, Vector32]:

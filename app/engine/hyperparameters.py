@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
 Schedule = Literal["linear", "constant"]
+Averaging = Literal["auto", "on", "off"]
 
 
 class InvalidHyperparameter(ValueError):
@@ -48,6 +49,14 @@ class Hyperparameters:
         default=None,
         metadata={"low": 1, "high": 10_000, "doc": "end after this epoch, with the schedule of n_epochs; None: do not"},
     )
+    posterior: Averaging = dataclasses.field(
+        default="auto",
+        metadata={
+            "doc": "average over many models that explain the ratings: auto: where time allows, for the squared error; "
+            "on: for the squared error; off: publish the fit itself"
+        },
+    )
+    n_sweeps: int = _number(200, 2, 100_000, "samples of such an average at most; fewer where its error settles")
     holdout_fraction: float = _number(0.05, 0.0, 0.5, "share of the ratings held out to choose the best epoch")
     seed: int = _number(0, 0, 2**63 - 1, "same ratings, hyperparameters and seed: same model")
 
@@ -56,6 +65,8 @@ class Hyperparameters:
             _check(field, getattr(self, field.name))
         if self.schedule not in get_args(Schedule):
             raise InvalidHyperparameter("schedule", self.schedule, f"one of {', '.join(get_args(Schedule))}")
+        if self.posterior not in get_args(Averaging):
+            raise InvalidHyperparameter("posterior", self.posterior, f"one of {', '.join(get_args(Averaging))}")
 
     @property
     def last_epoch(self) -> int:

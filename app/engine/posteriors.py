@@ -5,6 +5,8 @@ With y_i = [1, q_i], d_i = r_ui - mean - b_i, prior x_u ~ Normal(m, C) and noise
     A_u = C^-1 + (1/s2) sum_i y_i y_i'      A_u x_u = C^-1 m + (1/s2) sum_i y_i d_i
 """
 
+import math
+
 import numpy as np
 from numba import boolean, float32, float64, int32, int64, njit, void
 from numba.core.types import Array
@@ -36,6 +38,7 @@ def add_products(y: Matrix64, precision: float, upper: Matrix64) -> None:
         READ_VECTOR,
         READ_MATRIX,
         READ_VECTOR,
+        READ_VECTOR,
         READ_MASK,
         float64,
         float64,
@@ -54,6 +57,7 @@ def solve_user(
     values: Vector32,
     item_factors: Matrix32,
     item_bias: Vector32,
+    item_noise: Vector32,
     is_known: Mask,
     mean: float,
     precision: float,
@@ -66,8 +70,9 @@ def solve_user(
 ) -> None:
     """x_u and the Cholesky factor U of A_u from one user's n ratings.
 
-    item_rows, values [n]   item_factors [n_items, k]   precision = 1 / s2   prior_precision = C^-1 [k+1, k+1]
-    prior_pull = C^-1 m [k+1]   upper [k+1, k+1]: overwritten with U in its upper triangle   solution [k+1]: overwritten
+    item_rows, values [n]   item_factors [n_items, k]   item_noise [n_items]: noise variance of an item's ratings, times
+    precision   prior_precision = C^-1 [k+1, k+1]   prior_pull = C^-1 m [k+1]
+    upper [k+1, k+1]: overwritten with U in its upper triangle   solution [k+1]: overwritten
     Row -1 and items that are not known say something of b_u alone: y = [1, 0], with unknown_bias and unknown_precision.
     """
     k = item_factors.shape[1]
@@ -83,10 +88,11 @@ def solve_user(
             upper[0, 0] += unknown_precision
             solution[0] += unknown_precision * (float64(values[t]) - mean - unknown_bias)
             continue
-        y[waiting, 0] = 1.0
+        root = 1.0 / math.sqrt(float64(item_noise[row]))
+        y[waiting, 0] = root
         for f in range(k):
-            y[waiting, f + 1] = item_factors[row, f]
-        weighted = precision * (float64(values[t]) - mean - float64(item_bias[row]))
+            y[waiting, f + 1] = root * item_factors[row, f]
+        weighted = precision * root * (float64(values[t]) - mean - float64(item_bias[row]))
         for i in range(k + 1):
             solution[i] += weighted * y[waiting, i]
         waiting += 1
@@ -109,6 +115,7 @@ def solve_user(
         READ_ROWS,
         READ_MATRIX,
         READ_VECTOR,
+        READ_VECTOR,
         READ_MASK,
         float64,
         float64,
@@ -128,6 +135,7 @@ def predict_items(
     item_rows: Rows,
     item_factors: Matrix32,
     item_bias: Vector32,
+    item_noise: Vector32,
     is_known: Mask,
     mean: float,
     noise_variance: float,
@@ -136,9 +144,10 @@ def predict_items(
     values: Vector32,
     variances: Vector32,
 ) -> None:
-    """mean + b_u + b_i + p.q_i, and its variance s2 + y' A_u^-1 y = s2 + |U'^-1 y|^2, of n items.
+    """mean + b_u + b_i + p.q_i, and its variance s2 h_i + y' A_u^-1 y = s2 h_i + |U'^-1 y|^2, of n items.
 
-    factors [k]   upper [k+1, k+1]: U with U'U = A_u   item_rows [n]; -1 and items that are not known have y = [1, 0],
+    factors [k]   upper [k+1, k+1]: U with U'U = A_u   item_noise [n_items]: h   item_rows [n];
+    -1 and items that are not known have y = [1, 0],
     unknown_bias, and unknown_variance more   values, variances [n], overwritten
     """
     k = item_factors.shape[1]
@@ -153,6 +162,7 @@ def predict_items(
             variance += unknown_variance
         else:
             value += item_bias[row]
+            variance *= float64(item_noise[row])
             for f in range(k):
                 value += factors[f] * item_factors[row, f]
                 y[f + 1] = item_factors[row, f]
@@ -166,8 +176,8 @@ def predict_items(
 @njit(
     void(
         *(int64, int64, int64, READ_BOUNDS, READ_BOUNDS, READ_ROWS, READ_VECTOR, READ_ROWS, READ_VECTOR),
-        *(READ_MATRIX, READ_VECTOR, READ_MASK, float64, float64, float64, float64, READ_MATRIX64, READ_VECTOR64),
-        float64[:, ::1],
+        *(READ_MATRIX, READ_VECTOR, READ_VECTOR, READ_MASK, float64, float64, float64, float64),
+        *(READ_MATRIX64, READ_VECTOR64, float64[:, ::1]),
     ),
     nogil=True,
     cache=True,
@@ -184,6 +194,7 @@ def add_held_out_errors(
     asked_values: Vector32,
     item_factors: Matrix32,
     item_bias: Vector32,
+    item_noise: Vector32,
     is_known: Mask,
     mean: float,
     noise_variance: float,
@@ -204,13 +215,14 @@ def add_held_out_errors(
         items, values = seen_items[seen[0, user] : seen[1, user]], seen_values[seen[0, user] : seen[1, user]]
         rest = (1.0 / noise_variance, unknown_bias, 1.0 / (noise_variance + unknown_variance))
         solve_user(
-            items, values, item_factors, item_bias, is_known, mean, *rest, prior_precision, prior_pull, upper, solution
+            *(items, values, item_factors, item_bias, item_noise, is_known, mean, *rest),
+            *(prior_precision, prior_pull, upper, solution),
         )
         factors[:] = solution[1:]
         asked_of_user = asked_items[asked[0, user] : asked[1, user]]
         predicted, variances = np.empty(asked_of_user.size, np.float32), np.empty(asked_of_user.size, np.float32)
         predict_items(
-            *(factors, solution[0], upper, asked_of_user, item_factors, item_bias, is_known),
+            *(factors, solution[0], upper, asked_of_user, item_factors, item_bias, item_noise, is_known),
             *(mean, noise_variance, unknown_bias, unknown_variance, predicted, variances),
         )
         for t in range(asked_of_user.size):

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from app.database import Database
 from app.engine.arrays import Rows
-from app.engine.fold_in import INTERVAL_LEVEL, UserSide, interval
+from app.engine.fold_in import INTERVAL_LEVEL, UserSide
 from app.engine.top_n import best_rows, similar_items, top_n
 from app.errors import BadInput, FieldError
 from app.items import store as items
@@ -82,6 +82,8 @@ class RatedItems:
 
     rows: Rows
     values: npt.NDArray[np.float64]
+    trained_row: int | None = None
+    """The model's row of the user, where these are the ratings that it learned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +162,8 @@ class Recommender:
         sources: dict[str, Source] = {}
         for user_id, places in _places_by_user(pairs).items():
             known = users.get(user_id, ratings.NO_RATINGS)
-            rated = RatedItems(served.item_rows_of(known.item_keys), known.values)
-            user = served.fold_in.fold_in(rated.rows, rated.values)
-            intervals.update(zip(places, self._predict(served, user, rows[places]), strict=True))
+            rated = RatedItems(served.item_rows_of(known.item_keys), known.values, served.trained_row_of(known))
+            intervals.update(zip(places, self._predict(served, _user_of(served, rated), rows[places]), strict=True))
             sources[user_id] = _source(served, rated, before="means")
         return PredictionsOut(
             model_version=served.version,
@@ -178,7 +179,8 @@ class Recommender:
         moment.expect(n_listed=wish.n, n_passed_over=wish.offset, n_named=len(wish.exclude))
         known = ratings.ratings_of_user(moment.connection, user_id)
         moment.expect(n_named=known.values.size)
-        rated = RatedItems(moment.served.item_rows_of(known.item_keys), known.values)
+        served = moment.served
+        rated = RatedItems(served.item_rows_of(known.item_keys), known.values, served.trained_row_of(known))
         return self._recommend(moment, rated, wish)
 
     def for_ratings(self, moment: Moment, given: Sequence[tuple[str, float]], wish: Wish) -> RecommendationsOut:
@@ -256,7 +258,7 @@ class Recommender:
 
     def _recommend(self, moment: Moment, rated: RatedItems, wish: Wish) -> RecommendationsOut:
         served = moment.served
-        user = served.fold_in.fold_in(rated.rows, rated.values)
+        user = _user_of(served, rated)
         rows, _ = top_n(
             served.model,
             user,
@@ -280,7 +282,7 @@ class Recommender:
     def _predict(self, served: ServedModel, user: UserSide, rows: Rows) -> list[Interval]:
         """Value and interval of each row, on the rating scale."""
         values, variances = served.fold_in.predict(user, rows)
-        lower, upper = interval(values, variances, INTERVAL_LEVEL)
+        lower, upper = served.fold_in.interval(user, rows, values, variances, INTERVAL_LEVEL)
         on_scale = (
             np.clip(array.astype(np.float64), self._scale.min, self._scale.max).round(DECIMALS).tolist()
             for array in (values, lower, upper)
@@ -298,9 +300,18 @@ def _refuse_off_scale(given: Sequence[tuple[str, float]], scale: RatingScale) ->
         raise BadInput(f"{errors[0].field}: {errors[0].message}", errors)
 
 
+def _user_of(served: ServedModel, rated: RatedItems) -> UserSide:
+    """By the trained vector where the ratings are those of the training and it is the better one; else folded in."""
+    if rated.trained_row is not None:
+        return served.fold_in.trained(rated.trained_row, rated.rows, rated.values)
+    return served.fold_in.fold_in(rated.rows, rated.values)
+
+
 def _source(served: ServedModel, rated: RatedItems, *, before: Source) -> Source:
     if served.version is None:
         return before
+    if rated.trained_row is not None:
+        return "trained"
     return "folded_in" if rated.rows.size else "prior"
 
 

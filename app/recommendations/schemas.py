@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.identifiers import OutsideId
 
-Source = Literal["folded_in", "prior", "means", "popular"]
+Source = Literal["trained", "folded_in", "prior", "means", "popular"]
 
 MAX_PAIRS = 10_000
 MAX_N = 1_000
@@ -18,7 +18,9 @@ SourceField = Annotated[
     Source,
     Field(
         description=(
-            "Where the numbers come from. `folded_in`: the user's ratings of this moment against the active model; "
+            "Where the numbers come from. `trained`: the active model's own vector of the user, whose ratings are "
+            "those "
+            "that it learned; `folded_in`: the user's ratings of this moment against the active model; "
             "`prior`: the model without any rating of the user; `means`: item and user means, before the first model; "
             "`popular`: the best-rated items, of all or before the first model."
         )

@@ -20,6 +20,7 @@ from app.engine.fold_in import FoldIn
 from app.engine.top_n import bayesian_means
 from app.items.models import Item
 from app.ratings.models import Rating
+from app.ratings.store import UserRatings
 from app.recommendations.catalogue import Catalogue
 from app.registry.artifacts import LoadedVersion, look_up, rows_by_key
 from app.settings import RatingScale
@@ -43,6 +44,19 @@ class ServedModel:
     item_rows_of: Callable[[Keys], Rows]
     catalogue: Catalogue
     popularity: Vector32
+    user_row_of: Callable[[int], int | None] = lambda _user_key: None
+
+    def trained_row_of(self, known: UserRatings) -> int | None:
+        """The user's row where the trained vector answers best: an average's, and of the very same ratings.
+
+        None of them is newer than the version, and there are as many: so none was deleted either.
+        """
+        if self.model.posterior is None or known.user_key is None or not known.values.size:
+            return None
+        row = self.user_row_of(known.user_key)
+        if row is None or self.model.user_counts[row] != known.values.size:
+            return None
+        return row if int(known.revisions.max()) <= self.trained_through else None
 
     @classmethod
     def of_version(cls, loaded: LoadedVersion) -> ServedModel:
@@ -56,6 +70,7 @@ class ServedModel:
             loaded.item_rows_of,
             Catalogue(loaded.item_keys.size, loaded.item_rows_of),
             bayesian_means(loaded.model),
+            loaded.user_row_of,
         )
 
 

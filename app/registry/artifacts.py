@@ -36,6 +36,10 @@ Keys = npt.NDArray[np.int64]
 Manifest = dict[str, Any]
 
 _EXAMINER = "examiner_"
+_PUBLISHED_START = "published_start_"
+_EXAMINED_START = "examined_start_"
+_KEPT = (_EXAMINER, _PUBLISHED_START, _EXAMINED_START)
+"""Prefixes of the files of models that do not answer."""
 _NOT_HERE = -1
 
 
@@ -62,6 +66,9 @@ class VersionContents:
     item_keys: Keys
     item_ids: Vocabulary
     examiner: FactorModel | None = None
+    published_start: FactorModel | None = None
+    examined_start: FactorModel | None = None
+    """The fits behind model and examiner where those are averages: what a later run may go on from."""
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Every array by the name of its file."""
@@ -70,8 +77,9 @@ class VersionContents:
         named |= {"item_ids_text": text, "item_ids_offsets": offsets}
         named |= {"user_keys": self.user_keys, "item_keys": self.item_keys}
         named |= {"user_row_of_key": rows_by_key(self.user_keys), "item_row_of_key": rows_by_key(self.item_keys)}
-        if self.examiner:
-            named |= {f"{_EXAMINER}{name}": array for name, array in self.examiner.arrays().items()}
+        for prefix, kept in zip(_KEPT, (self.examiner, self.published_start, self.examined_start), strict=True):
+            if kept:
+                named |= {f"{prefix}{name}": array for name, array in kept.arrays().items()}
         return named
 
 
@@ -184,7 +192,7 @@ def verify(folder: Path, published: Manifest | None = None) -> Manifest:
 def load(folder: Path, version: int, published: Manifest | None = None) -> LoadedVersion:
     """Verify the folder and map it; raises DamagedVersion."""
     manifest = verify(folder, published)
-    arrays = _map(folder, [file for file in manifest["files"] if not file.startswith(_EXAMINER)])
+    arrays = _map(folder, [file for file in manifest["files"] if not file.startswith(_KEPT)])
     try:
         model = FactorModel.from_arrays(arrays, Loss.from_dict(manifest["loss"]))
         return LoadedVersion(
@@ -208,16 +216,29 @@ def load(folder: Path, version: int, published: Manifest | None = None) -> Loade
 def load_examiner(folder: Path, published: Manifest | None = None) -> Examiner | None:
     """The fit of this version that never saw the hold-out, or None when it had none; raises DamagedVersion."""
     manifest = verify(folder, published)
-    files = [file for file in manifest["files"] if file.startswith(_EXAMINER)]
+    model = _load_kept(folder, manifest, _EXAMINER)
+    if model is None:
+        return None
+    return Examiner(model, _map_array(folder, "item_row_of_key.npy"), _map_array(folder, "user_row_of_key.npy"))
+
+
+def load_starts(folder: Path, published: Manifest | None = None) -> tuple[FactorModel, FactorModel] | None:
+    """The fits behind the published model and the examiner, where those are averages; raises DamagedVersion."""
+    manifest = verify(folder, published)
+    of_published = _load_kept(folder, manifest, _PUBLISHED_START)
+    examined = _load_kept(folder, manifest, _EXAMINED_START)
+    return (of_published, examined) if of_published and examined else None
+
+
+def _load_kept(folder: Path, manifest: Manifest, prefix: str) -> FactorModel | None:
+    files = [file for file in manifest["files"] if file.startswith(prefix)]
     if not files:
         return None
-    arrays = _map(folder, [*files, "item_row_of_key.npy", "user_row_of_key.npy"])
     try:
-        named = {name.removeprefix(_EXAMINER): array for name, array in arrays.items()}
-        model = FactorModel.from_arrays(named, Loss.from_dict(manifest["loss"]))
-        return Examiner(model, arrays["item_row_of_key"], arrays["user_row_of_key"])
+        arrays = {name.removeprefix(prefix): array for name, array in _map(folder, files).items()}
+        return FactorModel.from_arrays(arrays, Loss.from_dict(manifest["loss"]))
     except InvalidArray as invalid:
-        raise DamagedVersion(folder, f"{_EXAMINER}{invalid.name}.npy", invalid.reason) from invalid
+        raise DamagedVersion(folder, f"{prefix}{invalid.name}.npy", invalid.reason) from invalid
 
 
 def folders(versions_dir: Path) -> list[Path]:

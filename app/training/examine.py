@@ -12,7 +12,7 @@ from app.engine.arrays import Rows, Vector32, Vector64
 from app.engine.dataset import Ratings
 from app.engine.evaluation import interval_coverage, mae, ndcg_at, recall_at, rmse
 from app.engine.factors import FactorModel
-from app.engine.fold_in import INTERVAL_LEVEL, FoldIn, interval
+from app.engine.fold_in import INTERVAL_LEVEL, FoldIn
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
 from app.engine.losses.declare import error_tree
@@ -85,11 +85,12 @@ def answer(model: FactorModel, questions: Questions, scale: RatingScale, model_r
     asked_rows = asked.item_rows if model_rows is None else model_rows[asked.item_rows]
     known_rows = known.item_rows if model_rows is None else model_rows[known.item_rows]
     fold_in = FoldIn(model)
-    values, variances = np.empty(len(asked), np.float32), np.empty(len(asked), np.float32)
+    values, lower, upper = (np.empty(len(asked), np.float32) for _ in range(3))
     for of_asked, of_known in questions.users():
+        rows = asked_rows[of_asked]
         user = fold_in.fold_in(known_rows[of_known], known.values[of_known])
-        values[of_asked], variances[of_asked] = fold_in.predict(user, asked_rows[of_asked])
-    lower, upper = interval(values, variances)
+        values[of_asked], variances = fold_in.predict(user, rows)
+        lower[of_asked], upper[of_asked] = fold_in.interval(user, rows, values[of_asked], variances)
     return Sheet(asked.values, *(np.clip(part, scale.min, scale.max) for part in (values, lower, upper)))
 
 

@@ -9,8 +9,10 @@ BOUNDS = {
     "start": "copying vectors, and folding in new users and items one by one",
     "layout": "memory: every rating is moved twice, to distant places",
     "fit": "arithmetic on vectors in the second-level cache",
+    "posterior": "sums of outer products, a vector's at a time in registers; memory where there are many users",
     "evaluate": "folding in up to 2,000 users, and ranking for them, on one processor",
     "final_fit": "the same as fit, over all ratings",
+    "final_posterior": "the same as posterior, over all ratings",
     "publish": "checksums on one processor, and the disk that is waited for",
 }
 """What each phase spends its time on, in the order in which they happen."""

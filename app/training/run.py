@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 import numba
 import numpy as np
 from sqlalchemy import Connection
+from threadpoolctl import threadpool_limits
 
 from app import __version__
 from app.database import Database, utc_now
@@ -24,6 +25,7 @@ from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
 from app.engine.losses.grammar import InvalidLoss
+from app.engine.posterior import PosteriorFit
 from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled, WarmStart
 from app.engine.trainers.local import LocalTrainer
 from app.engine.trainers.refit import refit
@@ -35,6 +37,7 @@ from app.training.examine import Questions, Rejected, Sheet, answer, measure, re
 from app.training.lease import DATABASE_IS_AWAY, Lease, RunStopped
 from app.training.models import Phase, RunStatus
 from app.training.phases import phase_table
+from app.training.posterior_stage import Stage, facts, with_model
 from app.training.queue import Claim, Epoch, LeaseLost
 from app.training.snapshot import TrainingSnapshot, split, take_snapshot
 from app.training.warm import BeginAnew, WarmPlan, plan_warm_run
@@ -109,6 +112,16 @@ class _Run:
             fit = refit(self.trainer(), ratings, chosen, first, start=start, **self._hooks("final"))
         return self._recorded("final", fit)
 
+    def posterior_stage(self, ratings: Ratings) -> Stage | None:
+        return Stage.of(
+            self.hyperparameters,
+            ratings,
+            is_squared=self.trainer().loss.is_squared,
+            n_threads=self.settings.training.n_threads,
+            limit=self.settings.training.posterior_limit,
+            is_cancelled=self.lease.must_stop,
+        )
+
     def trainer(self) -> LocalTrainer:
         return LocalTrainer(self.settings.training.n_threads, self.settings.kernels_dir, self.loss)
 
@@ -126,6 +139,18 @@ class _Run:
         return fit
 
 
+@dataclass(frozen=True, slots=True)
+class _Examined:
+    """A fit, and the average over models that it was the start of, where the run averages."""
+
+    fit: Fit
+    average: PosteriorFit | None
+
+    @property
+    def model(self) -> FactorModel:
+        return with_model(self.fit, self.average).model
+
+
 def execute(
     database: Database,
     settings: Settings,
@@ -140,7 +165,11 @@ def execute(
     A search is a run too, with a `choose` that does its trials.
     """
     assert (claim.kind == "search") == (choose is not None)
-    with Lease(database, claim, settings.training.lease, is_stopping=is_stopping, on_epoch=on_epoch) as lease:
+    # The fit brings its own threads; folding in solves systems of a few dozen numbers, slower on several than on one.
+    with (
+        threadpool_limits(1),
+        Lease(database, claim, settings.training.lease, is_stopping=is_stopping, on_epoch=on_epoch) as lease,
+    ):
         run = _Run(lease, database, settings)
         log.info("run %d starts (attempt %d)", claim.run_id, claim.attempt)
         try:
@@ -191,9 +220,18 @@ def _train(run: _Run) -> int:
         with run.timed("start"):
             start = plan.start_of_published(snapshot.ratings)
     with run.timed("final_fit"):
-        final = run.learn_all(snapshot.ratings, first, plan, start)
-    refuse_unless_finite(final.model)
-    return _publish(run, snapshot, final.model, first.model if first else None)
+        final = run.learn_all(snapshot.ratings, first.fit if first else None, plan, start)
+    published = _averaged_all(run, snapshot, final, first)
+    refuse_unless_finite(published.model)
+    return _publish(run, snapshot, published, first)
+
+
+def _averaged_all(run: _Run, snapshot: TrainingSnapshot, final: Fit, first: _Examined | None) -> _Examined:
+    stage = run.posterior_stage(snapshot.ratings)
+    if stage is None or (first and not first.average):
+        return _Examined(final, None)
+    with run.timed("final_posterior"):
+        return _Examined(final, stage.final(final, snapshot.ratings, first.average if first else None))
 
 
 def _load(run: _Run, active: versions.VersionRow | None) -> TrainingSnapshot:
@@ -228,7 +266,7 @@ def _note_cold(run: _Run, reason: str) -> None:
 
 def _fit_and_examine(
     run: _Run, snapshot: TrainingSnapshot, plan: WarmPlan | None
-) -> tuple[Fit | None, WarmPlan | None]:
+) -> tuple[_Examined | None, WarmPlan | None]:
     """The examined fit, None without a hold-out, and how it was made: a warm fit that drifts is done again, anew."""
     mask = snapshot.holdout_mask(run.hyperparameters.holdout_fraction)
     if not MIN_HOLDOUT <= int(mask.sum()) <= len(mask) - 2:
@@ -243,18 +281,31 @@ def _fit_and_examine(
             with run.timed("fit"):
                 fit = run.fit(train, holdout, plan, start)
             del start
+            examined = _averaged(run, fit, train, holdout)
             with run.timed("evaluate"):
-                _examine(run, snapshot, fit, train, holdout)
+                _examine(run, snapshot, examined, train, holdout)
                 _refuse_drift(run, plan)
-            return fit, plan
+            return examined, plan
         except (Drifted, Diverged, Rejected) as unfit:
             _note_cold(run, str(unfit))
             run.curve.clear()
     with run.timed("fit"):
         fit = run.fit(train, holdout, None, None)
+    examined = _averaged(run, fit, train, holdout)
     with run.timed("evaluate"):
-        _examine(run, snapshot, fit, train, holdout)
-    return fit, None
+        _examine(run, snapshot, examined, train, holdout)
+    return examined, None
+
+
+def _averaged(run: _Run, fit: Fit, train: Ratings, holdout: Ratings) -> _Examined:
+    stage = run.posterior_stage(train)
+    if stage is None:
+        run.metrics["posterior"] = facts(None, fit)
+        return _Examined(fit, None)
+    with run.timed("posterior"):
+        average = stage.examined(fit, train, holdout)
+    run.metrics["posterior"] = facts(average, fit)
+    return _Examined(fit, average)
 
 
 def _refuse_drift(run: _Run, plan: WarmPlan) -> None:
@@ -292,17 +343,17 @@ def _refuse_untrainable(snapshot: TrainingSnapshot) -> None:
         raise Untrainable(f"training needs at least 2 ratings; there are {len(snapshot.ratings)}")
 
 
-def _examine(run: _Run, snapshot: TrainingSnapshot, fit: Fit, train: Ratings, holdout: Ratings) -> None:
+def _examine(run: _Run, snapshot: TrainingSnapshot, fit: _Examined, train: Ratings, holdout: Ratings) -> None:
     """Measure the fit on the hold-out, and let it pass unless the active version's own fit was clearly better."""
     scale = run.settings.rating
     refuse_unless_finite(fit.model)
     questions = Questions.of(train, holdout)
     sheet = answer(fit.model, questions, scale)
     run.metrics |= measure(fit.model, questions, sheet, scale)
-    run.metrics |= {"n_holdout": len(holdout), "best_epoch": fit.best_epoch}
-    run.metrics["train_rmse"] = round(fit.best.train_rmse, 6)
-    if fit.best.holdout_error is not None:
-        run.metrics["holdout_error"] = round(fit.best.holdout_error, 6)  # as declared, by the trained vectors
+    run.metrics |= {"n_holdout": len(holdout), "best_epoch": fit.fit.best_epoch}
+    run.metrics["train_rmse"] = round(fit.fit.best.train_rmse, 6)
+    if fit.fit.best.holdout_error is not None:
+        run.metrics["holdout_error"] = round(fit.fit.best.holdout_error, 6)  # as declared, by the trained vectors
     _pass_the_gate(run, snapshot, fit.model, train, holdout)
 
 
@@ -353,11 +404,15 @@ def _rmse(sheet: Sheet) -> float | None:
     return round(float(np.sqrt(sheet.squared_errors.mean())), 6) if sheet.actual.size else None
 
 
-def _publish(run: _Run, snapshot: TrainingSnapshot, model: FactorModel, examined: FactorModel | None) -> int:
+def _publish(run: _Run, snapshot: TrainingSnapshot, published: _Examined, examined: _Examined | None) -> int:
     """Write the folder, then list and activate it in the transaction that proves that the run is still ours."""
-    if examined and len(snapshot.ratings) < run.settings.training.warm_from:
-        examined = _item_side(examined)  # nothing will go on from it
-    contents = VersionContents(model, snapshot.user_keys, snapshot.item_keys, snapshot.item_ids, examined)
+    contents = VersionContents(
+        published.model,
+        snapshot.user_keys,
+        snapshot.item_keys,
+        snapshot.item_ids,
+        **_kept_for_later(run, snapshot, published, examined),
+    )
     created_at = utc_now()
     folder = f"{created_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
     with run.timed("publish"):
@@ -375,6 +430,23 @@ def _publish(run: _Run, snapshot: TrainingSnapshot, model: FactorModel, examined
         return version
 
     return run.lease.settle(list_and_activate)
+
+
+def _kept_for_later(
+    run: _Run, snapshot: TrainingSnapshot, published: _Examined, examined: _Examined | None
+) -> dict[str, FactorModel]:
+    """What a later run is measured against, and both fits that it may go on from where it would."""
+    if examined is None:
+        return {}
+    if len(snapshot.ratings) < run.settings.training.warm_from:
+        return {"examiner": _item_side(examined.model)}  # nothing will go on from it
+    if examined.average is None:
+        return {"examiner": examined.model}
+    return {
+        "examiner": _item_side(examined.model),
+        "published_start": published.fit.model,
+        "examined_start": examined.fit.model,
+    }
 
 
 def _item_side(model: FactorModel) -> FactorModel:

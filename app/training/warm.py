@@ -94,10 +94,14 @@ def plan_warm_run(
     folder = versions_dir / active.folder
     try:
         examiner = artifacts.load_examiner(folder, active.manifest)
-        published = artifacts.load(folder, active.version, active.manifest)
+        published = artifacts.load(folder, active.version, active.manifest).model
+        starts = artifacts.load_starts(folder, active.manifest)
     except DamagedVersion as damaged:
         raise BeginAnew(str(damaged)) from damaged
-    if examiner is None or examiner.model.n_users == 0:
+    examined = examiner.model if examiner else None
+    if starts:
+        published, examined = starts
+    if examiner is None or examined is None or examined.n_users == 0:
         raise BeginAnew(f"version {active.version} did not keep the fit that its hold-out examined")
     user_rows = look_up(examiner.user_row_of_key, snapshot.user_keys)
     item_rows = look_up(examiner.item_row_of_key, snapshot.item_keys)
@@ -111,8 +115,8 @@ def plan_warm_run(
         n_in_a_row=n_in_a_row,
         drift_before=float(before.get("drift", 1.0)),
         hyperparameters=warm_hyperparameters(chosen, settings.warm_epochs),
-        published=published.model,
-        examiner=examiner.model,
+        published=published,
+        examiner=examined,
         user_rows=user_rows,
         item_rows=item_rows,
         share=settings.warm_share,

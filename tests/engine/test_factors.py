@@ -5,7 +5,7 @@ import pytest
 
 from app.engine.arrays import InvalidArray
 from app.engine.factors import FactorModel
-from tests.engine.worlds import random_model
+from tests.engine.worlds import random_model, random_posterior
 
 
 def test_a_model_comes_back_from_its_arrays_as_read_only_maps(tmp_path):
@@ -60,4 +60,22 @@ def test_arrays_that_are_no_model_are_refused_by_name(name, array, what):
     if array is not None:
         arrays[name] = array
     with pytest.raises(InvalidArray, match=f"^{name} {what}"):
+        FactorModel.from_arrays(arrays)
+
+
+def test_a_model_that_is_an_average_keeps_what_it_knows_besides_and_an_older_one_loads_without():
+    plain = random_model(k=3)
+    averaged = dataclasses.replace(plain, posterior=random_posterior(plain))
+    again = FactorModel.from_arrays(averaged.arrays())
+    assert again.posterior is not None
+    np.testing.assert_array_equal(again.posterior.item_hints, averaged.posterior.item_hints)
+    assert again.digest() == averaged.digest() != plain.digest()
+    assert FactorModel.from_arrays(plain.arrays()).posterior is None
+
+
+def test_half_a_posterior_is_refused():
+    plain = random_model(k=3)
+    arrays = dataclasses.replace(plain, posterior=random_posterior(plain)).arrays()
+    del arrays["posterior_reach"]
+    with pytest.raises(InvalidArray, match="posterior_reach"):
         FactorModel.from_arrays(arrays)

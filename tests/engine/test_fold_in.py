@@ -5,8 +5,8 @@ import pytest
 
 from app.engine.arrays import InvalidArray
 from app.engine.factors import FactorModel, UserPrior
-from app.engine.fold_in import FoldIn, interval
-from tests.engine.worlds import model_of, random_model
+from app.engine.fold_in import _HINT_RATINGS, DAMPING, FoldIn, interval
+from tests.engine.worlds import model_of, random_model, random_posterior
 
 
 def closed_form(model, item_rows, values):
@@ -141,3 +141,70 @@ def test_the_model_is_left_as_it_was():
     fold_in = FoldIn(dataclasses.replace(model))
     fold_in.predict(fold_in.fold_in([1, 2], [3.0, 4.0]), [0, -1])
     assert model.digest() == digest
+
+
+# Against the mean of a posterior
+
+
+def averaged_model():
+    plain = random_model()
+    return dataclasses.replace(plain, posterior=random_posterior(plain))
+
+
+def test_hints_move_the_prior_and_doubt_about_items_widens_their_noise():
+    model = averaged_model()
+    posterior = model.posterior
+    items, values = np.array([3, 8, 20]), np.array([4.0, 2.5, 5.0])
+    n, crowd = 3, model.user_prior.mean
+    hinted = posterior.hint_base + posterior.item_hints[items].sum(axis=0) / np.sqrt(n + DAMPING)
+    hinted = hinted + np.log(n + DAMPING) * posterior.count_hint
+    prior_mean = crowd + n / (n + DAMPING) * (hinted - crowd)
+    weight = n / (n + _HINT_RATINGS)
+    precision = (1 - weight) * np.linalg.inv(model.user_prior.covariance)
+    precision = precision + weight * np.linalg.inv(posterior.hinted_covariance)
+    y = np.hstack([np.ones((3, 1)), model.item_factors[items]])
+    w = 1 / (model.noise_variance * posterior.item_noise[items])
+    A = precision + (y * w[:, None]).T @ y
+    x = np.linalg.solve(A, precision @ prior_mean + (y * w[:, None]).T @ (values - model.mean - model.item_bias[items]))
+    user = FoldIn(model).fold_in(items, values)
+    np.testing.assert_allclose([user.bias, *user.factors], x, rtol=2e-4, atol=1e-5)
+    np.testing.assert_allclose(user.covariance(), np.linalg.inv(A), rtol=1e-4, atol=1e-7)
+
+
+def test_nobody_is_the_crowds_mean_whatever_the_hints():
+    model = averaged_model()
+    user = FoldIn(model).fold_in([], [])
+    np.testing.assert_allclose([user.bias, *user.factors], model.user_prior.mean, atol=1e-5)
+
+
+def test_a_user_who_rates_at_random_has_wider_intervals_than_one_who_rates_as_predicted():
+    model = averaged_model()
+    fold_in, items = FoldIn(model), np.arange(40, dtype=np.int32)
+    steady = fold_in.fold_in(items, model.mean + model.item_bias[items])
+    wild = fold_in.fold_in(items, model.mean + model.item_bias[items] + 3.0 * (-1.0) ** items)
+    assert steady.noise_scale < 1 < wild.noise_scale
+    narrow, wide = (fold_in.predict(user, [5])[1][0] for user in (steady, wild))
+    assert narrow < wide
+
+
+def test_a_trained_user_has_the_trained_vector_and_the_doubt_of_folding_in():
+    model = averaged_model()
+    fold_in = FoldIn(model)
+    user, folded = fold_in.trained(2, [1, 2], [4.0, 5.0]), fold_in.fold_in([1, 2], [4.0, 5.0])
+    np.testing.assert_array_equal(user.factors, model.user_factors[2])
+    assert user.bias == model.user_bias[2]
+    np.testing.assert_array_equal(user.upper, folded.upper)
+    assert user.n_ratings == 2
+
+
+def test_calibrated_intervals_contain_each_other_by_level_and_their_prediction():
+    model = averaged_model()
+    fold_in = FoldIn(model)
+    user = fold_in.fold_in([1, 2, 3], [4.0, 5.0, 3.0])
+    values, variances = fold_in.predict(user, [7, -1])
+    inner = fold_in.interval(user, [7, -1], values, variances, 0.5)
+    outer = fold_in.interval(user, [7, -1], values, variances, 0.9)
+    assert (outer[0] < inner[0]).all()
+    assert (inner[0] < values).all()
+    assert (values < inner[1]).all()
+    assert (inner[1] < outer[1]).all()

@@ -6,7 +6,8 @@ import numpy as np
 
 from app.engine.arrays import Matrix32
 from app.engine.dataset import Ratings
-from app.engine.factors import FactorModel, UserPrior
+from app.engine.factors import FactorModel, Posterior, UserPrior
+from app.engine.intervals import LEVELS, N_BUCKETS
 
 
 @dataclass(frozen=True)
@@ -94,3 +95,21 @@ def _matrix(values: object) -> Matrix32:
 
 def _vector(values: object, n: int, default: float) -> np.ndarray:
     return np.full(n, default, np.float32) if values is None else np.asarray(values, np.float32)
+
+
+def random_posterior(model: FactorModel, seed: int = 1) -> Posterior:
+    """What an average over models would know besides, every number drawn."""
+    rng = np.random.default_rng(seed)
+    size = model.n_factors + 1
+    root = rng.normal(0, 0.3, (size, size))
+    return Posterior(
+        item_noise=rng.uniform(1, 2, model.n_items).astype(np.float32),
+        item_hints=rng.normal(0, 0.1, (model.n_items, size)).astype(np.float32),
+        count_hint=rng.normal(0, 0.1, size),
+        hint_base=rng.normal(0, 0.1, size),
+        hinted_covariance=root @ root.T + 0.05 * np.eye(size),
+        reach=np.linspace(0, 2.6, len(LEVELS)),
+        user_widening=np.linspace(1.2, 0.9, N_BUCKETS),
+        item_widening=np.linspace(1.1, 0.9, N_BUCKETS),
+        trust=np.ones(2),
+    )

@@ -66,7 +66,7 @@ def test_a_trained_model_recommends_each_fan_the_own_kind(planted: Planted) -> N
         assert True in is_own
         assert is_own == sorted(is_own, reverse=True)  # every unrated item of the own kind before any other
         assert answer.json()["model_version"] == version
-        assert answer.json()["source"] == "folded_in"
+        assert answer.json()["source"] == "trained"
         assert answer.json()["trained_through"] == client.get("/v1/status").json()["revision"]
 
 
@@ -186,7 +186,9 @@ def test_similar_items_say_whether_they_come_from_vectors(planted: Planted) -> N
 
 def test_no_source_is_declared_that_no_answer_has(sqlite_client: httpx.Client) -> None:
     schemas = sqlite_client.get("/openapi.json").json()["components"]["schemas"]
-    assert schemas["RecommendationsOut"]["properties"]["source"]["enum"] == ["folded_in", "prior", "means", "popular"]
+    assert schemas["RecommendationsOut"]["properties"]["source"]["enum"] == [
+        *("trained", "folded_in", "prior", "means", "popular")
+    ]
     assert schemas["SimilarItemsOut"]["properties"]["source"]["enum"] == ["item_vectors", "means"]
 
 
@@ -198,7 +200,7 @@ def test_a_batch_answers_in_the_order_of_its_pairs_like_single_questions(planted
     predictions = client.post("/v1/predictions", json=body).raise_for_status().json()["predictions"]
     assert [(each["user_id"], each["item_id"]) for each in predictions] == pairs
     assert [each["value"] for each in predictions] == [predicted(client, user, item) for user, item in pairs]
-    assert [each["source"] for each in predictions] == ["folded_in", "folded_in", "prior", "folded_in"]
+    assert [each["source"] for each in predictions] == ["trained", "trained", "prior", "trained"]
     for each in predictions:
         assert 0.5 <= each["lower"] <= each["value"] <= each["upper"] <= 5
 

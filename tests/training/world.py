@@ -22,7 +22,7 @@ from app.training import queue
 from app.training.queue import Claim, RunRow
 from app.training.run import execute
 
-QUICK = Hyperparameters(n_factors=4, n_epochs=8, patience=8)
+QUICK = Hyperparameters(n_factors=4, n_epochs=8, patience=8, posterior="off")
 ENDLESS = Hyperparameters(n_factors=64, n_epochs=10_000, patience=10_000)
 """Goes on for longer than any test waits, where there are some thousand ratings."""
 

@@ -63,6 +63,7 @@ def carry_over(
             user_bias=user_bias,
             user_factors=user_factors,
             user_counts=np.where(user_rows >= 0, model.user_counts[user_rows], 0).astype(np.int32),
+            posterior=None,  # it is over the model's own rows
         )
         by_user = (ratings.user_rows, ratings.item_rows, ratings.values)
         by_item = (ratings.item_rows, ratings.user_rows, ratings.values)

@@ -1,0 +1,82 @@
+"""How far intervals must reach so that they hold the share of ratings that they promise.
+
+Predicted standard deviations are Gaussian and come from a model; errors do as they like. On ratings that were held out,
+|r - r_hat| / sd is measured: its quantiles are the reach of each level (split conformal prediction: Lei et al. 2018,
+section 5.2, with local weights), and what it takes beside that where users or items have few or many ratings is
+the widening of their bucket.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from app.engine.arrays import Vector64
+from app.engine.factors import Posterior
+
+LEVELS = (0.0, 0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
+"""Shares for which the reach is measured; between them it is interpolated."""
+BUCKETS = (1, 3, 10, 30, 100, 300)
+"""First number of ratings of every bucket but the first."""
+N_BUCKETS = len(BUCKETS) + 1
+_CALIBRATED = 0.8
+_WEIGHT = 60.0
+"""Ratings that a widening of 1 weighs in a bucket."""
+_ROUNDS = 5
+
+
+class Calibration(NamedTuple):
+    """What turns a standard deviation into a reach: of each level, and by bucket of user and item."""
+
+    reach: Vector64
+    user_widening: Vector64
+    item_widening: Vector64
+
+
+def calibrated(
+    deviations: Vector64, user_counts: npt.NDArray[np.integer], item_counts: npt.NDArray[np.integer]
+) -> Calibration:
+    """From |r - r_hat| / sd of held-out ratings, and the numbers of training ratings of their users and items."""
+    users, items = _buckets(user_counts), _buckets(item_counts)
+    widening = np.ones((2, N_BUCKETS))
+    for _ in range(_ROUNDS):
+        for side, places in enumerate((users, items)):
+            others = (users, items)[1 - side]
+            rest = deviations / widening[1 - side, others]
+            whole = _quantile(rest / widening[side, places], _CALIBRATED)
+            for bucket in range(N_BUCKETS):
+                widening[side, bucket] = _shrunken(rest[places == bucket], whole)
+    rest = deviations / (widening[0, users] * widening[1, items])
+    reach = np.array([_quantile(rest, level) for level in LEVELS])
+    return Calibration(reach, widening[0], widening[1])
+
+
+def calibrated_reach(
+    posterior: Posterior, n_ratings: int, item_counts: npt.NDArray[np.integer], level: float
+) -> Vector64:
+    """Standard deviations on each side of a prediction, for items with so many ratings and a user with n_ratings."""
+    user = posterior.user_widening[_buckets(np.array([n_ratings]))]
+    reach: Vector64 = np.interp(level, LEVELS, posterior.reach) * user * posterior.item_widening[_buckets(item_counts)]
+    return reach
+
+
+def _buckets(counts: npt.NDArray[np.integer]) -> npt.NDArray[np.intp]:
+    return np.searchsorted(BUCKETS, counts, side="right")
+
+
+def _shrunken(deviations: Vector64, whole: float) -> float:
+    """Quantile of these by that of all, as a geometric mean with 1 by the number of ratings behind each."""
+    if not deviations.size or whole <= 0:
+        return 1.0
+    own = max(_quantile(deviations, _CALIBRATED), 1e-3 * whole)
+    return float((own / whole) ** (deviations.size / (deviations.size + _WEIGHT)))
+
+
+def _quantile(deviations: Vector64, level: float) -> float:
+    """The (n + 1) level-th smallest: with it, a new one is below with at least this probability."""
+    if not deviations.size:
+        return 0.0
+    place = min(int(np.ceil((deviations.size + 1) * level)), deviations.size)
+    return float(np.sort(deviations)[max(place - 1, 0)])

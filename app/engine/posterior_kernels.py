@@ -1,0 +1,284 @@
+"""The kernels of the Gibbs sampler: draws of many small Gaussian vectors, each from its own stream of random numbers.
+
+A row of the one side, given the vectors y_t of the rows of the other side that it has ratings r_t with (Salakhutdinov &
+Mnih 2008, eq. 11-13; the prior mean of each row as in Simm et al. 2017):
+
+    A = L + sum_t a_t y_t y_t'        x ~ Normal(A^-1 (L m + sum_t a_t y_t r_t), A^-1)
+
+L: precision of the prior, m: its mean for this row, a_t: precision of the noise: the product of the two rows' weights.
+Every vector has COLUMNS numbers, known
+to the compiler, so that rows of the matrices are whole registers.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import float32, float64, int32, int64, njit, uint64, void
+from numba.core.types import Array
+
+from app.engine.arrays import Matrix32, Matrix64, Offsets, Rows, Vector32, Vector64
+from app.engine.gram import COLUMNS, sum_products
+
+READ_ROWS = Array(int32, 1, "C", readonly=True)
+READ_OFFSETS = Array(int64, 1, "C", readonly=True)
+READ_VECTOR = Array(float32, 1, "C", readonly=True)
+READ_VECTOR64 = Array(float64, 1, "C", readonly=True)
+READ_MATRIX = Array(float32, 2, "C", readonly=True)
+READ_MATRIX64 = Array(float64, 2, "C", readonly=True)
+
+_FLUSH = 1024
+"""Ratings summed in single precision before the sum moves on to double precision."""
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FIRST_MIX = np.uint64(0xBF58476D1CE4E5B9)
+_SECOND_MIX = np.uint64(0x94D049BB133111EB)
+_TO_UNIT = 2.0**-53
+
+
+@njit(uint64(uint64), nogil=True, cache=True)
+def mixed(number: Any) -> Any:
+    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014): neighbouring numbers become unrelated ones."""
+    number = (number ^ (number >> np.uint64(30))) * _FIRST_MIX
+    number = (number ^ (number >> np.uint64(27))) * _SECOND_MIX
+    return number ^ (number >> np.uint64(31))
+
+
+@njit(void(uint64, uint64, float64[::1]), nogil=True, cache=True)
+def draw_normals(key: Any, row: Any, normals: Vector64) -> None:
+    """Standard normal numbers of one row: SplitMix64 from a state that key and row decide, Box & Muller 1958.
+
+    normals: overwritten; an even number of them
+    """
+    state = mixed(key ^ mixed(row + _GOLDEN))
+    for at in range(0, normals.size, 2):
+        state += _GOLDEN
+        first = (float64(mixed(state) >> np.uint64(11)) + 1.0) * _TO_UNIT  # above 0: it goes into a logarithm
+        state += _GOLDEN
+        angle = 2.0 * math.pi * (float64(mixed(state) >> np.uint64(11)) * _TO_UNIT)
+        radius = math.sqrt(-2.0 * math.log(first))
+        normals[at] = radius * math.cos(angle)
+        normals[at + 1] = radius * math.sin(angle)
+
+
+@njit(
+    float64(
+        READ_ROWS, READ_VECTOR, float32, READ_MATRIX, READ_VECTOR, int64, int64,
+        float32[:, ::1], float32[::1], float64[:, ::1], float64[::1],
+    ),
+    nogil=True, cache=True, fastmath={"contract"},
+)  # fmt: skip
+def _sum_up(
+    others: Rows,
+    values: Vector32,
+    mean: float,
+    other_vectors: Matrix32,
+    other_weights: Vector32,
+    start: int,
+    end: int,
+    part: Matrix32,
+    part_pull: Vector32,
+    gram: Matrix64,
+    pull: Vector64,
+) -> float:
+    """gram = sum w y y', pull = sum w y r over the ratings start..end, and the sum of r^2, r = value - mean.
+
+    part, part_pull: room   gram [COLUMNS, COLUMNS], pull [COLUMNS]: overwritten
+    """
+    gram[:, :] = 0.0
+    pull[:] = 0.0
+    squares = 0.0
+    for first in range(start, end, _FLUSH):
+        last = min(first + _FLUSH, end)
+        sum_products(
+            other_vectors.ctypes.data, other_weights.ctypes.data, others.ctypes.data, values.ctypes.data,
+            first, last, mean, part.ctypes.data, part_pull.ctypes.data,
+        )  # fmt: skip
+        for f in range(COLUMNS):
+            pull[f] += float64(part_pull[f])
+            for g in range(COLUMNS):
+                gram[f, g] += float64(part[f, g])
+        for t in range(first, last):
+            rest = values[t] - mean
+            squares += float64(rest * rest)
+    return squares
+
+
+@njit(void(float64[:, ::1]), nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+def _factorise(matrix: Matrix64) -> None:
+    """The upper triangle of A becomes U with U'U = A; what is below it becomes anything."""
+    for i in range(COLUMNS):
+        for p in range(i):
+            above = matrix[p, i]
+            for j in range(COLUMNS):
+                matrix[i, j] -= above * matrix[p, j]
+        scale = 1.0 / math.sqrt(matrix[i, i])
+        for j in range(COLUMNS):
+            matrix[i, j] *= scale
+
+
+@njit(void(float64[:, ::1], float64[::1]), nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+def _solve_transposed(upper: Matrix64, vector: Vector64) -> None:
+    """vector becomes U'^-1 vector."""
+    for i in range(COLUMNS):
+        found = vector[i] / upper[i, i]
+        for j in range(i + 1, COLUMNS):
+            vector[j] -= found * upper[i, j]
+        vector[i] = found
+
+
+@njit(void(float64[:, ::1], float64[::1]), nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+def _solve_upper(upper: Matrix64, vector: Vector64) -> None:
+    """vector becomes U^-1 vector."""
+    for i in range(COLUMNS - 1, -1, -1):
+        total = vector[i]
+        for j in range(i + 1, COLUMNS):
+            total -= upper[i, j] * vector[j]
+        vector[i] = total / upper[i, i]
+
+
+@njit(
+    void(
+        int64, int64, READ_OFFSETS, READ_ROWS, READ_VECTOR, float32, READ_MATRIX, READ_VECTOR, READ_VECTOR,
+        READ_MATRIX64, READ_MATRIX, uint64, float32[:, ::1], float32[:, ::1], float64[::1],
+    ),
+    nogil=True, cache=True, error_model="numpy", fastmath={"contract"},
+)  # fmt: skip
+def draw_rows(
+    first: int,
+    last: int,
+    starts: Offsets,
+    others: Rows,
+    values: Vector32,
+    mean: float,
+    other_vectors: Matrix32,
+    other_weights: Vector32,
+    weights: Vector32,
+    prior_precision: Matrix64,
+    prior_means: Matrix32,
+    key: Any,
+    drawn: Matrix32,
+    expected: Matrix32,
+    squared_errors: Vector64,
+) -> None:
+    """Draws rows first..last; row a's ratings are others[t], values[t] for t from starts[a] to starts[a + 1].
+
+    drawn, expected [n_rows, COLUMNS]: the draw and the mean of what it was drawn from   squared_errors [n_rows]: sum
+    (r - mean - x.y)^2 over the ratings of each row, x being the draw, where all other_weights are 1. All three are
+    overwritten in first..last.
+    """
+    part, part_pull = np.empty((COLUMNS, COLUMNS), np.float32), np.empty(COLUMNS, np.float32)
+    gram, pull = np.empty((COLUMNS, COLUMNS)), np.empty(COLUMNS)
+    upper, centre, noise = np.empty((COLUMNS, COLUMNS)), np.empty(COLUMNS), np.empty(COLUMNS)
+    for row in range(first, last):
+        squares = _sum_up(
+            others, values, mean, other_vectors, other_weights, starts[row], starts[row + 1],
+            part, part_pull, gram, pull,
+        )  # fmt: skip
+        weight = float64(weights[row])
+        for f in range(COLUMNS):
+            centre[f] = weight * pull[f]
+            for g in range(COLUMNS):
+                centre[f] += prior_precision[f, g] * float64(prior_means[row, g])
+                upper[f, g] = prior_precision[f, g] + weight * gram[f, g]
+        _factorise(upper)
+        _solve_transposed(upper, centre)
+        draw_normals(key, row, noise)
+        for f in range(COLUMNS):
+            noise[f] += centre[f]
+        _solve_upper(upper, centre)
+        _solve_upper(upper, noise)
+        error = squares
+        for f in range(COLUMNS):
+            expected[row, f] = float32(centre[f])
+            drawn[row, f] = float32(noise[f])
+            through = 0.0
+            for g in range(COLUMNS):
+                through += gram[f, g] * noise[g]
+            error += noise[f] * (through - 2.0 * pull[f])
+        squared_errors[row] = max(error, 0.0)
+
+
+@njit(
+    void(READ_MATRIX, READ_MATRIX, int64, int64, float64[:, ::1]),
+    nogil=True, cache=True, fastmath={"contract"},
+)  # fmt: skip
+def add_cross_products(left: Matrix32, right: Matrix32, first: int, last: int, sums: Matrix64) -> None:
+    """Adds left' right over the rows first..last.   left [n, a]   right [n, b]   sums [a, b]
+
+    In single precision over 64 rows at a time, and four rows at once.
+    """
+    n_left, n_right = left.shape[1], right.shape[1]
+    part = np.empty((n_left, n_right), np.float32)
+    for begin in range(first, last, 64):
+        end = min(begin + 64, last)
+        part[:, :] = float32(0)
+        whole = begin + (end - begin) // 4 * 4
+        for t in range(begin, whole, 4):
+            for f in range(n_left):
+                a, b, c, d = left[t, f], left[t + 1, f], left[t + 2, f], left[t + 3, f]
+                for g in range(n_right):
+                    part[f, g] += (a * right[t, g] + b * right[t + 1, g]) + (c * right[t + 2, g] + d * right[t + 3, g])
+        for t in range(whole, end):
+            for f in range(n_left):
+                a = left[t, f]
+                for g in range(n_right):
+                    part[f, g] += a * right[t, g]
+        for f in range(n_left):
+            for g in range(n_right):
+                sums[f, g] += float64(part[f, g])
+
+
+@njit(
+    void(READ_MATRIX, READ_MATRIX, READ_VECTOR, int64, int64, float32[:, ::1]),
+    nogil=True, cache=True, fastmath={"contract"},
+)  # fmt: skip
+def multiply_rows(left: Matrix32, right: Matrix32, offset: Vector32, first: int, last: int, product: Matrix32) -> None:
+    """product = left right + offset in the rows first..last.   left [n, a]   right [a, b]   offset [b]"""
+    n_inner, n_right = right.shape
+    for t in range(first, last):
+        for g in range(n_right):
+            product[t, g] = offset[g]
+        for f in range(n_inner):
+            a = left[t, f]
+            for g in range(n_right):
+                product[t, g] += a * right[f, g]
+
+
+@njit(
+    void(int64, int64, READ_OFFSETS, READ_ROWS, READ_VECTOR, READ_VECTOR, READ_MATRIX, float32[:, ::1]),
+    nogil=True, cache=True, fastmath={"contract"},
+)  # fmt: skip
+def sum_rated(
+    first: int,
+    last: int,
+    starts: Offsets,
+    others: Rows,
+    weights: Vector32,
+    other_weights: Vector32,
+    other_vectors: Matrix32,
+    sums: Matrix32,
+) -> None:
+    """sums[a] = weights[a] * sum over a's ratings of other_weights[t] other_vectors[t], in the rows first..last."""
+    n_columns = other_vectors.shape[1]
+    for row in range(first, last):
+        sums[row, :] = float32(0)
+        for t in range(starts[row], starts[row + 1]):
+            other = others[t]
+            weight = other_weights[other]
+            for g in range(n_columns):
+                sums[row, g] += weight * other_vectors[other, g]
+        for g in range(n_columns):
+            sums[row, g] *= weights[row]
+
+
+@njit(
+    void(READ_ROWS, READ_ROWS, READ_MATRIX, READ_MATRIX, float64[::1]),
+    nogil=True, cache=True, fastmath={"reassoc", "contract"},
+)  # fmt: skip
+def add_predictions(users: Rows, items: Rows, user_vectors: Matrix32, item_vectors: Matrix32, sums: Vector64) -> None:
+    """Adds x_u.y_i of each pair.   users, items [n]   sums [n]: added to"""
+    for at in range(users.size):
+        dot = float32(0)
+        for f in range(COLUMNS):
+            dot += user_vectors[users[at], f] * item_vectors[items[at], f]
+        sums[at] += float64(dot)

@@ -1,0 +1,64 @@
+"""Work over the rows of a matrix, cut into parts that depend on the data alone: the same sums for any threads."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+import numpy as np
+import numpy.typing as npt
+
+from app.engine.arrays import Matrix32, Matrix64, Vector32
+from app.engine.posterior_kernels import add_cross_products, multiply_rows
+
+Parts = tuple[tuple[int, int], ...]
+"""First and last + 1 row of each part."""
+
+_PARTS = 32
+"""Enough that a thread that is held up leaves work to the others, few enough that sums per part stay cheap."""
+_LEAST = 64
+
+
+def cut(counts: npt.NDArray[np.integer], work_per_row: int) -> Parts:
+    """Parts of about equal work: each row costs its count and so much more."""
+    work = np.cumsum(counts.astype(np.int64) + work_per_row)
+    total = int(work[-1]) if work.size else 0
+    n_parts = max(1, min(_PARTS, total // (_LEAST * work_per_row)))
+    bounds = np.searchsorted(work, np.arange(1, n_parts) * (total / n_parts))
+    edges = np.unique(np.concatenate([[0], bounds, [counts.size]])).tolist()
+    return tuple(itertools.pairwise(edges))
+
+
+def in_parts(pool: Executor, parts: Parts, work: Callable[[int, int], None]) -> None:
+    """work(first, last) for each part, at the same time; the first error is raised here."""
+    if len(parts) == 1:
+        work(*parts[0])
+        return
+    for done in [pool.submit(work, *part) for part in parts]:
+        done.result()
+
+
+def cross_products(pool: Executor, parts: Parts, left: Matrix32, right: Matrix32) -> Matrix64:
+    """left' right, in double precision over the parts in their order."""
+    sums = np.zeros((len(parts), left.shape[1], right.shape[1]))
+    place = {first: at for at, (first, _) in enumerate(parts)}
+    in_parts(pool, parts, lambda first, last: add_cross_products(left, right, first, last, sums[place[first]]))
+    total: Matrix64 = np.add.reduce(sums, axis=0)
+    return total
+
+
+def product(pool: Executor, parts: Parts, left: Matrix32, right: Matrix64, offset: object = 0.0) -> Matrix32:
+    """left right + offset, row by row.   right [a, b]   offset [b] or one number"""
+    result = np.empty((left.shape[0], right.shape[1]), np.float32)
+    multiply_into(pool, parts, left, right, offset, result)
+    return result
+
+
+def multiply_into(
+    pool: Executor, parts: Parts, left: Matrix32, right: Matrix64, offset: object, result: Matrix32
+) -> None:
+    """The same, into an array that is there."""
+    factor = np.ascontiguousarray(right, np.float32)
+    added: Vector32 = np.ascontiguousarray(np.broadcast_to(np.asarray(offset), right.shape[1]), np.float32)
+    in_parts(pool, parts, lambda first, last: multiply_rows(left, factor, added, first, last, result))

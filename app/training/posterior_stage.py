@@ -1,0 +1,91 @@
+"""Posterior averaging as a stage of a run: whether it is worth its time, and what it makes of a fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from app.engine.dataset import Ratings
+from app.engine.factors import FactorModel
+from app.engine.hyperparameters import Hyperparameters
+from app.engine.parts import usable_cores
+from app.engine.posterior import PosteriorFit, PosteriorSettings, average_posterior
+from app.engine.trainers.base import Fit
+
+_SECONDS_PER_RATING = 9e-8
+_SECONDS_PER_ROW = 6e-6
+"""What a sweep takes on one processor, with what is kept of it: measured, see docs/accuracy.md."""
+_FITS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Averages both fits of a run; its random numbers come from the run's seed."""
+
+    seed: int
+    n_threads: int
+    settings: PosteriorSettings
+    is_cancelled: Callable[[], bool]
+
+    @classmethod
+    def of(
+        cls,
+        chosen: Hyperparameters,
+        ratings: Ratings,
+        *,
+        is_squared: bool,
+        n_threads: int | None,
+        limit: timedelta,
+        is_cancelled: Callable[[], bool],
+    ) -> Stage | None:
+        """The stage, or None where the run does without it.
+
+        What is averaged are models of Gaussian noise, so another loss keeps its fit.
+        """
+        threads = n_threads or usable_cores()
+        is_quick = projected_seconds(ratings, chosen.n_sweeps, threads) <= limit.total_seconds()
+        if chosen.posterior == "off" or not is_squared or (chosen.posterior == "auto" and not is_quick):
+            return None
+        return cls(chosen.seed, threads, PosteriorSettings(n_sweeps=chosen.n_sweeps), is_cancelled)
+
+    def examined(self, fit: Fit, train: Ratings, holdout: Ratings) -> PosteriorFit:
+        """The average that the hold-out watches, from the fit that it watched."""
+        return self._average(fit.model, train, holdout=holdout)
+
+    def final(self, fit: Fit, ratings: Ratings, first: PosteriorFit | None) -> PosteriorFit:
+        """The average over models of everything; as long, as wide and with the same intervals as the first."""
+        return self._average(fit.model, ratings, first=first)
+
+    def _average(self, start: FactorModel, ratings: Ratings, **others: Any) -> PosteriorFit:
+        return average_posterior(
+            start,
+            ratings,
+            seed=self.seed,
+            n_threads=self.n_threads,
+            settings=self.settings,
+            is_cancelled=self.is_cancelled,
+            **others,
+        )
+
+
+def projected_seconds(ratings: Ratings, n_sweeps: int, n_threads: int) -> float:
+    """What both fits of a run would take if no chain settled early."""
+    per_sweep = _SECONDS_PER_RATING * len(ratings) + _SECONDS_PER_ROW * (ratings.n_users + ratings.n_items)
+    return _FITS * n_sweeps * per_sweep / n_threads
+
+
+def with_model(fit: Fit, average: PosteriorFit | None) -> Fit:
+    """The fit as it is published: the average in place of its factors, where there is one."""
+    return dataclasses.replace(fit, model=average.model) if average else fit
+
+
+def facts(average: PosteriorFit | None, fit: Fit) -> dict[str, Any]:
+    """For the metrics of a run: what the stage did and what it won."""
+    if average is None:
+        return {"is_on": False}
+    errors = {"holdout_rmse": average.sweeps[-1].holdout_rmse, "holdout_rmse_before": fit.best.holdout_rmse}
+    rounded = {name: round(error, 6) for name, error in errors.items() if error is not None}
+    return {"is_on": True, "n_sweeps": len(average.sweeps), "n_factors": average.model.n_factors, **rounded}

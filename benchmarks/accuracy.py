@@ -1,0 +1,237 @@
+"""Accuracy on the five fixed folds of MovieLens latest-small, by SGD alone and by posterior averaging.
+
+    .venv/bin/python -m benchmarks.accuracy                  # the folds; a few minutes
+    .venv/bin/python -m benchmarks.accuracy --sweeps S1 S20  # seconds per sweep and memory on synthetic ratings
+
+For each fold the other four are trained as a published version is: fit on 95 %, everything chosen on the other 5 %,
+then all learned. Test folds are looked at once, by this script, and nothing is chosen on them. All test pairs count,
+those of items that training never saw too; predictions are clipped to the scale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import itertools
+import re
+import resource
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from app.engine.crowd import spread_of
+from app.engine.dataset import Ratings, Vocabulary
+from app.engine.evaluation import ndcg_at, split_holdout
+from app.engine.factors import FactorModel
+from app.engine.fold_in import FoldIn
+from app.engine.hyperparameters import Hyperparameters
+from app.engine.posterior import average_posterior
+from app.engine.trainers.local import LocalTrainer
+from app.engine.trainers.refit import refit
+from benchmarks.datasets import data_set, movielens_folder
+from benchmarks.engine_folds import by_fold_in, by_trained_vectors, clipped_rmse, load_folds
+
+N_FOLDS, TOP = 5, 10
+EDGES = (0, 1, 3, 10, 30, 100, 300, 10**9)
+LEVEL = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Both fits of one fold, and what they took."""
+
+    sgd: FactorModel
+    posterior: FactorModel
+    n_sweeps: int
+    seconds: float
+    sgd_seconds: float
+
+
+def train(ratings: Ratings, n_threads: int, item_features: np.ndarray | None = None) -> Trained:
+    """As a training run does it: examined fits on 95 %, then both learn everything."""
+    settings, trainer = Hyperparameters(), LocalTrainer(n_threads)
+    started = time.perf_counter()
+    learned, holdout = split_holdout(ratings, settings.holdout_fraction, settings.seed)
+    first = trainer.fit(learned, settings, holdout=holdout)
+    final = refit(trainer, ratings, settings, first)
+    sgd_seconds = time.perf_counter() - started
+    average = functools.partial(average_posterior, seed=settings.seed, n_threads=n_threads, item_features=item_features)
+    examined = average(first.model, learned, holdout=holdout)
+    published = average(final.model, ratings, first=examined)
+    seconds = time.perf_counter() - started
+    return Trained(final.model, published.model, len(published.sweeps), seconds, sgd_seconds)
+
+
+def item_features_of(folder: Path) -> np.ndarray:
+    """Genres as 0 and 1, the year and its square, one row per item in the order of `load_folds`."""
+    rated = [row[1] for row in csv.reader((folder / "ratings.csv").open(encoding="utf-8"))][1:]
+    items = Vocabulary.of(rated)
+    films = {row[0]: row for row in csv.reader((folder / "movies.csv").open(encoding="utf-8"))}
+    genres = sorted({name for row in films.values() for name in row[2].split("|")})
+    features = np.zeros((len(items), len(genres) + 2), np.float32)
+    for row, item_id in enumerate(items.ids_of(np.arange(len(items), dtype=np.int32))):
+        for name in films[item_id][2].split("|"):
+            features[row, genres.index(name)] = 1.0
+        year = re.search(r"\((\d{4})\)\s*$", films[item_id][1])
+        features[row, -2] = (float(year[1]) if year else 1995.0) - 1995.0
+    features[:, -1] = features[:, -2] ** 2
+    return features
+
+
+def coverage(model: FactorModel, known: Ratings, test: Ratings) -> list[tuple[int, int, bool, float]]:
+    """Of each test rating the counts of its user and item, whether the interval holds it, and the interval's width."""
+    fold_in, rows = FoldIn(model), []
+    for user_row in np.unique(test.user_rows).tolist():
+        seen, asked = known.of_user(user_row), test.of_user(user_row)
+        user = fold_in.trained(user_row, known.item_rows[seen], known.values[seen])
+        values, variances = fold_in.predict(user, test.item_rows[asked])
+        ends = fold_in.interval(user, test.item_rows[asked], values, variances, LEVEL)
+        lower, upper = (np.clip(end, 0.5, 5.0) for end in ends)
+        held = (lower <= test.values[asked]) & (test.values[asked] <= upper)
+        counts = model.item_counts[test.item_rows[asked]]
+        widths = (upper - lower).tolist()
+        rows += list(zip([user.n_ratings] * values.size, counts.tolist(), held.tolist(), widths, strict=True))
+    return rows
+
+
+def few_ratings(model: FactorModel, known: Ratings, test: Ratings, n_first: int) -> float:
+    """RMSE by fold-in when only so many of each user's training ratings are given, drawn with a fixed seed."""
+    rng, fold_in, errors = np.random.default_rng(0), FoldIn(model), []
+    for user_row in np.unique(test.user_rows).tolist():
+        seen, asked = known.of_user(user_row), test.of_user(user_row)
+        places = np.arange(seen.start, seen.stop)
+        places = np.sort(rng.permutation(places)[:n_first])
+        user = fold_in.fold_in(known.item_rows[places], known.values[places])
+        values, _ = fold_in.predict(user, test.item_rows[asked])
+        errors.append(np.clip(values, 0.5, 5.0) - test.values[asked])
+    return float(np.sqrt((np.concatenate(errors) ** 2).mean()))
+
+
+def rankings(models: dict[str, FactorModel], known: Ratings, test: Ratings) -> dict[str, float]:
+    """Mean nDCG@10 over users: of all items that a user has not rated, those that the test ratings show to be liked.
+
+    Liked: rated no lower than the mean of the user's training ratings.
+    """
+    sgd = models["SGD"]
+    damped = sgd.item_counts * (sgd.item_means - sgd.mean) / (sgd.item_counts + 5.0)
+    scores = {name: model.item_bias + model.user_factors @ model.item_factors.T for name, model in models.items()}
+    scores["popularity (number of ratings)"] = sgd.item_counts.astype(np.float32)
+    scores["popularity (damped mean)"] = damped
+    scores["biases"] = sgd.item_bias
+    found: dict[str, list[float]] = defaultdict(list)
+    for user_row in np.unique(test.user_rows).tolist():
+        seen, asked = known.of_user(user_row), test.of_user(user_row)
+        liked = test.item_rows[asked][test.values[asked] >= known.values[seen].mean()]
+        if liked.size:
+            for name, score in scores.items():
+                of_user = (score[user_row] if score.ndim == 2 else score).astype(np.float64)
+                of_user[known.item_rows[seen]] = -np.inf
+                best = np.argsort(-of_user, kind="stable")[:TOP].astype(np.int32)
+                found[name].append(ndcg_at(best, liked.astype(np.int32), TOP))
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def measure_folds(n_threads: int) -> None:
+    folder = movielens_folder()
+    ratings, fold_of = load_folds(folder / "ratings.csv")
+    features = item_features_of(folder)
+    errors: dict[str, list[float]] = defaultdict(list)
+    ndcg: dict[str, list[float]] = defaultdict(list)
+    covered: list[tuple[int, int, bool, float]] = []
+    print("fold  seconds (SGD)   sweeps  rank   SGD trained  fold-in   posterior trained  fold-in   with categories")
+    for fold in range(N_FOLDS):
+        known, test = ratings.take(fold_of != fold), ratings.take(fold_of == fold)
+        fits = train(known, n_threads)
+        richer = train(known, n_threads, features).posterior
+        models = {"SGD": fits.sgd, "posterior": fits.posterior, "posterior with categories": richer}
+        row = {}
+        for name, model in models.items():
+            row[f"{name}, trained"] = clipped_rmse(by_trained_vectors(model, test), test)
+            row[f"{name}, fold-in"] = clipped_rmse(by_fold_in(model, known, test)[0], test)
+        for n_first in (1, 3, 10):
+            for name in ("SGD", "posterior"):
+                row[f"{name}, {n_first} ratings each"] = few_ratings(models[name], known, test, n_first)
+        unknown = fits.posterior.item_counts[test.item_rows] == 0
+        for name, model in models.items():
+            guess = by_trained_vectors(model, test.take(unknown))
+            row[f"{name}, items never seen"] = clipped_rmse(guess, test.take(unknown))
+        for name, value in row.items():
+            errors[name].append(value)
+        for name, value in rankings(models, known, test).items():
+            ndcg[name].append(value)
+        covered += coverage(fits.posterior, known, test)
+        numbers = list(row.values())
+        print(
+            f"{fold:4}  {fits.seconds:7.2f} ({fits.sgd_seconds:.2f})  {fits.n_sweeps:6}  {fits.posterior.n_factors:4}"
+            f"   {numbers[0]:11.4f}  {numbers[1]:7.4f}   {numbers[2]:17.4f}  {numbers[3]:7.4f}"
+            f"   {numbers[4]:.4f} {numbers[5]:.4f}",
+            flush=True,
+        )
+    print("\nmean RMSE over the folds")
+    for name, values in errors.items():
+        print(f"  {name:45} {np.mean(values):.4f}")
+    print(f"\nmean nDCG@{TOP}")
+    for name, values in ndcg.items():
+        print(f"  {name:45} {np.mean(values):.4f}")
+    _print_coverage(covered)
+
+
+def _print_coverage(covered: list[tuple[int, int, bool, float]]) -> None:
+    users, items, held, widths = (np.array(column) for column in zip(*covered, strict=True))
+    print(f"\n{LEVEL:.0%} intervals hold {held.mean():.1%} of all test ratings; mean width {widths.mean():.2f}")
+    for name, counts in (("user", users), ("item", items)):
+        for low, high in itertools.pairwise(EDGES):
+            inside = (counts >= low) & (counts < high)
+            if inside.any():
+                until = f"to {high - 1}" if high < EDGES[-1] else "and more"
+                print(f"  {name}s with {low} {until} ratings: {held[inside].mean():.1%} of {inside.sum()}")
+
+
+def measure_sweeps(name: str, n_threads: int) -> None:
+    """Seconds per sweep on synthetic ratings, from an SGD fit, and the most memory that the process ever held."""
+    data = data_set(name)
+    known = Ratings.of(
+        data.train.users, data.train.items, data.train.values, n_users=data.n_users, n_items=data.n_items
+    )
+    learned, holdout = split_holdout(known, 0.02, 0)
+    del known, data
+    settings = Hyperparameters(n_factors=32, n_epochs=6)
+    sgd = LocalTrainer(n_threads).fit(learned, settings, holdout=holdout)
+    times: list[float] = []
+    started = time.perf_counter()
+    fit = average_posterior(
+        *(sgd.model, learned),
+        seed=0,
+        n_threads=n_threads,
+        holdout=holdout,
+        on_sweep=lambda report: times.append(len(learned) / report.ratings_per_second),
+    )
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"{name}: {len(learned):,} ratings, {n_threads} threads: features {fit.features_seconds:.2f} s, "
+        f"{np.median(times[:20]):.3f} s per sweep, {np.median(times[20:] or times):.3f} s with what is kept, "
+        f"{len(times)} sweeps, {seconds:.1f} s in all; peak {peak:.2f} GiB; hold-out RMSE {sgd.best.holdout_rmse:.4f} "
+        f"by SGD, {fit.sweeps[-1].holdout_rmse:.4f} by the posterior; spread {spread_of(holdout.values):.3f}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sweeps", nargs="+", choices=("S1", "S20"), help="measure sweeps on these instead")
+    asked = parser.parse_args()
+    if asked.sweeps:
+        for name in asked.sweeps:
+            measure_sweeps(name, asked.threads)
+    else:
+        measure_folds(asked.threads)
+
+
+if __name__ == "__main__":
+    main()

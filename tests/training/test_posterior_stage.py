@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from app.database import Database
+from app.engine.dataset import Ratings
+from app.engine.hyperparameters import Hyperparameters
+from app.registry import artifacts, versions
+from app.registry.live import LiveModel
+from app.settings import Settings, Training
+from app.training.posterior_stage import Stage, projected_seconds
+from tests.training.world import fill, ratings_of, train
+
+AVERAGED = Hyperparameters(n_factors=8, n_epochs=20, patience=8, posterior="on", n_sweeps=30)
+FEW = Ratings.of([0, 1], [0, 1], [1.0, 2.0], n_users=2, n_items=2)
+
+
+def _stage(chosen: Hyperparameters, *, is_squared: bool = True, limit: float = 600.0) -> Stage | None:
+    return Stage.of(
+        chosen,
+        FEW,
+        is_squared=is_squared,
+        n_threads=1,
+        limit=timedelta(seconds=limit),
+        is_cancelled=lambda: False,
+    )
+
+
+def test_averaging_is_done_where_time_allows_unless_somebody_decides() -> None:
+    auto, on, off = (Hyperparameters(posterior=choice) for choice in ("auto", "on", "off"))
+    assert _stage(auto)
+    assert not _stage(auto, limit=1e-9)
+    assert _stage(on, limit=1e-9)
+    assert not _stage(off)
+    assert not _stage(on, is_squared=False)
+
+
+def test_the_projection_grows_with_the_ratings_and_falls_with_the_threads() -> None:
+    many = Ratings.of(range(2000), [0] * 2000, [1.0] * 2000, n_users=2000, n_items=1)
+    assert projected_seconds(many, 100, 1) > 50 * projected_seconds(FEW, 100, 1)
+    assert projected_seconds(many, 100, 4) == pytest.approx(projected_seconds(many, 100, 1) / 4)
+
+
+def test_a_run_publishes_the_average_and_tells_of_it(database: Database, settings: Settings) -> None:
+    fill(database, ratings_of(100, 60))
+    run = train(database, settings, AVERAGED)
+    assert run.status == "succeeded", run.error
+    stage = run.metrics["posterior"]
+    assert stage["is_on"]
+    assert stage["n_sweeps"] <= 30
+    assert run.metrics["seconds"].keys() >= {"posterior", "final_posterior"}
+    live = LiveModel(database, settings)
+    live.refresh()
+    assert live.current is not None
+    model = live.current.model
+    assert model.posterior is not None
+    assert model.n_factors == stage["n_factors"] <= 16
+    assert int(model.user_counts.sum()) == run.n_ratings
+
+
+def test_small_versions_keep_no_starts_and_large_ones_both(database: Database, settings: Settings) -> None:
+    fill(database)
+    large = settings.model_copy(update={"training": Training(warm_from=1)})
+    for chosen, is_kept in ((settings, False), (large, True)):
+        train(database, chosen, AVERAGED)
+        with database.read() as connection:
+            row = versions.find_active(connection)
+        assert row is not None
+        starts = artifacts.load_starts(settings.versions_dir / row.folder, row.manifest)
+        examiner = artifacts.load_examiner(settings.versions_dir / row.folder, row.manifest)
+        assert examiner is not None
+        assert examiner.model.n_users == 0
+        assert examiner.model.posterior is not None
+        assert bool(starts) == is_kept
+        if starts:
+            assert [start.n_factors for start in starts] == [8, 8]
+            assert all(start.n_users and start.posterior is None for start in starts)
+
+
+def test_a_warm_run_goes_on_from_the_starts(database: Database, settings: Settings) -> None:
+    warm = settings.model_copy(update={"training": Training(warm_from=1, warm_drift=0.5)})
+    given = ratings_of(100, 60)
+    fill(database, given[:-40])
+    first = train(database, warm, AVERAGED)
+    fill(database, given[-40:])
+    second = train(database, warm, AVERAGED)
+    assert second.metrics["start"]["is_warm"], second.metrics["start"]
+    assert second.metrics["start"]["from_version"] == first.version
+    assert second.metrics["posterior"]["is_on"]
