@@ -36,8 +36,8 @@ class Hyperparameters:
 
     n_factors: int = _number(64, 1, 1024, "length of the user and item vectors")
     n_epochs: int = _number(25, 1, 10_000, "passes over the ratings that the schedule is laid out for")
-    learning_rate: float = _number(0.035, 1e-6, 1.0, "step size of the first epoch")
-    regularization: float = _number(0.05, 0.0, 10.0, "penalty on user and item vectors, paid once per rating")
+    learning_rate: float = _number(0.032, 1e-6, 1.0, "step size of the first epoch")
+    regularization: float = _number(0.04, 0.0, 10.0, "penalty on user and item vectors, paid once per rating")
     reg_bias: float = _number(0.06, 0.0, 10.0, "penalty on user and item biases, paid once per rating")
     initial_scale: float = _number(0.01, 1e-6, 1.0, "standard deviation of the first, random vectors")
     schedule: Schedule = dataclasses.field(

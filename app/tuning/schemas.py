@@ -141,7 +141,7 @@ class SearchOut(BaseModel):
                     "n_folds": 3,
                     "pruning": "median",
                     "publish": True,
-                    "hyperparameters": {"n_factors": 64, "n_epochs": 25, "learning_rate": 0.035},
+                    "hyperparameters": {"n_factors": 64, "n_epochs": 25, "learning_rate": 0.032},
                     "created_at": "2026-01-31T12:00:00Z",
                     "started_at": "2026-01-31T12:00:00.2Z",
                     "finished_at": None,
