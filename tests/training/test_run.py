@@ -397,7 +397,7 @@ def test_a_better_version_by_another_loss_is_published_and_a_worse_one_is_not(
     database: Database, settings: Settings
 ) -> None:
     fill(database, ratings_of(100, 60))
-    thorough = Hyperparameters(n_factors=4, n_epochs=40, posterior="off")
+    thorough = Hyperparameters(n_factors=4, n_epochs=40, learning_rate=0.06, posterior="off")
     train(database, settings, thorough)
     assert train(database, settings, thorough, loss=HUBER).status == "succeeded"
     lazy = Hyperparameters(n_factors=4, n_epochs=1, learning_rate=1e-6)
@@ -406,7 +406,7 @@ def test_a_better_version_by_another_loss_is_published_and_a_worse_one_is_not(
 
 def test_a_low_estimate_is_judged_as_one_and_not_by_its_squared_error(database: Database, settings: Settings) -> None:
     fill(database, ratings_of(100, 60))
-    thorough = Hyperparameters(n_factors=4, n_epochs=40, posterior="off")
+    thorough = Hyperparameters(n_factors=4, n_epochs=40, learning_rate=0.06, posterior="off")
     first = train(database, settings, thorough)
     low = train(database, settings, thorough, loss=declare("quantile", parameters={"level": 0.05}))
     assert (first.status, low.status) == ("succeeded", "succeeded")
