@@ -66,8 +66,28 @@ def test_a_trained_model_recommends_each_fan_the_own_kind(planted: Planted) -> N
         assert True in is_own
         assert is_own == sorted(is_own, reverse=True)  # every unrated item of the own kind before any other
         assert answer.json()["model_version"] == version
-        assert answer.json()["source"] == "folded_in"
+        assert answer.json()["source"] == "trained"
         assert answer.json()["trained_through"] == client.get("/v1/status").json()["revision"]
+
+
+def test_a_user_is_folded_in_as_soon_as_a_rating_is_new_or_gone_and_trained_again_by_the_next_run(
+    planted: Planted,
+) -> None:
+    client, train = planted
+    train()
+
+    def source() -> str:
+        answer: str = client.get("/v1/users/astronaut-1/recommendations").json()["source"]
+        return answer
+
+    assert source() == "trained"
+    rated = client.get("/v1/users/astronaut-1/ratings").json()["ratings"][0]
+    client.delete(f"/v1/users/astronaut-1/ratings/{rated['item_id']}").raise_for_status()
+    assert source() == "folded_in"
+    client.post("/v1/ratings", json={"user_id": "astronaut-1", "item_id": rated["item_id"], "value": rated["value"]})
+    assert source() == "folded_in"
+    train()
+    assert source() == "trained"
 
 
 def test_a_rating_posted_now_changes_the_next_answer_of_a_user_unknown_to_the_model(planted: Planted) -> None:
@@ -186,7 +206,9 @@ def test_similar_items_say_whether_they_come_from_vectors(planted: Planted) -> N
 
 def test_no_source_is_declared_that_no_answer_has(sqlite_client: httpx.Client) -> None:
     schemas = sqlite_client.get("/openapi.json").json()["components"]["schemas"]
-    assert schemas["RecommendationsOut"]["properties"]["source"]["enum"] == ["folded_in", "prior", "means", "popular"]
+    assert schemas["RecommendationsOut"]["properties"]["source"]["enum"] == [
+        *("trained", "folded_in", "prior", "means", "popular")
+    ]
     assert schemas["SimilarItemsOut"]["properties"]["source"]["enum"] == ["item_vectors", "means"]
 
 
@@ -198,7 +220,7 @@ def test_a_batch_answers_in_the_order_of_its_pairs_like_single_questions(planted
     predictions = client.post("/v1/predictions", json=body).raise_for_status().json()["predictions"]
     assert [(each["user_id"], each["item_id"]) for each in predictions] == pairs
     assert [each["value"] for each in predictions] == [predicted(client, user, item) for user, item in pairs]
-    assert [each["source"] for each in predictions] == ["folded_in", "folded_in", "prior", "folded_in"]
+    assert [each["source"] for each in predictions] == ["trained", "trained", "prior", "trained"]
     for each in predictions:
         assert 0.5 <= each["lower"] <= each["value"] <= each["upper"] <= 5
 

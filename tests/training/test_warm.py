@@ -14,7 +14,7 @@ from app.training.snapshot import split, take_snapshot
 from app.training.warm import plan_warm_run
 from tests.training.world import active, fill, ratings_of, train
 
-CHOSEN = Hyperparameters(n_factors=4, n_epochs=40, holdout_fraction=0.2)
+CHOSEN = Hyperparameters(n_factors=4, n_epochs=40, holdout_fraction=0.2, posterior="off")
 FEW = ratings_of(100, 60)
 
 
