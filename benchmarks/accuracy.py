@@ -4,8 +4,8 @@
     .venv/bin/python -m benchmarks.accuracy --sweeps S1 S20  # seconds per sweep and memory on synthetic ratings
 
 For each fold the other four are trained as a published version is: fit on 95 %, everything chosen on the other 5 %,
-then all learned. Test folds are looked at once, by this script, and nothing is chosen on them. All test pairs count,
-those of items that training never saw too; predictions are clipped to the scale.
+then all learned. All test pairs count, those of items that training never saw too; predictions are clipped to the
+scale.
 """
 
 from __future__ import annotations

@@ -70,6 +70,26 @@ def test_a_trained_model_recommends_each_fan_the_own_kind(planted: Planted) -> N
         assert answer.json()["trained_through"] == client.get("/v1/status").json()["revision"]
 
 
+def test_a_user_is_folded_in_as_soon_as_a_rating_is_new_or_gone_and_trained_again_by_the_next_run(
+    planted: Planted,
+) -> None:
+    client, train = planted
+    train()
+
+    def source() -> str:
+        answer: str = client.get("/v1/users/astronaut-1/recommendations").json()["source"]
+        return answer
+
+    assert source() == "trained"
+    rated = client.get("/v1/users/astronaut-1/ratings").json()["ratings"][0]
+    client.delete(f"/v1/users/astronaut-1/ratings/{rated['item_id']}").raise_for_status()
+    assert source() == "folded_in"
+    client.post("/v1/ratings", json={"user_id": "astronaut-1", "item_id": rated["item_id"], "value": rated["value"]})
+    assert source() == "folded_in"
+    train()
+    assert source() == "trained"
+
+
 def test_a_rating_posted_now_changes_the_next_answer_of_a_user_unknown_to_the_model(planted: Planted) -> None:
     client, train = planted
     train()
