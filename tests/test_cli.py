@@ -245,7 +245,8 @@ def test_a_search_shows_its_best_trials_and_writes_its_plot(sqlite_settings: Set
     done = palate("--data-dir", sqlite_settings.data_dir, "tune", "random", "--trials", "4", "--plot", picture, *SPACE)
     assert done.exit_code == 0, done.output
     assert "the best of 4 trials" in done.output
-    assert "to train it: palate train --set learning_rate=" in done.output
+    assert "to train it: palate train --set n_factors=" in done.output
+    assert "--set learning_rate=" in done.output
     assert picture.read_text().startswith("<svg")
 
 

@@ -24,6 +24,7 @@ from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
 from app.engine.losses.grammar import InvalidLoss
+from app.engine.recipe import Recipe
 from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled, WarmStart
 from app.engine.trainers.local import LocalTrainer
 from app.engine.trainers.refit import refit
@@ -58,7 +59,7 @@ class _Hooks(TypedDict):
     is_cancelled: Callable[[], bool]
 
 
-Choose = Callable[[Lease, dict[str, Any]], Hyperparameters | None]
+Choose = Callable[[Lease, dict[str, Any]], Recipe | None]
 """Finds out what to train with, under the lease of the run, and notes in its metrics what it found.
 
 None where nothing shall be trained. Raises RunStopped, FitCancelled, Untrainable or LeaseLost, as steps of a run do.
@@ -74,11 +75,11 @@ class _Run:
     settings: Settings
     metrics: dict[str, Any] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
-    chosen: Hyperparameters | None = None
+    chosen: Recipe | None = None
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        return self.chosen or self.lease.claim.hyperparameters
+        return self.chosen.hyperparameters if self.chosen else self.lease.claim.hyperparameters
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -114,7 +115,7 @@ class _Run:
 
     @property
     def loss(self) -> Loss:
-        return self.lease.claim.loss
+        return self.chosen.loss if self.chosen else self.lease.claim.loss
 
     def _hooks(self, phase: Phase) -> _Hooks:
         return {"on_epoch": lambda report: self.lease.report(phase, report), "is_cancelled": self.lease.must_stop}
