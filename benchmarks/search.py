@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from app.database import Database, open_database
 from app.engine.dataset import Ratings
 from app.engine.evaluation import split_holdout
@@ -139,4 +141,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with threadpool_limits(1):  # small solves are slower on several threads
+        main()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from app.engine.arrays import InvalidArray, Vector32, Vector64
 from app.engine.dataset import Ratings, Vocabulary
@@ -96,10 +97,11 @@ def fit(
         loss = declare(loss, penalty=penalty, link=link, parameters=parameters, rating_range=ends)
     trainer = LocalTrainer(n_threads, loss=loss)
     learned, held_out = split_holdout(known, chosen.holdout_fraction, chosen.seed)
-    if len(held_out) < MIN_HOLDOUT:
-        return FittedModel(trainer.fit(known, chosen).model, known, users, items, None)
-    examined = trainer.fit(learned, chosen, holdout=held_out)
-    return FittedModel(refit(trainer, known, chosen, examined).model, known, users, items, examined)
+    with threadpool_limits(1):  # a fit brings its own threads; small solves are slower on several
+        if len(held_out) < MIN_HOLDOUT:
+            return FittedModel(trainer.fit(known, chosen).model, known, users, items, None)
+        examined = trainer.fit(learned, chosen, holdout=held_out)
+        return FittedModel(refit(trainer, known, chosen, examined).model, known, users, items, examined)
 
 
 def _refuse_repeated(pairs: np.ndarray, user_ids: Sequence[str], item_ids: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 import numba
 import numpy as np
 from sqlalchemy import Connection
+from threadpoolctl import threadpool_limits
 
 from app import __version__
 from app.database import Database, utc_now
@@ -141,7 +142,8 @@ def execute(
     A search is a run too, with a `choose` that does its trials.
     """
     assert (claim.kind == "search") == (choose is not None)
-    with Lease(database, claim, settings.training.lease, is_stopping=is_stopping, on_epoch=on_epoch) as lease:
+    held = Lease(database, claim, settings.training.lease, is_stopping=is_stopping, on_epoch=on_epoch)
+    with threadpool_limits(1), held as lease:  # thousands of small solves, each slower on several threads than on one
         run = _Run(lease, database, settings)
         log.info("run %d starts (attempt %d)", claim.run_id, claim.attempt)
         try:

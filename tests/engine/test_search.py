@@ -234,7 +234,11 @@ LOSSES = {
     [
         ({"loss.delta": {"low": 0.3, "high": 3}}, "loss.delta", "of the losses that are tried; they name none"),
         ({"loss": {"choices": ["huber"]}, "loss.width": {"choices": [1]}}, "loss.width", "they name delta"),
-        ({"loss": {"choices": ["huber", "cauchy"]}}, "loss", "the name cauchy is not known here at character 1"),
+        (
+            {"loss": {"choices": ["huber", "cauchy"]}},
+            "loss",
+            "the loss cauchy is not known at character 1, at 'cauchy'; there are squared, absolute",
+        ),
         ({"loss": {"choices": ["r - __import__(1)"]}}, "loss", "the function __import__ is not known"),
         ({"loss": {"choices": [1]}}, "loss", "must be a name or an expression, not 1"),
         ({"loss": {"low": 0, "high": 1}}, "loss", "has no order: give choices"),

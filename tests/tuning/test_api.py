@@ -79,7 +79,7 @@ def test_without_a_body_the_usual_suspects_are_searched(sqlite_client: httpx.Cli
         ({"hyperparameters": {"loss": {"error": "huber"}}}, "hyperparameters.loss", "Extra inputs"),
         ({"loss": {"error": "r_hat.__class__"}}, "loss.error", "an attribute is not allowed at character 1"),
         ({"loss": {"error": "huber", "parameters": {"width": 1}}}, "loss.parameters", "width is used nowhere"),
-        ({"space": {"loss": {"choices": ["huber", "hubert"]}}}, "space.loss", "the name hubert is not known"),
+        ({"space": {"loss": {"choices": ["huber", "hubert"]}}}, "space.loss", "the loss hubert is not known"),
         ({"space": {"loss.delta": {"low": 1, "high": 2}}}, "space.loss.delta", "they name none"),
         (
             {"n_folds": 1, "hyperparameters": {"holdout_fraction": 0}},

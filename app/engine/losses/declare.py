@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from app.engine.losses import grammar
 from app.engine.losses.base import LINKS, Loss
@@ -27,6 +27,8 @@ def declare(
     link: that of the catalog's loss, or identity. parameters: numbers by name; each must be used by a text.
     """
     given = dict(parameters or {})
+    _refuse_unknown_word(error, {*BY_NAME, *grammar.ERROR_NAMES, *grammar.RANGE_NAMES, *given}, "loss", BY_NAME)
+    _refuse_unknown_word(penalty, {*PENALTIES, *grammar.PENALTY_NAMES, *given}, "penalty", PENALTIES)
     entry = BY_NAME.get(error)
     penalty_text, defaults = PENALTIES.get(penalty, (penalty, {}))
     text = entry.error if entry else error
@@ -65,6 +67,13 @@ def penalty_tree(loss: Loss) -> grammar.Node:
 def words_of(*texts: str) -> set[str]:
     """Every name in these texts: of parameters, of functions, and of what an expression is in."""
     return set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", " ".join(texts)))
+
+
+def _refuse_unknown_word(text: str, known: Collection[str], what: str, listed: Collection[str]) -> None:
+    """A single word is most likely a name of the catalog, misspelt."""
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,39}", text) and text not in known:
+        hint = f"there are {', '.join(listed)}, and expressions"
+        raise InvalidLoss(text, 0, f"the {what} {text} is not known", hint)
 
 
 def _refuse_nonsense(loss: Loss, given: Mapping[str, float]) -> None:
