@@ -25,6 +25,7 @@ from app.settings import Settings, UnusableSettings, read_settings
 if TYPE_CHECKING:
     from app.database import Database
     from app.engine.losses.base import Loss
+    from app.engine.recipe import Recipe
     from app.engine.search import Trial
     from app.items.line_import import LineImport, OnProgress
     from app.items.schemas import ImportReport
@@ -46,6 +47,16 @@ FormatOption = Annotated[
 ]
 EncodingOption = Annotated[Encoding, typer.Option(help="How its characters are written.")]
 Column = Annotated[str | None, typer.Option(help="Name of the column, where it is not found by itself.")]
+LossOption = Annotated[
+    str | None, typer.Option(help='What to minimise: a name or an expression, as "log(cosh(r - r_hat))".')
+]
+PenaltyOption = Annotated[str | None, typer.Option(help="l2, elastic_net, none, or an expression in theta.")]
+LinkOption = Annotated[str | None, typer.Option(help="identity, sigmoid or exp; the loss's own by default.")]
+LossParameterOption = Annotated[
+    list[str] | None, typer.Option(help="A number that the loss calls by name, as delta=1.5; repeat for several.")
+]
+_ToldLoss = tuple[str | None, str | None, str | None, list[str]]
+"""The values of the four options above."""
 
 
 class StrategyName(StrEnum):
@@ -210,14 +221,10 @@ def train(
     hyperparameter: Annotated[
         list[str] | None, typer.Option("--set", help="A hyperparameter, as n_factors=32; repeat for several.")
     ] = None,
-    loss: Annotated[
-        str | None, typer.Option(help='What to minimise: a name or an expression, as "log(cosh(r - r_hat))".')
-    ] = None,
-    penalty: Annotated[str | None, typer.Option(help="l2, elastic_net, none, or an expression in theta.")] = None,
-    link: Annotated[str | None, typer.Option(help="identity, sigmoid or exp; the loss's own by default.")] = None,
-    loss_parameter: Annotated[
-        list[str] | None, typer.Option(help="A number that the loss calls by name, as delta=1.5; repeat for several.")
-    ] = None,
+    loss: LossOption = None,
+    penalty: PenaltyOption = None,
+    link: LinkOption = None,
+    loss_parameter: LossParameterOption = None,
 ) -> None:
     """Train in the foreground and publish what passes the gate; Ctrl-C cancels."""
     from app.engine.hyperparameters import Hyperparameters, InvalidHyperparameter
@@ -229,7 +236,7 @@ def train(
         chosen = Hyperparameters.from_dict(settings.hyperparameters | _assignments(hyperparameter or []))
     except InvalidHyperparameter as invalid:
         raise Failed(str(invalid), 2) from invalid
-    minimised = _declared_loss(settings, loss, penalty, link, _assignments(loss_parameter or [], "--loss-parameter"))
+    minimised = _declared_loss(settings, loss, penalty, link, loss_parameter or [])
     with _database() as (database, settings), _epochs_shown() as show, _interrupted() as is_interrupted:
         hooks = Hooks(on_epoch=show, is_cancelled=is_interrupted, on_wait=console.print)
         run = train_now(database, settings, chosen, loss=minimised, work=work_on, **hooks)
@@ -245,8 +252,9 @@ def tune(
         list[str] | None,
         typer.Option(
             "--space",
-            help="What to try: learning_rate=0.01..0.1:log, n_epochs=10..40:step=5, n_factors=16,32,64; repeat for "
-            "several. Without it: rank, learning rate and penalties around their usual values.",
+            help="What to try: learning_rate=0.01..0.1:log, n_epochs=10..40:step=5, n_factors=16,32,64, "
+            "loss=squared,huber, loss.delta=0.3..3:log; repeat for several. Without it: rank, learning rate and "
+            "penalties around their usual values.",
         ),
     ] = None,
     trials: Annotated[int, typer.Option(min=1, max=1_000, help="Trials at most.")] = 40,
@@ -258,6 +266,10 @@ def tune(
     hyperparameter: Annotated[
         list[str] | None, typer.Option("--set", help="What all trials share, as n_epochs=20; repeat for several.")
     ] = None,
+    loss: LossOption = None,
+    penalty: PenaltyOption = None,
+    link: LinkOption = None,
+    loss_parameter: LossParameterOption = None,
     publish: Annotated[
         bool, typer.Option("--publish", help="Train the best on every rating and publish it, if it passes the gate.")
     ] = False,
@@ -274,7 +286,8 @@ def tune(
     wanted = None
     if resume is None:
         how = {"strategy": strategy.value, "pruning": pruning.value, "n_trials": trials, "n_folds": folds, "seed": seed}
-        wanted = _wanted(space or [], hyperparameter or [], {**how, "publish": publish})
+        told_loss = loss, penalty, link, loss_parameter or []
+        wanted = _wanted(space or [], hyperparameter or [], told_loss, {**how, "publish": publish})
     with _database() as (database, settings):
         try:
             asked = foreground.ask(database, wanted) if wanted else foreground.unfinished(database, resume or 0)
@@ -462,12 +475,13 @@ def _opened_to_write(file: Path) -> Iterator[BinaryIO]:
 
 
 def _declared_loss(
-    settings: Settings, error: str | None, penalty: str | None, link: str | None, parameters: dict[str, Any]
+    settings: Settings, error: str | None, penalty: str | None, link: str | None, numbers: list[str]
 ) -> Loss:
     """The default loss, or another one where any of it is told; what is not told of that is the catalog's."""
     from app.engine.losses.declare import declare
     from app.engine.losses.grammar import InvalidLoss
 
+    parameters = _assignments(numbers, "--loss-parameter")
     if error is None and penalty is None and link is None and not parameters:
         return settings.loss
     default = settings.training
@@ -498,7 +512,9 @@ def _assignments(texts: list[str], option: str = "--set") -> dict[str, Any]:
     return given
 
 
-def _wanted(space: list[str], hyperparameters: list[str], how: dict[str, Any]) -> Wanted:
+def _wanted(space: list[str], hyperparameters: list[str], loss: _ToldLoss, how: dict[str, Any]) -> Wanted:
+    import dataclasses
+
     from app.engine.hyperparameters import Hyperparameters, InvalidHyperparameter
     from app.engine.search import DEFAULT_SPACE, InvalidSpace
     from app.tuning.space_text import read_space
@@ -506,9 +522,10 @@ def _wanted(space: list[str], hyperparameters: list[str], how: dict[str, Any]) -
 
     settings = _settings()
     try:
-        base = Hyperparameters.from_dict(settings.hyperparameters | _assignments(hyperparameters))
-        defaults = Hyperparameters.from_dict(settings.hyperparameters)
-        return Wanted(space=read_space(space) or DEFAULT_SPACE, base=base, defaults=defaults, **how)
+        chosen = Hyperparameters.from_dict(settings.hyperparameters | _assignments(hyperparameters))
+        minimised = _declared_loss(settings, *loss)
+        base = dataclasses.replace(settings.recipe, hyperparameters=chosen, loss=minimised)
+        return Wanted(space=read_space(space) or DEFAULT_SPACE, base=base, defaults=settings.recipe, **how)
     except InvalidHyperparameter as invalid:
         raise Failed(str(invalid), 2) from invalid
     except InvalidSpace as invalid:
@@ -605,8 +622,42 @@ def _print_search(search: SearchRun, trials: Sequence[Trial], plot: Path) -> Non
     if search.version is not None:
         console.print(f"search {search.id} published version {search.version}")
     elif best:
-        told = " ".join(f"--set {name}={value}" for name, value in best.parameters.items())
-        console.print(f"to train it: palate train {told}", soft_wrap=True, markup=False, highlight=False)
+        wanted = wanted_of(search)
+        options = _options_of(wanted.base.with_values(best.parameters), wanted.defaults)
+        console.print(f"to train it: palate train{options}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _options_of(chosen: Recipe, defaults: Recipe) -> str:
+    """How `palate train` is told a recipe: what differs from the settings."""
+    import shlex
+
+    known = defaults.hyperparameters.to_dict()
+    values = {name: value for name, value in chosen.hyperparameters.to_dict().items() if value != known[name]}
+    words = [word for name, value in values.items() for word in ("--set", f"{name}={_json(value)}")]
+    if chosen.loss != defaults.loss:
+        words += _loss_options(chosen)
+    return "".join(f" {shlex.quote(word)}" for word in words)
+
+
+def _loss_options(chosen: Recipe) -> list[str]:
+    from app.engine.losses.base import L2
+    from app.engine.losses.catalog import BY_NAME
+
+    loss, told = chosen.loss, chosen.told_loss
+    usual_link = BY_NAME[told].link if told in BY_NAME else "identity"
+    words = ["--loss", told]
+    words += ["--penalty", loss.penalty] if loss.penalty != L2 else []
+    words += ["--link", loss.link] if loss.link != usual_link else []
+    for name, value in loss.parameters:
+        words += ["--loss-parameter", f"{name}={value!r}"]
+    return words
+
+
+def _json(value: Any) -> str:
+    """As `--set` reads it."""
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _print_trials(trials: Sequence[Trial]) -> None:

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
 from app.engine.losses.declare import declare
+from app.engine.recipe import Recipe
 
 _DATABASES = {"sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg"}  # with the one driver of each
 
@@ -222,6 +223,11 @@ class Settings(BaseSettings):
             parameters=chosen.loss_parameters,
             rating_range=(self.rating.min, self.rating.max),
         )
+
+    @property
+    def recipe(self) -> Recipe:
+        """How runs fit, and what they minimise, unless they are told otherwise."""
+        return Recipe(Hyperparameters.from_dict(self.hyperparameters), self.loss, (self.rating.min, self.rating.max))
 
     @cached_property
     def sqlalchemy_url(self) -> str:

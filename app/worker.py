@@ -46,7 +46,7 @@ class Worker:
         self._settings = settings
         self._parent = parent
         self._watch = Watch(settings.retrain, settings.versions_dir)
-        self._defaults = Hyperparameters.from_dict(settings.hyperparameters)
+        self._defaults = settings.recipe
         self._name = queue.worker_name()
         self._is_told_to_stop = False  # no Event: setting one in a signal handler may wait for itself
 
@@ -90,7 +90,7 @@ class Worker:
             now = self._database.now(connection)
             if is_due and self._watch.is_due(connection, now):
                 chosen = searches.standing_choice(connection, self._defaults) or self._defaults
-                queue.enqueue(connection, "policy", chosen, now, self._settings.loss)
+                queue.enqueue(connection, "policy", chosen.hyperparameters, now, chosen.loss)
             return queue.claim(connection, self._name, self._settings.training.lease, now)
 
     def _work_on(self, claim: Claim) -> bool:

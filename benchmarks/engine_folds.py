@@ -14,6 +14,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from app.engine.arrays import Vector32
 from app.engine.dataset import Ratings, Vocabulary
@@ -87,4 +88,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with threadpool_limits(1):  # small solves are slower on several threads
+        main()

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from app.engine.dataset import Ratings
 from app.engine.evaluation import mae, rmse, split_holdout
@@ -84,4 +85,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with threadpool_limits(1):  # small solves are slower on several threads
+        main()

@@ -19,11 +19,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from app.database import Database, open_database
 from app.engine.dataset import Ratings
 from app.engine.evaluation import split_holdout
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.search import Trial, apply, best_of
+from app.engine.search import Trial, best_of
 from app.engine.trainers.local import LocalTrainer
 from app.engine.trainers.refit import refit
 from app.settings import Settings
@@ -106,7 +108,7 @@ def report(name: str, data: DataSet, trials: list[Trial], seconds: float) -> Non
     assert best is not None
     assert drawn is not None
     n_pruned = sum(each.status == "pruned" for each in trials)
-    error = test_error(data, apply(Hyperparameters(), best.parameters))
+    error = test_error(data, Hyperparameters().replace(**best.parameters))
     errors = f"{trials[0].value:.4f}  {drawn.value:.4f}  {best.value:.4f}"
     print(f"{name:8} {seconds:6.1f} s  {n_pruned:6}  {errors} (trial {best.number:2})  {error:.4f}")
     tried = (f"{key}={value:.4g}" for key, value in best.parameters.items() if isinstance(value, int | float))
@@ -139,4 +141,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with threadpool_limits(1):  # small solves are slower on several threads
+        main()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -245,8 +246,30 @@ def test_a_search_shows_its_best_trials_and_writes_its_plot(sqlite_settings: Set
     done = palate("--data-dir", sqlite_settings.data_dir, "tune", "random", "--trials", "4", "--plot", picture, *SPACE)
     assert done.exit_code == 0, done.output
     assert "the best of 4 trials" in done.output
-    assert "to train it: palate train --set learning_rate=" in done.output
+    assert "to train it: palate train --set n_factors=" in done.output
+    assert "--set learning_rate=" in done.output
     assert picture.read_text().startswith("<svg")
+
+
+def test_a_search_of_losses_says_how_to_train_its_winner(sqlite_settings: Settings, tmp_path: Path) -> None:
+    database = open_database(sqlite_settings)
+    fill(database)
+    database.dispose()
+    losses = ("--space", "loss=huber,log_cosh", "--space", "loss.width=0.5", "--space", "loss.delta=0.5", *SPACE)
+    told = ("--loss", "abs(r - r_hat)", "--penalty", "elastic_net", "--loss-parameter", "l1_share=0.2")
+    options = ("--trials", "2", "--plot", tmp_path / "trials.svg")
+    done = palate("--data-dir", sqlite_settings.data_dir, "tune", "random", *options, *losses, *told)
+    assert done.exit_code == 0, done.output
+    [_, command] = done.output.rsplit("to train it: palate ", 1)
+    assert "--penalty 'l1_share * abs(theta)" in command
+    trained = palate("--data-dir", sqlite_settings.data_dir, *shlex.split(command))
+    assert "published version 1" in trained.output
+    database = open_database(sqlite_settings)
+    with database.read() as connection:
+        loss = versions.get(connection, 1).manifest["loss"]
+    database.dispose()
+    assert loss["name"] in ("huber", "log_cosh")
+    assert loss["parameters"] == {"l1_share": 0.2, "delta" if loss["name"] == "huber" else "width": 0.5}
 
 
 def test_a_search_can_publish_its_best(sqlite_settings: Settings, tmp_path: Path) -> None:

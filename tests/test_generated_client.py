@@ -58,7 +58,7 @@ def test_the_generated_client_rates_trains_recommends_and_gets_typed_errors(
     counts = _call("ratings.add_ratings", client, body=models.NewRatings(ratings=rated))
     assert counts.created == len(rated)
 
-    run = _call("training.start_training", client, body=models.HyperparametersIn(n_factors=4))
+    run = _call("training.start_training", client, body=models.NewTrainingRun(n_factors=4))
     deadline = time.monotonic() + 60
     while run.status in {"queued", "running"} and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +41,7 @@ def derived(loss: Loss) -> Derived:
 
     of_rating = derivatives.derivatives_of(loss)
     theta, slope = _penalty_slope(loss)
-    of_penalty = sympy.lambdify([theta], slope, modules=[derivatives._NUMPY, "numpy"])
+    of_penalty = sympy.lambdify([theta], slope, modules=[derivatives.ON_ARRAYS, "numpy"])
     tree = penalty_tree(loss)
     return Derived(
         lambda r, score: of_rating(r, score)[0],
@@ -63,7 +62,7 @@ def compiled_slopes(loss: Loss) -> tuple[Any, Any]:
     error, _ = symbols.error_of(loss)
     error_slope = symbols.derivative(error, symbols.SCORE, loss.error)
     theta, penalty_slope = _penalty_slope(loss)
-    how = {"modules": [_scalars(), "math"], "cse": True}
+    how = {"modules": [_on_scalars(), "math"], "cse": True}
     of_rating = sympy.lambdify([symbols.R, symbols.SCORE], error_slope, **how)
     of_theta = sympy.lambdify([theta], penalty_slope, **how)
     return cfunc(float64(float64, float64))(of_rating), cfunc(float64(float64))(of_theta)
@@ -83,25 +82,15 @@ def _penalty_slope(loss: Loss) -> tuple[Any, Any]:
 
 
 @functools.cache
-def _scalars() -> dict[str, Any]:  # noqa: C901  (a table of short functions)
-    """The functions that a derivative is printed with, for one number at a time; see `derivatives` for arrays."""
+def _on_scalars() -> dict[str, Any]:
+    """The functions of `derivatives.ON_ARRAYS`, for Numba and one number at a time."""
     from numba import njit
 
     def choose(condition: bool, yes: float, no: float) -> float:
         return yes if condition else no
 
-    def huber(u: float, delta: float) -> float:
-        inside = min(max(u, -delta), delta)
-        return inside * (u - inside / 2)
-
-    def softplus(u: float) -> float:
-        return max(u, 0.0) + math.log1p(math.exp(-abs(u)))
-
-    def sigmoid(u: float) -> float:
-        return 0.5 + 0.5 * math.tanh(u / 2)
-
-    def log_cosh(u: float) -> float:
-        return abs(u) + math.log1p(math.exp(-2.0 * abs(u))) - math.log(2.0)
+    def clamp(u: float, delta: float) -> float:
+        return min(max(u, -delta), delta)
 
     def both(*parts: bool) -> bool:
         for part in parts:  # noqa: SIM110  (Numba knows loops, not all())
@@ -115,28 +104,6 @@ def _scalars() -> dict[str, Any]:  # noqa: C901  (a table of short functions)
                 return True
         return False
 
-    functions = {
-        "absolute": lambda u: abs(u),
-        "choose": choose,
-        "clamp": lambda u, delta: min(max(u, -delta), delta),
-        "cosh": lambda u: math.cosh(u),
-        "exponential": lambda u: math.exp(u),
-        "huber": huber,
-        "log_cosh": log_cosh,
-        "logarithm": lambda u: math.log(u),
-        "logarithm_of_1_plus": lambda u: math.log1p(u),
-        "power": lambda u, exponent: u**exponent,
-        "root": lambda u: math.sqrt(u),
-        "sigmoid": sigmoid,
-        "sign": lambda u: np.sign(u),
-        "sinh": lambda u: math.sinh(u),
-        "softplus": softplus,
-        "tanh": lambda u: math.tanh(u),
-        "less": lambda a, b: a < b,
-        "less_or_equal": lambda a, b: a <= b,
-        "equal": lambda a, b: a == b,
-        "different": lambda a, b: a != b,
-        "both": both,
-        "either": either,
-    }
-    return {name: njit(function, error_model="numpy") for name, function in functions.items()}
+    compiled = {each.__name__: njit(each, error_model="numpy") for each in (choose, clamp, both, either)}
+    smooth = (evaluate.huber, evaluate.log_cosh, evaluate.sigmoid, evaluate.softplus)
+    return {**derivatives.ON_ARRAYS, **compiled, **{each.__name__: njit(each) for each in smooth}}

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from app.engine.arrays import InvalidArray, Vector32, Vector64
 from app.engine.dataset import Ratings, Vocabulary
-from app.engine.derived import named_loss
 from app.engine.entries import triples_of
 from app.engine.evaluation import split_holdout
 from app.engine.factors import FactorModel
 from app.engine.fold_in import FoldIn
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.losses.base import Loss
+from app.engine.losses.base import Link, Loss
+from app.engine.losses.declare import declare
 from app.engine.top_n import top_n
 from app.engine.trainers.base import Fit, NoRatings
 from app.engine.trainers.local import LocalTrainer
@@ -50,7 +51,7 @@ class FittedModel:
         item_rows = self.items.rows_of([str(item) for item in items])
         user_bias, p = _sides(user_rows, model.user_bias, model.user_factors, *_average_user(model))
         item_bias, q = _sides(item_rows, model.item_bias, model.item_factors, model.item_bias.mean(), np.zeros(1))
-        return np.asarray(model.mean + user_bias + item_bias + np.einsum("nk,nk->n", p, q), np.float64)
+        return model.loss.rating_of(model.mean + user_bias + item_bias + np.einsum("nk,nk->n", p, q))
 
     def recommend(self, user: object, n: int = 10) -> list[tuple[str, float]]:
         """The n items with the highest predicted ratings that the user has not rated, best first."""
@@ -68,14 +69,19 @@ def fit(
     ratings: Any,
     *,
     loss: str | Loss = "squared",
+    penalty: str = "l2",
+    link: Link | None = None,
+    parameters: Mapping[str, float] | None = None,
     n_threads: int | None = None,
     **hyperparameters: Any,
 ) -> FittedModel:
     """Learn biases and factors, as the service does: find the best epoch on a hold-out, then learn everything.
 
     ratings: (user, item, value) triples, a pandas or Polars table, a masked array or an array with NaN, or a SciPy
-    sparse matrix; of the last ones positions are the ids. Hyperparameters are those of `Hyperparameters`: n_factors,
-    n_epochs, learning_rate, regularization, seed, ... Raises InvalidArray, InvalidHyperparameter, NoRatings, Diverged.
+    sparse matrix; of the last ones positions are the ids. loss, penalty, link and parameters are those of `declare`,
+    which a Loss brings along; a range that they need is that of the values. Hyperparameters are those of
+    `Hyperparameters`: n_factors, n_epochs, learning_rate, regularization, seed, ... Raises InvalidArray, InvalidLoss,
+    InvalidHyperparameter, NoRatings, Diverged.
     """
     chosen = Hyperparameters.from_dict(hyperparameters)
     user_ids, item_ids, values = triples_of(ratings)
@@ -85,13 +91,17 @@ def fit(
     user_rows, item_rows = users.rows_of(user_ids), items.rows_of(item_ids)
     _refuse_repeated(user_rows.astype(np.int64) * len(items) + item_rows, user_ids, item_ids)
     known = Ratings.of(user_rows, item_rows, values, n_users=len(users), n_items=len(items))
-    declared = named_loss(loss, "l2") if isinstance(loss, str) else loss
-    trainer = LocalTrainer(n_threads, loss=declared)
+    low, high = float(values.min()), float(values.max())
+    if isinstance(loss, str):
+        ends = (low, high) if low < high else None
+        loss = declare(loss, penalty=penalty, link=link, parameters=parameters, rating_range=ends)
+    trainer = LocalTrainer(n_threads, loss=loss)
     learned, held_out = split_holdout(known, chosen.holdout_fraction, chosen.seed)
-    if len(held_out) < MIN_HOLDOUT:
-        return FittedModel(trainer.fit(known, chosen).model, known, users, items, None)
-    examined = trainer.fit(learned, chosen, holdout=held_out)
-    return FittedModel(refit(trainer, known, chosen, examined).model, known, users, items, examined)
+    with threadpool_limits(1):  # a fit brings its own threads; small solves are slower on several
+        if len(held_out) < MIN_HOLDOUT:
+            return FittedModel(trainer.fit(known, chosen).model, known, users, items, None)
+        examined = trainer.fit(learned, chosen, holdout=held_out)
+        return FittedModel(refit(trainer, known, chosen, examined).model, known, users, items, examined)
 
 
 def _refuse_repeated(pairs: np.ndarray, user_ids: Sequence[str], item_ids: Sequence[str]) -> None:

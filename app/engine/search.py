@@ -21,6 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from app.engine.dataset import Ratings
 from app.engine.evaluation import split_holdout
 from app.engine.hyperparameters import Hyperparameters, InvalidHyperparameter
+from app.engine.losses.base import Loss
+from app.engine.losses.declare import words_of
+from app.engine.losses.grammar import InvalidLoss
+from app.engine.recipe import LOSS, PARAMETER, Recipe, Value
 from app.engine.trainers.base import Diverged, EpochReport, Trainer
 
 if TYPE_CHECKING:
@@ -30,9 +34,10 @@ if TYPE_CHECKING:
 Strategy = Literal["grid", "random", "tpe"]
 Pruning = Literal["none", "median", "halving"]
 TrialStatus = Literal["complete", "pruned", "failed"]
-Value = int | float | str | None
 Parameters = dict[str, Value]
-"""Values by name: those of Hyperparameters, and dotted ones for what else a fit may take."""
+"""Values by name: hyperparameters, `loss`, and `loss.delta` and the like for the numbers that a loss names."""
+TrainerOf = Callable[[Loss], Trainer]
+"""The trainer that minimises a loss."""
 Folds = Sequence[tuple[Ratings, Ratings]]
 """(learned, held out), over the same rows: one pair for a hold-out, k for k-fold cross-validation."""
 
@@ -120,19 +125,17 @@ class Search:
         return min(self.n_trials, math.prod(len(_grid_values(*each)) for each in self.space.items()))
 
 
-def parse_space(given: Mapping[str, Mapping[str, Any]]) -> Space:
-    """{"learning_rate": {"low": 0.01, "high": 0.1, "log": true}, "n_factors": {"choices": [16, 32]}}, checked.
+def parse_space(given: Mapping[str, Mapping[str, Any]], base: Recipe | None = None) -> Space:
+    """{"learning_rate": {"low": 0.01, "high": 0.1, "log": true}, "loss": {"choices": ["squared", "huber"]}}, checked.
 
-    Raises InvalidSpace for unknown names, values that a fit would refuse, and ranges without anything in them.
+    Numbers of a loss, as `loss.delta`, must be named by one of the losses that are tried, or else by the base's. Raises
+    InvalidSpace for unknown names, values that a fit would refuse, and ranges without anything in them.
     """
     if not given:
         raise InvalidSpace("space", "needs at least one hyperparameter")
-    return {name: _dimension(name, each) for name, each in given.items()}
-
-
-def apply(base: Hyperparameters, parameters: Parameters) -> Hyperparameters:
-    """The base with the values of a trial."""
-    return base.replace(**parameters)
+    base = base or Recipe(Hyperparameters())
+    told = given.get(LOSS, {}).get("choices") or [base.told_loss]
+    return {name: _dimension(name, each, _Check(name, base, told)) for name, each in given.items()}
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
@@ -141,7 +144,7 @@ def best_of(trials: Sequence[Trial]) -> Trial | None:
     return min(complete, key=lambda trial: (trial.value, trial.number), default=None)
 
 
-def propose(search: Search, base: Hyperparameters, trials: Sequence[Trial]) -> Parameters | None:
+def propose(search: Search, base: Recipe, trials: Sequence[Trial]) -> Parameters | None:
     """What the next trial tries, given all before it; None when the search is complete.
 
     Where the values of `base` lie in the space, a random or TPE search tries them first: so what it finds is no worse.
@@ -151,16 +154,16 @@ def propose(search: Search, base: Hyperparameters, trials: Sequence[Trial]) -> P
         return None
     if search.strategy == "grid":
         return _grid_point(search.space, number)
-    standing: Parameters = {name: getattr(base, name) for name in search.space}
+    standing = _standing(search.space, base)
     if number == 0 and all(_contains(dimension, standing[name]) for name, dimension in search.space.items()):
         return standing
     return _drawn(search, number, trials)
 
 
 def run_search(
-    trainer: Trainer,
+    trainer_of: TrainerOf,
     folds: Folds,
-    base: Hyperparameters,
+    base: Recipe,
     search: Search,
     *,
     trials: Sequence[Trial] = (),
@@ -170,7 +173,7 @@ def run_search(
     """All trials: those that were done before, and the rest. Raises FitCancelled soon after is_cancelled says yes."""
     done = list(trials)
     while (parameters := propose(search, base, done)) is not None:
-        trial = run_trial(trainer, folds, base, search, parameters, done, is_cancelled=is_cancelled)
+        trial = run_trial(trainer_of, folds, base, search, parameters, done, is_cancelled=is_cancelled)
         done.append(trial)
         if on_trial:
             on_trial(trial)
@@ -178,23 +181,27 @@ def run_search(
 
 
 def run_trial(
-    trainer: Trainer,
+    trainer_of: TrainerOf,
     folds: Folds,
-    base: Hyperparameters,
+    base: Recipe,
     search: Search,
     parameters: Parameters,
     earlier: Sequence[Trial],
     *,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> Trial:
-    """Fit and measure each fold. The first one decides whether the others are worth while; divergence is a result."""
+    """Fit and measure each fold. The first one decides whether the others are worth while.
+
+    That a fit diverges, or that its loss turns out to be none on these ratings, is a result too.
+    """
     started = time.perf_counter()
     watch = _Watch(search.pruning, earlier)
-    chosen = apply(base, parameters)
     status: TrialStatus = "complete"
     errors: list[float] = []
     reason = None
     try:
+        recipe = base.with_values(parameters)
+        trainer, chosen = trainer_of(recipe.loss), recipe.hyperparameters
         for number, (learned, held_out) in enumerate(folds):
             on_epoch = watch.look if number == 0 else None
             fit = trainer.fit(learned, chosen, holdout=held_out, on_epoch=on_epoch, is_cancelled=is_cancelled)
@@ -203,8 +210,8 @@ def run_trial(
     except _Hopeless:
         status = "pruned"
         errors = [watch.curve[-1]]
-    except Diverged as diverged:
-        status, reason = "failed", str(diverged)
+    except (Diverged, InvalidLoss) as unfit:
+        status, reason = "failed", str(unfit)
     value = None if status == "failed" else statistics.fmean(errors)
     seconds = round(time.perf_counter() - started, 4)
     return Trial(len(earlier), parameters, status, value, seconds, tuple(watch.curve), reason)
@@ -263,52 +270,107 @@ class _Watch:
         return is_rung and self._lowest > statistics.median_high(reached)
 
 
+class _Check:
+    """Says whether a value will do for a name, given the losses that are tried."""
+
+    def __init__(self, name: str, base: Recipe, losses: Sequence[Any]) -> None:
+        self.name = name
+        self._base = base
+        self._losses = losses
+        if name.startswith(PARAMETER):
+            self._losses = self._named_by(losses)
+        elif name != LOSS:
+            _field(name)
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether there is something between two values."""
+        return self.name.startswith(PARAMETER) or (self.name != LOSS and "low" in _field(self.name).metadata)
+
+    def __call__(self, value: Any) -> None:
+        """Raises InvalidSpace."""
+        try:
+            if self.name == LOSS and not isinstance(value, str):
+                raise InvalidSpace(LOSS, f"must be a name or an expression, not {value!r}")
+            if self.name == LOSS:
+                self._base.with_values({LOSS: value})
+            elif self.name.startswith(PARAMETER):
+                for loss in self._losses:
+                    self._base.with_values({LOSS: loss, self.name: value})
+            else:
+                Hyperparameters(**{self.name: value})
+        except InvalidHyperparameter as invalid:
+            raise InvalidSpace(self.name, f"must be {invalid.allowed}, not {value!r}") from invalid
+        except InvalidLoss as invalid:
+            raise InvalidSpace(self.name, str(invalid)) from invalid
+
+    def _named_by(self, losses: Sequence[Any]) -> list[str]:
+        number = self.name.removeprefix(PARAMETER)
+        found = [loss for loss in losses if isinstance(loss, str) and number in _numbers_of(self._base, loss)]
+        if not found:
+            known = sorted({each for loss in losses for each in _numbers_of(self._base, str(loss))})
+            hint = f"they name {', '.join(known)}" if known else "they name none"
+            raise InvalidSpace(self.name, f"is not a number of the losses that are tried; {hint}")
+        return found
+
+
+def _numbers_of(base: Recipe, told: str) -> dict[str, float]:
+    """The numbers that a loss names, with their values; none of a text that is no loss, which is refused elsewhere."""
+    try:
+        loss = base.with_values({LOSS: told}).loss
+    except InvalidLoss:
+        return {}
+    words = words_of(loss.error, loss.penalty)
+    return {name: value for name, value in loss.parameters if name in words}
+
+
+def _standing(space: Space, base: Recipe) -> Parameters:
+    """What the base does already; a number that its loss does not name may be any."""
+    standing = {name: base.value_of(name) for name in space}
+    for name, dimension in space.items():
+        if standing[name] is None and name.startswith(PARAMETER):
+            standing[name] = dimension.values[0] if isinstance(dimension, Choices) else dimension.low
+    return standing
+
+
 def _field(name: str) -> dataclasses.Field[Any]:
     fields = {field.name: field for field in dataclasses.fields(Hyperparameters)}
     if name in _NOT_SEARCHED:
         raise InvalidSpace(name, f"cannot be searched: it {_NOT_SEARCHED[name]}")
     if name not in fields:
-        known = ", ".join(sorted(fields.keys() - _NOT_SEARCHED.keys()))
+        known = ", ".join([*sorted(fields.keys() - _NOT_SEARCHED.keys()), LOSS, f"{PARAMETER}NAME"])
         raise InvalidSpace(name, f"is not a hyperparameter; they are {known}")
     return fields[name]
 
 
 def _is_whole(name: str) -> bool:
-    return str(_field(name).type).startswith("int")
+    return not (name == LOSS or name.startswith(PARAMETER)) and str(_field(name).type).startswith("int")
 
 
-def _check(name: str, value: Any) -> None:
-    try:
-        Hyperparameters(**{name: value})
-    except InvalidHyperparameter as invalid:
-        raise InvalidSpace(name, f"must be {invalid.allowed}, not {value!r}") from invalid
-
-
-def _dimension(name: str, given: Mapping[str, Any]) -> Range | Choices:
-    field = _field(name)
+def _dimension(name: str, given: Mapping[str, Any], check: _Check) -> Range | Choices:
     told = {key: value for key, value in given.items() if value is not None}
     if told.keys() == {"choices"}:
-        return _choices(name, told["choices"])
+        return _choices(name, told["choices"], check)
     if not {"low", "high"} <= told.keys() <= {"low", "high", "log", "step"}:
         raise InvalidSpace(name, "needs either low and high, perhaps with log or step, or choices")
-    if "low" not in field.metadata:
+    if not check.is_ordered:
         raise InvalidSpace(name, "has no order: give choices")
-    return _range(name, **told)
+    return _range(name, check, **told)
 
 
-def _choices(name: str, values: Sequence[Any]) -> Choices:
+def _choices(name: str, values: Sequence[Any], check: _Check) -> Choices:
     if not 1 <= len(values) <= _MOST_VALUES:
         raise InvalidSpace(name, f"needs from 1 to {_MOST_VALUES} choices, not {len(values)}")
     for value in values:
-        _check(name, value)
+        check(value)
     if len(set(values)) < len(values):
         raise InvalidSpace(name, "names a choice twice")
     return Choices(tuple(values))
 
 
-def _range(name: str, low: Any, high: Any, log: bool = False, step: Any = None) -> Range:
-    _check(name, low)
-    _check(name, high)
+def _range(name: str, check: _Check, low: Any, high: Any, log: bool = False, step: Any = None) -> Range:
+    check(low)
+    check(high)
     if low >= high:
         raise InvalidSpace(name, f"low must be below high, not {low!r} and {high!r}")
     if log and low <= 0:

@@ -12,7 +12,7 @@ from app.database import DatabaseDep
 from app.errors import declared
 from app.training import events, queue
 from app.training.events import Reader
-from app.training.schemas import HyperparametersIn, TrainingRunDetail, TrainingRunList, TrainingRunOut
+from app.training.schemas import NewTrainingRun, TrainingRunDetail, TrainingRunList, TrainingRunOut
 
 router = APIRouter(prefix="/training-runs", tags=["training"])
 
@@ -29,10 +29,10 @@ def start_training(
     request: Request,
     response: Response,
     database: DatabaseDep,
-    body: Annotated[HyperparametersIn | None, Body()] = None,
+    body: Annotated[NewTrainingRun | None, Body()] = None,
 ) -> TrainingRunOut:
     """Queue a training run; the trainer works on one after the other. `Location` is where to watch it."""
-    settings, given = request.app.state.settings, body or HyperparametersIn()
+    settings, given = request.app.state.settings, body or NewTrainingRun()
     chosen = given.over(settings.hyperparameters)
     loss = given.loss.declared(settings.rating) if given.loss else settings.loss
     with database.write() as connection:

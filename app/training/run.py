@@ -26,6 +26,7 @@ from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
 from app.engine.losses.grammar import InvalidLoss
 from app.engine.posterior import PosteriorFit
+from app.engine.recipe import Recipe
 from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled, WarmStart
 from app.engine.trainers.local import LocalTrainer
 from app.engine.trainers.refit import refit
@@ -61,7 +62,7 @@ class _Hooks(TypedDict):
     is_cancelled: Callable[[], bool]
 
 
-Choose = Callable[[Lease, dict[str, Any]], Hyperparameters | None]
+Choose = Callable[[Lease, dict[str, Any]], Recipe | None]
 """Finds out what to train with, under the lease of the run, and notes in its metrics what it found.
 
 None where nothing shall be trained. Raises RunStopped, FitCancelled, Untrainable or LeaseLost, as steps of a run do.
@@ -77,11 +78,11 @@ class _Run:
     settings: Settings
     metrics: dict[str, Any] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
-    chosen: Hyperparameters | None = None
+    chosen: Recipe | None = None
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        return self.chosen or self.lease.claim.hyperparameters
+        return self.chosen.hyperparameters if self.chosen else self.lease.claim.hyperparameters
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -127,7 +128,7 @@ class _Run:
 
     @property
     def loss(self) -> Loss:
-        return self.lease.claim.loss
+        return self.chosen.loss if self.chosen else self.lease.claim.loss
 
     def _hooks(self, phase: Phase) -> _Hooks:
         return {"on_epoch": lambda report: self.lease.report(phase, report), "is_cancelled": self.lease.must_stop}
@@ -165,11 +166,8 @@ def execute(
     A search is a run too, with a `choose` that does its trials.
     """
     assert (claim.kind == "search") == (choose is not None)
-    # The fit brings its own threads; folding in solves systems of a few dozen numbers, slower on several than on one.
-    with (
-        threadpool_limits(1),
-        Lease(database, claim, settings.training.lease, is_stopping=is_stopping, on_epoch=on_epoch) as lease,
-    ):
+    held = Lease(database, claim, settings.training.lease, is_stopping=is_stopping, on_epoch=on_epoch)
+    with threadpool_limits(1), held as lease:  # thousands of small solves, each slower on several threads than on one
         run = _Run(lease, database, settings)
         log.info("run %d starts (attempt %d)", claim.run_id, claim.attempt)
         try:

@@ -62,23 +62,13 @@ class LossIn(BaseModel):
 
 
 class _Given(BaseModel):
-    """What a run shall do differently from the service's own settings; leave out what may stay as it is."""
+    """What a fit shall do differently from the service's own settings; leave out what may stay as it is."""
 
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
-        json_schema_extra={
-            "examples": [
-                {},
-                {"n_factors": 32, "n_epochs": 20, "seed": 7},
-                {"loss": {"error": "log(cosh(r - r_hat))"}},
-                {"loss": {"error": "huber", "parameters": {"delta": 1.5}, "penalty": "elastic_net"}},
-            ]
-        },
+        json_schema_extra={"examples": [{}, {"n_factors": 32, "n_epochs": 20, "seed": 7}]},
     )
-
-    if TYPE_CHECKING:
-        loss: LossIn | None = None
 
     def over(self, defaults: Mapping[str, Any]) -> Hyperparameters:
         """The defaults, with what was given put over them."""
@@ -101,8 +91,24 @@ else:
         __base__=_Given,
         __doc__=_Given.__doc__,
         **{field.name: _optional(field, _KINDS[field.name]) for field in dataclasses.fields(Hyperparameters)},
-        loss=(LossIn | None, Field(None, description="What to minimise (default: PALATE_TRAINING_LOSS).")),
     )
+
+
+class NewTrainingRun(HyperparametersIn):
+    """What a run shall do differently from the service's own settings; leave out what may stay as it is."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {},
+                {"n_factors": 32, "n_epochs": 20, "seed": 7},
+                {"loss": {"error": "log(cosh(r - r_hat))"}},
+                {"loss": {"error": "huber", "parameters": {"delta": 1.5}, "penalty": "elastic_net"}},
+            ]
+        },
+    )
+
+    loss: LossIn | None = Field(None, description="What to minimise (default: PALATE_TRAINING_LOSS).")
 
 
 class EpochOut(BaseModel):

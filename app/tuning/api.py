@@ -30,8 +30,8 @@ def start_search(
     request: Request, response: Response, database: DatabaseDep, body: Annotated[NewSearch | None, Body()] = None
 ) -> SearchOut:
     """Queue a search of hyperparameters; trainings that wait come first. `Location` is where to watch it."""
-    wanted = (body or NewSearch()).wanted(request.app.state.settings.hyperparameters)
-    if wanted.n_folds == 1 and wanted.base.holdout_fraction == 0.0:
+    wanted = (body or NewSearch()).wanted(request.app.state.settings)
+    if wanted.n_folds == 1 and wanted.base.hyperparameters.holdout_fraction == 0.0:
         raise BadInput.at("hyperparameters.holdout_fraction", "must be above 0 where n_folds is 1")
     try:
         with database.write() as connection:

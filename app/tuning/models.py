@@ -23,7 +23,7 @@ class SearchRow(Base):
     pruning: Mapped[str] = mapped_column(String(8))
     publish: Mapped[bool] = mapped_column(Boolean)
     defaults: Mapped[dict[str, Any]] = mapped_column(JSON)
-    """The hyperparameters of the settings when it was asked for."""
+    """What the settings said when it was asked for: hyperparameters, loss and rating range."""
 
 
 class SearchTrial(Base):

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
 from pydantic.config import JsonDict
 
-from app.engine.hyperparameters import Hyperparameters
-from app.engine.search import DEFAULT_SPACE, Pruning, Strategy, Trial, TrialStatus, apply, best_of
+from app.engine.search import DEFAULT_SPACE, Pruning, Strategy, Trial, TrialStatus, best_of
+from app.registry.schemas import LOSS_EXAMPLE, LossOut
+from app.settings import Settings
 from app.training.models import RequestedBy, RunStatus
-from app.training.schemas import HyperparametersIn
-from app.tuning.store import SearchRun, Wanted
+from app.training.queue import loss_of
+from app.training.schemas import HyperparametersIn, LossIn
+from app.tuning.store import SearchRun, Wanted, base_of
 
 _SPACE_EXAMPLE: JsonDict = {
     "n_factors": {"choices": [16, 32, 64]},
     "learning_rate": {"low": 0.01, "high": 0.1, "log": True},
     "n_epochs": {"low": 10, "high": 40, "step": 5},
+}
+_LOSSES_EXAMPLE: JsonDict = {
+    "space": {
+        "loss": {"choices": ["squared", "huber", "log_cosh"]},
+        "loss.delta": {"low": 0.3, "high": 3, "log": True},
+        "regularization": {"low": 0.01, "high": 0.3, "log": True},
+    },
+    "loss": {"penalty": "elastic_net"},
 }
 _EXAMPLE_TRIAL: JsonDict = {
     "number": 7,
@@ -32,7 +43,7 @@ _EXAMPLE_TRIAL: JsonDict = {
 
 
 class DimensionIn(BaseModel):
-    """What is tried of one hyperparameter: numbers from `low` to `high`, or one of `choices`."""
+    """What is tried under one name: numbers from `low` to `high`, or one of `choices`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,14 +62,18 @@ class NewSearch(BaseModel):
     """What to look for, and how."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{}, {"space": _SPACE_EXAMPLE, "n_trials": 40, "publish": True}]}
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{}, {"space": _SPACE_EXAMPLE, "n_trials": 40, "publish": True}, _LOSSES_EXAMPLE]
+        },
     )
 
     space: dict[str, DimensionIn] | None = Field(
         None,
         min_length=1,
         max_length=20,
-        description=f"What is tried of each hyperparameter; without it: {', '.join(DEFAULT_SPACE)}.",
+        description="What is tried: hyperparameters, `loss` (choices of names or expressions), and numbers that a loss "
+        f"names, as `loss.delta`; without it: {', '.join(DEFAULT_SPACE)}.",
     )
     strategy: Strategy = Field(
         "tpe",
@@ -80,6 +95,9 @@ class NewSearch(BaseModel):
     hyperparameters: HyperparametersIn = Field(
         default_factory=HyperparametersIn, description="What all trials share, over the service's own settings."
     )
+    loss: LossIn | None = Field(
+        None, description="What trials minimise, where the space does not say (default: PALATE_TRAINING_LOSS)."
+    )
     publish: bool = Field(
         False,
         strict=True,
@@ -87,14 +105,18 @@ class NewSearch(BaseModel):
         "retrain policy starts keep to it.",
     )
 
-    def wanted(self, defaults: Mapping[str, Any]) -> Wanted:
+    def wanted(self, settings: Settings) -> Wanted:
         """With the service's own settings for what was left out."""
         given = self.space or {}
         space = {name: each.model_dump(exclude_none=True) for name, each in given.items()} or DEFAULT_SPACE
         return Wanted(
             space=space,
-            base=self.hyperparameters.over(defaults),
-            defaults=Hyperparameters.from_dict(dict(defaults)),
+            base=dataclasses.replace(
+                settings.recipe,
+                hyperparameters=self.hyperparameters.over(settings.hyperparameters),
+                loss=self.loss.declared(settings.rating) if self.loss else settings.loss,
+            ),
+            defaults=settings.recipe,
             strategy=self.strategy,
             n_trials=self.n_trials,
             seed=self.seed,
@@ -111,7 +133,9 @@ class TrialOut(BaseModel):
 
     number: int = Field(description="Counted from 0.")
     parameters: dict[str, Any] = Field(description="What it tried.")
-    status: TrialStatus = Field(description="`pruned`: ended early; `failed`: diverged, `error` says how.")
+    status: TrialStatus = Field(
+        description="`pruned`: ended early; `failed`: diverged or has a loss that cannot be; see `error`."
+    )
     value: float | None = Field(
         description="Mean over the folds of the lowest hold-out RMSE; pruned: the lowest so far, on the first fold."
     )
@@ -142,6 +166,7 @@ class SearchOut(BaseModel):
                     "pruning": "median",
                     "publish": True,
                     "hyperparameters": {"n_factors": 64, "n_epochs": 25, "learning_rate": 0.032},
+                    "loss": LOSS_EXAMPLE,
                     "created_at": "2026-01-31T12:00:00Z",
                     "started_at": "2026-01-31T12:00:00.2Z",
                     "finished_at": None,
@@ -151,6 +176,7 @@ class SearchOut(BaseModel):
                     "n_done": 12,
                     "best": _EXAMPLE_TRIAL,
                     "best_hyperparameters": {"n_factors": 32, "n_epochs": 25, "learning_rate": 0.031},
+                    "best_loss": LOSS_EXAMPLE,
                     "version": None,
                     "error": None,
                 }
@@ -161,7 +187,7 @@ class SearchOut(BaseModel):
     id: int = Field(description="Number of the search, and of its run.")
     status: RunStatus = Field(description="`rejected`: the best did not pass the gate, so it was not published.")
     requested_by: RequestedBy = Field(description="Who asked for it: the API or the command line.")
-    space: dict[str, Any] = Field(description="What is tried of each hyperparameter.")
+    space: dict[str, Any] = Field(description="What is tried, by name.")
     strategy: Strategy = Field(description="How values are chosen.")
     n_trials: int = Field(description="Trials that it does in all.")
     seed: int = Field(description="What draws depend on.")
@@ -169,6 +195,7 @@ class SearchOut(BaseModel):
     pruning: Pruning = Field(description="Which trials end early.")
     publish: bool = Field(description="Whether the best is trained on every rating and published.")
     hyperparameters: dict[str, Any] = Field(description="What all trials share where they do not try another value.")
+    loss: LossOut = Field(description="What trials minimise where they do not try another loss.")
     created_at: datetime = Field(description="When it was asked for.")
     started_at: datetime | None = Field(description="When a trainer last took it up.")
     finished_at: datetime | None = Field(description="When it ended.")
@@ -177,9 +204,8 @@ class SearchOut(BaseModel):
     n_ratings: int | None = Field(description="Ratings that it learns from and measures on.")
     n_done: int = Field(description="Trials that have ended.")
     best: TrialOut | None = Field(description="The best complete trial so far.")
-    best_hyperparameters: dict[str, Any] | None = Field(
-        description="Everything about a fit as the best trial chose it."
-    )
+    best_hyperparameters: dict[str, Any] | None = Field(description="Every hyperparameter as the best trial chose it.")
+    best_loss: LossOut | None = Field(description="What the best trial minimised.")
     version: int | None = Field(description="The model version that it published.")
     error: str | None = Field(description="Why it failed, or why the best was not published.")
 
@@ -209,6 +235,12 @@ class SearchList(BaseModel):
 
 def _facts(row: SearchRun, trials: Sequence[Trial]) -> dict[str, Any]:
     best = best_of(trials)
-    chosen = apply(Hyperparameters.from_dict(row.hyperparameters), best.parameters).to_dict() if best else None
-    told = {"n_done": len(trials), "best": TrialOut.of(best) if best else None, "best_hyperparameters": chosen}
-    return {**row._mapping, **told}
+    chosen = base_of(row).with_values(best.parameters) if best else None
+    return {
+        **row._mapping,
+        "loss": LossOut.of(loss_of(row).to_dict()),
+        "n_done": len(trials),
+        "best": TrialOut.of(best) if best else None,
+        "best_hyperparameters": chosen.hyperparameters.to_dict() if chosen else None,
+        "best_loss": LossOut.of(chosen.loss.to_dict()) if chosen else None,
+    }

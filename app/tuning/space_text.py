@@ -1,4 +1,4 @@
-"""A space as it is typed: `learning_rate=0.01..0.1:log`, `n_epochs=10..40:step=5`, `n_factors=16,32,64`."""
+"""A space as it is typed: `learning_rate=0.01..0.1:log`, `n_epochs=10..40:step=5`, `loss=squared,huber`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from app.engine.search import InvalidSpace, Value
+from app.engine.recipe import Value
+from app.engine.search import InvalidSpace
 
 
 def read_space(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -21,7 +22,7 @@ def _read(text: str) -> tuple[str, dict[str, Any]]:
     span, colon, how = told.partition(":")
     low, dots, high = span.partition("..")
     if not dots:
-        return name, {"choices": [_value(choice) for choice in told.split(",")]}
+        return name, {"choices": [_value(choice) for choice in _split(told)]}
     return name, {"low": _number(name, low), "high": _number(name, high), **(_how(name, how) if colon else {})}
 
 
@@ -31,6 +32,18 @@ def _how(name: str, how: str) -> dict[str, Any]:
     if how.startswith("step="):
         return {"step": _number(name, how.removeprefix("step="))}
     raise InvalidSpace(name, f"a range takes :log or :step=STEP, not :{how}")
+
+
+def _split(text: str) -> list[str]:
+    """At the commas that are not within brackets, so that a choice may be an expression."""
+    choices, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth <= 0:
+            choices.append("")
+        else:
+            choices[-1] += character
+    return [choice.strip() for choice in choices]
 
 
 def _value(text: str) -> Value:

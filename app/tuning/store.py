@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select
 
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.search import Pruning, Search, Strategy, Trial, apply, best_of, parse_space
+from app.engine.recipe import Recipe
+from app.engine.search import Pruning, Search, Strategy, Trial, best_of, parse_space
 from app.errors import NotFound
 from app.training import queue
 from app.training.models import RequestedBy, TrainingRun
@@ -33,8 +34,9 @@ class Wanted:
     """A search that somebody asks for. `space` is as `parse_space` takes it; `base` is what all trials share."""
 
     space: Mapping[str, Mapping[str, Any]]
-    base: Hyperparameters
-    defaults: Hyperparameters
+    base: Recipe
+    defaults: Recipe
+    """What the settings say."""
     strategy: Strategy = "tpe"
     n_trials: int = 40
     seed: int = 0
@@ -45,7 +47,7 @@ class Wanted:
     def search(self) -> Search:
         """Raises InvalidSpace."""
         return Search(
-            space=parse_space(self.space),
+            space=parse_space(self.space, self.base),
             strategy=self.strategy,
             n_trials=self.n_trials,
             seed=self.seed,
@@ -56,7 +58,7 @@ class Wanted:
 def enqueue(connection: Connection, requested_by: RequestedBy, wanted: Wanted, now: datetime) -> SearchRun:
     """Ask for a search; raises InvalidSpace."""
     n_planned = wanted.search().n_planned
-    run = queue.enqueue(connection, requested_by, wanted.base, now, kind="search")
+    run = queue.enqueue(connection, requested_by, wanted.base.hyperparameters, now, wanted.base.loss, kind="search")
     facts = {"strategy": wanted.strategy, "n_trials": n_planned, "seed": wanted.seed, "n_folds": wanted.n_folds}
     how = {"pruning": wanted.pruning, "publish": wanted.publish, "defaults": wanted.defaults.to_dict()}
     connection.execute(insert(SearchRow).values(run_id=run.id, space=dict(wanted.space), **facts, **how))
@@ -83,8 +85,8 @@ def wanted_of(row: SearchRun) -> Wanted:
     """What was asked for."""
     return Wanted(
         space=row.space,
-        base=Hyperparameters.from_dict(row.hyperparameters),
-        defaults=Hyperparameters.from_dict(row.defaults),
+        base=base_of(row),
+        defaults=Recipe.from_dict(row.defaults),
         strategy=row.strategy,
         n_trials=row.n_trials,
         seed=row.seed,
@@ -92,6 +94,12 @@ def wanted_of(row: SearchRun) -> Wanted:
         pruning=row.pruning,
         publish=row.publish,
     )
+
+
+def base_of(row: SearchRun) -> Recipe:
+    """What all trials share."""
+    ends = Recipe.from_dict(row.defaults).rating_range
+    return Recipe(Hyperparameters.from_dict(row.hyperparameters), queue.loss_of(row), ends)
 
 
 def trials_of(connection: Connection, search_id: int) -> list[Trial]:
@@ -116,14 +124,14 @@ def record_trial(connection: Connection, search_id: int, trial: Trial, trained_t
         connection.execute(insert(SearchTrial).values(_values(search_id, trial, trained_through, now)))
 
 
-def standing_choice(connection: Connection, defaults: Hyperparameters) -> Hyperparameters | None:
+def standing_choice(connection: Connection, defaults: Recipe) -> Recipe | None:
     """What the newest published search found best, as long as the settings are those that it was asked under."""
     published = _searches().where(TrainingRun.status == "succeeded", SearchRow.publish)
     row = connection.execute(published.order_by(SearchRow.run_id.desc()).limit(1)).one_or_none()
     if row is None or row.defaults != defaults.to_dict():
         return None
     best = best_of(trials_of(connection, row.run_id))
-    return apply(Hyperparameters.from_dict(row.hyperparameters), best.parameters) if best else None
+    return base_of(row).with_values(best.parameters) if best else None
 
 
 def _searches() -> Any:

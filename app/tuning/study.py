@@ -9,8 +9,9 @@ from typing import Any
 
 from app.database import Database
 from app.engine.dataset import Ratings
-from app.engine.hyperparameters import Hyperparameters
-from app.engine.search import Folds, Trial, apply, best_of, propose, run_trial
+from app.engine.losses.base import Loss
+from app.engine.recipe import Recipe
+from app.engine.search import Folds, Trial, best_of, propose, run_trial
 from app.engine.trainers.local import LocalTrainer
 from app.settings import Settings
 from app.training import queue
@@ -43,8 +44,8 @@ class _Study:
         self._database = database
         self._settings = settings
 
-    def choose(self, lease: Lease, metrics: dict[str, Any]) -> Hyperparameters | None:
-        """The best hyperparameters, for a training that publishes them; None where nothing is to be published."""
+    def choose(self, lease: Lease, metrics: dict[str, Any]) -> Recipe | None:
+        """The best recipe, for a training that publishes it; None where nothing is to be published."""
         row, trials = lease.patiently(lambda: self._asked(lease.claim.run_id))
         wanted = store.wanted_of(row)
         if len(trials) < row.n_trials:
@@ -52,10 +53,9 @@ class _Study:
         best = best_of(trials)
         if best is None:
             raise Untrainable(f"none of the {len(trials)} trials came to an end: {_reasons(trials)}")
-        chosen = apply(wanted.base, best.parameters)
         metrics["search"] = {"search_id": lease.claim.run_id, "best_trial": best.number, "value": best.value}
         log.info("search %d: trial %d is the best: %s", lease.claim.run_id, best.number, best.parameters)
-        return chosen if wanted.publish else None
+        return wanted.base.with_values(best.parameters) if wanted.publish else None
 
     def _asked(self, search_id: int) -> tuple[store.SearchRun, list[Trial]]:
         with self._database.read() as connection:
@@ -63,17 +63,19 @@ class _Study:
 
     def _search(self, lease: Lease, wanted: store.Wanted, trials: list[Trial]) -> list[Trial]:
         snapshot = lease.patiently(lambda: take_snapshot(self._database, self._settings.snapshot_dir))
-        folds = _folds(snapshot, wanted.n_folds, wanted.base.holdout_fraction)
+        folds = _folds(snapshot, wanted.n_folds, wanted.base.hyperparameters.holdout_fraction)
         n_ratings = len(snapshot.ratings)
         lease.settle(lambda connection, _: queue.note(connection, lease.claim, n_ratings=n_ratings))
-        trainer = LocalTrainer(self._settings.training.n_threads, self._settings.kernels_dir)
         search = wanted.search()
         while (parameters := propose(search, wanted.base, trials)) is not None:
             lease.check()
-            how = trainer, folds, wanted.base, search, parameters, trials
+            how = self._trainer_of, folds, wanted.base, search, parameters, trials
             trials = [*trials, run_trial(*how, is_cancelled=lease.must_stop)]
             self._write_down(lease, trials[-1], snapshot.revision, is_last=len(trials) == search.n_planned)
         return trials
+
+    def _trainer_of(self, loss: Loss) -> LocalTrainer:
+        return LocalTrainer(self._settings.training.n_threads, self._settings.kernels_dir, loss)
 
     def _write_down(self, lease: Lease, trial: Trial, trained_through: int, *, is_last: bool) -> None:
         """Raises RunStopped where a training waits: the search is handed back, and goes on after it."""

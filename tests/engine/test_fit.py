@@ -4,6 +4,8 @@ import pytest
 from app.engine.arrays import InvalidArray
 from app.engine.fit import fit
 from app.engine.hyperparameters import InvalidHyperparameter
+from app.engine.losses.declare import declare
+from app.engine.losses.grammar import InvalidLoss
 from app.engine.trainers.base import NoRatings
 from tests.conftest import KERNELS
 
@@ -64,6 +66,39 @@ def test_positions_are_the_ids_of_a_matrix() -> None:
     assert model.examined is None
     assert [item for item, _ in model.recommend(0)] == ["2"]
     assert model.predict(3, 3) == model.predict("3", "3")
+
+
+def test_a_sigmoid_link_keeps_predictions_between_the_lowest_and_the_highest_value() -> None:
+    likes = [(user, item, float(value > 3)) for user, item, value in TRIPLES]
+    model = fit(likes, loss="logistic", **HOW)
+    assert model.model.loss.rating_range == (0.0, 1.0)
+    assert 0.9 < model.predict("user-0", "item-0") < 1
+    assert 0 < model.predict("user-0", "item-7") < 0.1
+    assert 0.3 < model.predict("nobody", "nothing") < 0.7
+    assert all(0.9 < predicted < 1 for _, predicted in model.recommend("user-0", n=2))
+
+
+def test_counts_are_predicted_through_an_exponential() -> None:
+    plays = [(user, item, 20.0 if value > 3 else 1.0) for user, item, value in TRIPLES]
+    model = fit(plays, loss="poisson", **HOW)
+    assert model.predict("user-0", "item-0") == pytest.approx(20, rel=0.25)
+    assert 0 < model.predict("user-0", "item-7") < 3
+
+
+def test_a_loss_is_declared_in_place_or_before() -> None:
+    told = fit(TRIPLES, loss="huber", penalty="elastic_net", parameters={"delta": 0.5, "l1_share": 0.2}, **HOW)
+    made = declare("huber", penalty="elastic_net", parameters={"delta": 0.5, "l1_share": 0.2})
+    assert told.model.loss == made
+    assert told.model.digest() == fit(TRIPLES, loss=made, **HOW).model.digest()
+    squashed = fit(TRIPLES, loss="squared", link="sigmoid", **HOW)
+    assert 1.5 <= squashed.predict("user-0", "item-7") < squashed.predict("user-0", "item-0") <= 4.5
+
+
+def test_ratings_that_are_all_the_same_have_no_range_to_scale_a_link_to() -> None:
+    same = [(user, item, 3.0) for user, item, _ in TRIPLES]
+    assert fit(same, **HOW).predict("user-0", "item-0") == pytest.approx(3)
+    with pytest.raises(InvalidLoss, match="needs a rating range"):
+        fit(same, loss="logistic")
 
 
 @pytest.mark.parametrize(

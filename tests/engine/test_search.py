@@ -2,6 +2,9 @@ import pytest
 
 from app.engine.dataset import Ratings
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.losses.base import Loss
+from app.engine.losses.declare import declare
+from app.engine.recipe import Recipe
 from app.engine.search import (
     DEFAULT_SPACE,
     N_MARKS,
@@ -20,6 +23,7 @@ from tests.conftest import KERNELS
 from tests.training.world import ratings_of
 
 BASE = Hyperparameters(n_factors=4, n_epochs=10, reg_bias=0.11)
+RECIPE = Recipe(BASE, rating_range=(0.5, 5.0))
 SPACE = parse_space(
     {
         "learning_rate": {"low": 0.01, "high": 0.2, "log": True},
@@ -38,6 +42,10 @@ def trial(number: int, value: float | None, curve: tuple[float, ...] = (), **par
         "reg_bias": 0.01,
     }
     return Trial(number, given, "failed" if value is None else "complete", value, 1.0, curve)  # type: ignore[arg-type]
+
+
+def trainer_of(loss: Loss) -> LocalTrainer:
+    return LocalTrainer(1, KERNELS, loss)
 
 
 def world() -> Ratings:
@@ -92,7 +100,7 @@ def test_a_grid_steps_through_its_points_in_order_and_ends() -> None:
     space = parse_space({"n_factors": {"low": 2, "high": 4}, "learning_rate": {"low": 0.1, "high": 0.31, "step": 0.1}})
     search = Search(space=space, strategy="grid", n_trials=100)
     done: list[Trial] = []
-    while (parameters := propose(search, BASE, done)) is not None:
+    while (parameters := propose(search, RECIPE, done)) is not None:
         done.append(trial(len(done), 1.0, **parameters))
     assert search.n_planned == len(done) == 9
     assert [each.parameters["learning_rate"] for each in done[:4]] == [0.1, 0.2, 0.3, 0.1]
@@ -103,22 +111,22 @@ def test_a_grid_steps_through_its_points_in_order_and_ends() -> None:
 def test_what_a_trial_tries_depends_on_the_seed_and_the_trials_before_alone(strategy) -> None:
     before = [trial(number, 1.0 + number % 3) for number in range(15)]
     search = Search(space=SPACE, strategy=strategy, seed=5)
-    first, second = propose(search, BASE, before), propose(search, BASE, list(before))
+    first, second = propose(search, RECIPE, before), propose(search, RECIPE, list(before))
     assert first == second
-    assert first != propose(Search(space=SPACE, strategy=strategy, seed=6), BASE, before)
-    assert first != propose(search, BASE, before[:-1])
+    assert first != propose(Search(space=SPACE, strategy=strategy, seed=6), RECIPE, before)
+    assert first != propose(search, RECIPE, before[:-1])
 
 
 def test_random_trials_do_not_depend_on_results_but_tpe_learns_from_them() -> None:
     def results(sign: int) -> list[Trial]:
         made = [
-            propose(Search(space=SPACE, strategy="random"), BASE, [trial(n, 1.0) for n in range(number)])
+            propose(Search(space=SPACE, strategy="random"), RECIPE, [trial(n, 1.0) for n in range(number)])
             for number in range(30)
         ]
         return [trial(n, sign * float(each["learning_rate"]), **each) for n, each in enumerate(made)]  # type: ignore
 
     def mean_rate(strategy, done: list[Trial]) -> float:
-        rates = [propose(Search(space=SPACE, strategy=strategy, seed=s), BASE, done) for s in range(20)]
+        rates = [propose(Search(space=SPACE, strategy=strategy, seed=s), RECIPE, done) for s in range(20)]
         return sum(float(each["learning_rate"]) for each in rates) / len(rates)  # type: ignore
 
     low_is_good, high_is_good = results(1), results(-1)
@@ -130,14 +138,14 @@ def test_tpe_keeps_away_from_where_trials_failed() -> None:
     space = parse_space({"learning_rate": {"low": 0.01, "high": 0.2}})
     rates = [round(0.01 + 0.19 * n / 24, 6) for n in range(25)]
     done = [trial(n, None if rate > 0.1 else 1.0, learning_rate=rate) for n, rate in enumerate(rates)]
-    asked = [propose(Search(space=space, seed=seed), BASE, done) for seed in range(20)]
+    asked = [propose(Search(space=space, seed=seed), RECIPE, done) for seed in range(20)]
     assert sum(float(each["learning_rate"]) > 0.1 for each in asked) <= 4  # type: ignore
 
 
 @pytest.mark.parametrize("strategy", ["random", "tpe"])
 def test_every_value_lies_in_the_space(strategy) -> None:
     done: list[Trial] = []
-    while (parameters := propose(Search(space=SPACE, strategy=strategy, n_trials=25), BASE, done)) is not None:
+    while (parameters := propose(Search(space=SPACE, strategy=strategy, n_trials=25), RECIPE, done)) is not None:
         BASE.replace(**parameters)
         assert 0.01 <= float(parameters["learning_rate"]) <= 0.2  # type: ignore[arg-type]
         assert parameters["n_factors"] in range(2, 17)
@@ -148,13 +156,13 @@ def test_every_value_lies_in_the_space(strategy) -> None:
 
 
 def test_what_would_be_done_anyway_is_tried_first_where_it_lies_in_the_space() -> None:
-    assert propose(Search(space=SPACE), BASE, []) == {
+    assert propose(Search(space=SPACE), RECIPE, []) == {
         "learning_rate": BASE.learning_rate,
         "n_factors": 4,
         "schedule": "linear",
         "reg_bias": 0.11,
     }
-    outside = propose(Search(space=SPACE), BASE.replace(n_factors=64), [])
+    outside = propose(Search(space=SPACE), Recipe(BASE.replace(n_factors=64)), [])
     assert outside is not None
     assert outside["learning_rate"] != BASE.learning_rate
 
@@ -167,15 +175,14 @@ def test_the_best_is_the_lowest_complete_trial_and_the_first_of_equals() -> None
 def test_a_search_finds_what_suits_the_world_and_goes_on_where_it_was() -> None:
     folds = random_folds(world(), 2, 0.1, 0)
     search = Search(space=SPACE, n_trials=12, seed=1)
-    trainer = LocalTrainer(1, KERNELS)
     seen: list[Trial] = []
-    done = run_search(trainer, folds, BASE, search, on_trial=seen.append)
+    done = run_search(trainer_of, folds, RECIPE, search, on_trial=seen.append)
     assert seen == done
     best = best_of(done)
     assert best is not None
     assert best.value is not None
     assert best.value < 0.75
-    resumed = run_search(trainer, folds, BASE, search, trials=done[:7])
+    resumed = run_search(trainer_of, folds, RECIPE, search, trials=done[:7])
     assert [(each.parameters, each.value, each.status) for each in resumed] == [
         (each.parameters, each.value, each.status) for each in done
     ]
@@ -184,7 +191,7 @@ def test_a_search_finds_what_suits_the_world_and_goes_on_where_it_was() -> None:
 def test_a_complete_trial_has_the_mean_of_its_folds_and_a_falling_curve() -> None:
     folds = random_folds(world(), 3, 0.1, 0)
     trainer = LocalTrainer(1, KERNELS)
-    made = run_trial(trainer, folds, BASE, Search(space=SPACE), {"learning_rate": 0.1}, [])
+    made = run_trial(trainer_of, folds, RECIPE, Search(space=SPACE), {"learning_rate": 0.1}, [])
     lowest = [
         min(
             report.holdout_rmse or 9.0
@@ -202,7 +209,7 @@ def test_a_complete_trial_has_the_mean_of_its_folds_and_a_falling_curve() -> Non
 def test_a_trial_that_lags_behind_the_others_is_ended_early(pruning, expected) -> None:
     better = [trial(number, 0.1, (0.1,) * N_MARKS) for number in range(6)]
     folds = random_folds(world(), 1, 0.2, 0)
-    made = run_trial(LocalTrainer(1, KERNELS), folds, BASE, Search(space=SPACE, pruning=pruning), {}, better)
+    made = run_trial(trainer_of, folds, RECIPE, Search(space=SPACE, pruning=pruning), {}, better)
     assert made.status == expected
     assert (len(made.curve) < N_MARKS) == (expected == "pruned")
     assert made.value is not None
@@ -212,9 +219,60 @@ def test_a_trial_that_lags_behind_the_others_is_ended_early(pruning, expected) -
 def test_the_first_trials_and_those_that_lead_are_never_ended_early(pruning) -> None:
     folds = random_folds(world(), 1, 0.2, 0)
     for earlier in ([trial(0, 0.1, (0.1,) * N_MARKS)], [trial(n, 9.0, (9.0,) * N_MARKS) for n in range(6)]):
-        made = run_trial(LocalTrainer(1, KERNELS), folds, BASE, Search(space=SPACE, pruning=pruning), {}, earlier)
+        made = run_trial(trainer_of, folds, RECIPE, Search(space=SPACE, pruning=pruning), {}, earlier)
         assert made.status == "complete"
 
 
+LOSSES = {
+    "loss": {"choices": ["squared", "huber", "logistic", "(r - r_hat)**2 / d"]},
+    "loss.delta": {"low": 0.3, "high": 3, "log": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("space", "parameter", "reason"),
+    [
+        ({"loss.delta": {"low": 0.3, "high": 3}}, "loss.delta", "of the losses that are tried; they name none"),
+        ({"loss": {"choices": ["huber"]}, "loss.width": {"choices": [1]}}, "loss.width", "they name delta"),
+        (
+            {"loss": {"choices": ["huber", "cauchy"]}},
+            "loss",
+            "the loss cauchy is not known at character 1, at 'cauchy'; there are squared, absolute",
+        ),
+        ({"loss": {"choices": ["r - __import__(1)"]}}, "loss", "the function __import__ is not known"),
+        ({"loss": {"choices": [1]}}, "loss", "must be a name or an expression, not 1"),
+        ({"loss": {"low": 0, "high": 1}}, "loss", "has no order: give choices"),
+        ({"loss": {"choices": ["huber"]}, "loss.delta": {"choices": ["wide"]}}, "loss.delta", "must be a number"),
+        ({"loss": {"choices": ["log_cosh"]}, "loss.width": {"low": 0, "high": 1}}, "loss.width", "divides by zero"),
+        ({"loss": {"choices": ["logistic"]}, "loss.low": {"low": 0, "high": 1}}, "loss.low", "they name none"),
+        ({"loss": {"choices": ["huber"]}, "loss.delta": {"low": 0, "high": 3, "log": True}}, "loss.delta", "above 0"),
+    ],
+)
+def test_losses_that_cannot_be_tried_are_refused_with_the_reason(space, parameter, reason) -> None:
+    with pytest.raises(InvalidSpace) as refused:
+        parse_space(space, RECIPE)
+    assert refused.value.parameter == parameter
+    assert reason in refused.value.reason
+
+
+def test_losses_and_their_numbers_are_searched_like_anything_else() -> None:
+    base = Recipe(BASE, declare("(r - r_hat)**2 / d", penalty="elastic_net", parameters={"d": 3}), (0.5, 5.0))
+    search = Search(space=parse_space(LOSSES, base), n_trials=6, strategy="random", pruning="none", seed=2)
+    done = run_search(trainer_of, random_folds(world(), 1, 0.2, 0), base, search)
+    assert {each.status for each in done} == {"complete"}
+    assert done[0].parameters["loss"] == "(r - r_hat)**2 / d"
+    assert len({each.parameters["loss"] for each in done}) >= 3
+    again = run_search(trainer_of, random_folds(world(), 1, 0.2, 0), base, search, trials=done[:2])
+    assert [each.value for each in again] == [each.value for each in done]
+
+
+def test_a_loss_that_is_none_on_these_ratings_fails_its_trial_and_not_the_search() -> None:
+    space = parse_space({"loss": {"choices": ["squared", "log(r_hat - 3) * (r - r_hat)**2"]}})
+    search = Search(space=space, strategy="grid")
+    first, second = run_search(trainer_of, random_folds(world(), 1, 0.2, 0), RECIPE, search)
+    assert (first.status, second.status, second.value) == ("complete", "failed", None)
+    assert "this takes the logarithm" in (second.error or "")
+
+
 def test_the_default_space_can_be_searched() -> None:
-    assert propose(Search(space=parse_space(DEFAULT_SPACE)), Hyperparameters(), []) is not None
+    assert propose(Search(space=parse_space(DEFAULT_SPACE)), Recipe(Hyperparameters()), []) is not None

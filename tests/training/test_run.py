@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from sqlalchemy import update
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from app.database import Database
 from app.engine.hyperparameters import Hyperparameters
@@ -411,3 +412,17 @@ def test_a_low_estimate_is_judged_as_one_and_not_by_its_squared_error(database: 
     low = train(database, settings, thorough, loss=declare("quantile", parameters={"level": 0.05}))
     assert (first.status, low.status) == ("succeeded", "succeeded")
     assert low.metrics["holdout_rmse"] > first.metrics["holdout_rmse"]
+
+
+def test_the_small_solves_of_a_run_take_one_thread_each(database: Database, settings: Settings) -> None:
+    fill(database)
+    enqueue(database)
+    seen = []
+
+    def look(_: Epoch) -> None:
+        seen.append({each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"})
+
+    with threadpool_limits(2):
+        execute(database, settings, claim(database, settings), is_stopping=lambda: False, on_epoch=look)
+    assert seen
+    assert all(threads == {1} for threads in seen)

@@ -42,6 +42,22 @@ def test_a_search_is_accepted_watched_and_found_done(
     assert (run["kind"], run["status"]) == ("search", "succeeded")
 
 
+def test_losses_are_searched_and_the_best_one_is_told(
+    client: httpx.Client, database: Database, settings: Settings
+) -> None:
+    fill(database)
+    space = {"loss": {"choices": ["huber", "log_cosh"]}, "loss.delta": {"choices": [0.5]}}
+    told = {"error": "abs(r - r_hat)", "penalty": "elastic_net"}
+    asked = post(client, space=space, strategy="grid", hyperparameters=QUICK, loss=told).json()
+    assert asked["loss"]["error"] == "abs(r - r_hat)"
+    assert asked["best_loss"] is None
+    work(database, settings)
+    found = client.get(f"/v1/searches/{asked['id']}").json()
+    assert [trial["parameters"]["loss"] for trial in found["trials"]] == ["huber", "log_cosh"]
+    assert found["best_loss"]["name"] == found["best"]["parameters"]["loss"]
+    assert found["best_loss"]["parameters"]["l1_share"] == 0.5
+
+
 def test_without_a_body_the_usual_suspects_are_searched(sqlite_client: httpx.Client) -> None:
     asked = sqlite_client.post("/v1/searches").json()
     assert set(asked["space"]) == {"n_factors", "learning_rate", "regularization", "reg_bias"}
@@ -60,6 +76,11 @@ def test_without_a_body_the_usual_suspects_are_searched(sqlite_client: httpx.Cli
         ({"strategy": "annealing"}, "strategy", "'grid', 'random' or 'tpe'"),
         ({"n_trials": 0}, "n_trials", "greater than or equal to 1"),
         ({"hyperparameters": {"n_factors": 0}}, "hyperparameters.n_factors", "greater than or equal to 1"),
+        ({"hyperparameters": {"loss": {"error": "huber"}}}, "hyperparameters.loss", "Extra inputs"),
+        ({"loss": {"error": "r_hat.__class__"}}, "loss.error", "an attribute is not allowed at character 1"),
+        ({"loss": {"error": "huber", "parameters": {"width": 1}}}, "loss.parameters", "width is used nowhere"),
+        ({"space": {"loss": {"choices": ["huber", "hubert"]}}}, "space.loss", "the loss hubert is not known"),
+        ({"space": {"loss.delta": {"low": 1, "high": 2}}}, "space.loss.delta", "they name none"),
         (
             {"n_folds": 1, "hyperparameters": {"holdout_fraction": 0}},
             "hyperparameters.holdout_fraction",

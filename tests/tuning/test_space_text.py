@@ -13,6 +13,9 @@ from app.tuning.space_text import read_space
         ("n_factors=16,32,64", {"choices": [16, 32, 64]}),
         ("schedule=linear,constant", {"choices": ["linear", "constant"]}),
         ("stop_after=null,5", {"choices": [None, 5]}),
+        ("loss.delta=0.3..3:log", {"low": 0.3, "high": 3, "log": True}),
+        ("loss=squared, huber(r - r_hat, 2)", {"choices": ["squared", "huber(r - r_hat, 2)"]}),
+        ("loss=where(r == 1, 2, 1) * (r - r_hat)**2", {"choices": ["where(r == 1, 2, 1) * (r - r_hat)**2"]}),
     ],
 )
 def test_a_space_reads_as_it_is_typed(text: str, dimension: dict[str, object]) -> None:

@@ -7,6 +7,9 @@ import pytest
 
 from app.database import Database
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.losses.catalog import SQUARED
+from app.engine.losses.declare import declare
+from app.engine.recipe import Recipe
 from app.engine.search import best_of
 from app.ratings import store as ratings_store
 from app.ratings.store import NewRating
@@ -17,7 +20,7 @@ from app.training.retrain_policy import Watch
 from app.tuning import store
 from app.tuning.study import work_on
 from tests.training.world import QUICK, active, claim, enqueue, fill, run_of, start_worker, wait_until
-from tests.tuning.world import GRID, ask, search, search_of, told, trials_of, wanted
+from tests.tuning.world import GRID, RECIPE, ask, search, search_of, told, trials_of, wanted
 
 ENDLESS = {"n_factors": {"choices": [64]}, "n_epochs": {"choices": [10_000]}, "patience": {"choices": [10_000]}}
 
@@ -63,15 +66,44 @@ def test_later_runs_of_the_policy_keep_to_a_published_search_until_the_settings_
     best = best_of(trials_of(database, done.id))
     assert best is not None
     with database.read() as connection:
-        assert store.standing_choice(connection, QUICK) == QUICK.replace(**best.parameters)
-        assert store.standing_choice(connection, QUICK.replace(seed=1)) is None
+        assert store.standing_choice(connection, RECIPE) == RECIPE.with_values(best.parameters)
+        assert store.standing_choice(connection, Recipe(QUICK.replace(seed=1), SQUARED, (0.5, 5.0))) is None
+        assert store.standing_choice(connection, Recipe(QUICK, declare("huber"), (0.5, 5.0))) is None
+        assert store.standing_choice(connection, Recipe(QUICK, SQUARED, (1.0, 5.0))) is None
+
+
+def test_the_loss_of_the_best_trial_is_published_and_kept(database: Database, settings: Settings) -> None:
+    fill(database)
+    space = {"loss": {"choices": ["huber", "logistic"]}, "loss.delta": {"low": 0.5, "high": 2}}
+    done = search(database, settings, wanted(space, n_trials=3, strategy="random", publish=True, seed=1))
+    best = best_of(trials_of(database, done.id))
+    assert best is not None
+    chosen = RECIPE.with_values(best.parameters)
+    assert (done.status, chosen.loss.name) == ("succeeded", best.parameters["loss"])
+    with database.read() as connection:
+        assert versions.get(connection, done.version).manifest["loss"] == chosen.loss.to_dict()
+        assert store.standing_choice(connection, RECIPE) == chosen
+
+
+def test_a_search_minimises_the_loss_that_it_was_asked_for(database: Database, settings: Settings) -> None:
+    fill(database)
+    base = Recipe(QUICK, declare("huber", parameters={"delta": 0.5}), (0.5, 5.0))
+    space = {"loss.delta": {"choices": [0.5, 2]}}
+    done = search(database, settings, wanted(space, strategy="grid", base=base, publish=True))
+    first, second = trials_of(database, done.id)
+    assert first.value != second.value
+    best = best_of([first, second])
+    assert best is not None
+    with database.read() as connection:
+        manifest = versions.get(connection, done.version).manifest
+    assert manifest["loss"]["parameters"] == {"delta": best.parameters["loss.delta"]}
 
 
 def test_a_search_that_was_not_published_changes_nothing_for_later_runs(database: Database, settings: Settings) -> None:
     fill(database)
     search(database, settings, wanted(n_trials=2))
     with database.read() as connection:
-        assert store.standing_choice(connection, QUICK) is None
+        assert store.standing_choice(connection, RECIPE) is None
 
 
 def test_a_trial_that_diverges_has_failed_with_its_reason_and_the_search_goes_on(

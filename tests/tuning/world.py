@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from app.database import Database
+from app.engine.hyperparameters import Hyperparameters
+from app.engine.recipe import Recipe
 from app.engine.search import Trial
 from app.settings import Settings
 from app.tuning import store
@@ -18,10 +21,12 @@ SPACE = {
     "regularization": {"low": 0.01, "high": 0.5},
 }
 GRID = {"n_factors": {"choices": [2, 4]}, "n_epochs": {"low": 4, "high": 8, "step": 4}}
+RECIPE = Recipe(QUICK, rating_range=(0.5, 5.0))
 
 
 def wanted(space: dict[str, Any] | None = None, **how: Any) -> Wanted:
-    return Wanted(space=space or SPACE, base=how.pop("base", QUICK), defaults=how.pop("defaults", QUICK), **how)
+    base, defaults = (how.pop(name, RECIPE) for name in ("base", "defaults"))
+    return Wanted(space=space or SPACE, base=_recipe(base), defaults=_recipe(defaults), **how)
 
 
 def ask(database: Database, asked: Wanted) -> SearchRun:
@@ -49,3 +54,7 @@ def trials_of(database: Database, search_id: int) -> list[Trial]:
 def told(trials: list[Trial]) -> list[tuple[Any, ...]]:
     """Everything about trials but how long they took."""
     return [(each.number, each.parameters, each.status, each.value, each.curve, each.error) for each in trials]
+
+
+def _recipe(given: Recipe | Hyperparameters) -> Recipe:
+    return given if isinstance(given, Recipe) else dataclasses.replace(RECIPE, hyperparameters=given)

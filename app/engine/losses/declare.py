@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from app.engine.losses import grammar
 from app.engine.losses.base import LINKS, Loss
@@ -27,6 +27,8 @@ def declare(
     link: that of the catalog's loss, or identity. parameters: numbers by name; each must be used by a text.
     """
     given = dict(parameters or {})
+    _refuse_unknown_word(error, {*BY_NAME, *grammar.ERROR_NAMES, *grammar.RANGE_NAMES, *given}, "loss", BY_NAME)
+    _refuse_unknown_word(penalty, {*PENALTIES, *grammar.PENALTY_NAMES, *given}, "penalty", PENALTIES)
     entry = BY_NAME.get(error)
     penalty_text, defaults = PENALTIES.get(penalty, (penalty, {}))
     text = entry.error if entry else error
@@ -62,6 +64,18 @@ def penalty_tree(loss: Loss) -> grammar.Node:
     return grammar.parse(loss.penalty, grammar.PENALTY_NAMES, dict(loss.parameters))
 
 
+def words_of(*texts: str) -> set[str]:
+    """Every name in these texts: of parameters, of functions, and of what an expression is in."""
+    return set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", " ".join(texts)))
+
+
+def _refuse_unknown_word(text: str, known: Collection[str], what: str, listed: Collection[str]) -> None:
+    """A single word is most likely a name of the catalog, misspelt."""
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,39}", text) and text not in known:
+        hint = f"there are {', '.join(listed)}, and expressions"
+        raise InvalidLoss(text, 0, f"the {what} {text} is not known", hint)
+
+
 def _refuse_nonsense(loss: Loss, given: Mapping[str, float]) -> None:
     if "r_hat" not in names_in(error_tree(loss)):
         raise InvalidLoss(loss.error, 0, "the error does not depend on r_hat", "for example (r - r_hat)**2 / 2")
@@ -69,7 +83,7 @@ def _refuse_nonsense(loss: Loss, given: Mapping[str, float]) -> None:
     if "theta" in used and len(used) > 1:
         hint = "write it in theta alone, or in p, q, b_u and b_i"
         raise InvalidLoss(loss.penalty, 0, "a penalty cannot mix theta with other names", hint)
-    words = _words(loss)
+    words = words_of(loss.error, loss.penalty)
     for name in given:
         if name not in words:
             raise InvalidLoss(name, 0, f"the parameter {name} is used nowhere", f"the error is {loss.error}")
@@ -104,9 +118,5 @@ def _with_ends(loss: Loss) -> dict[str, float]:
     return {"low": 0.0, "high": 1.0, **loss.names}
 
 
-def _words(loss: Loss) -> set[str]:
-    return set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", f"{loss.error} {loss.penalty}"))
-
-
 def _uses_range(loss: Loss) -> bool:
-    return not _words(loss).isdisjoint(grammar.RANGE_NAMES)
+    return not words_of(loss.error, loss.penalty).isdisjoint(grammar.RANGE_NAMES)

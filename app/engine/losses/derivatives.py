@@ -15,7 +15,7 @@ from app.engine.losses.base import Loss
 Numbers = npt.NDArray[np.float64]
 Derivatives = Callable[[Numbers, Numbers], tuple[Numbers, Numbers, Numbers]]
 
-_NUMPY = {
+ON_ARRAYS: dict[str, Any] = {
     "absolute": np.abs,
     "choose": np.where,
     "clamp": lambda u, delta: np.clip(u, -delta, delta),
@@ -39,6 +39,7 @@ _NUMPY = {
     "both": lambda *parts: np.logical_and.reduce(np.broadcast_arrays(*parts)),
     "either": lambda *parts: np.logical_or.reduce(np.broadcast_arrays(*parts)),
 }
+"""What the functions of `symbols` do to float64 arrays."""
 
 
 @lru_cache(maxsize=32)
@@ -61,7 +62,7 @@ def derivatives_of(loss: Loss) -> Derivatives:
     gauss_newton *= (loss.unit * rating.diff(symbols.SCORE)) ** 2 / loss.divisor
     wanted = [error, slope, second, gauss_newton]
     # The text that this compiles is SymPy's print of a tree of our own nodes, as the kernels are.
-    compiled: Any = sympy.lambdify([symbols.R, symbols.SCORE], wanted, modules=[_NUMPY, "numpy"], cse=True)
+    compiled: Any = sympy.lambdify([symbols.R, symbols.SCORE], wanted, modules=[ON_ARRAYS, "numpy"], cse=True)
 
     def derivatives(r: Numbers, score: Numbers) -> tuple[Numbers, Numbers, Numbers]:
         with np.errstate(all="ignore"):

@@ -63,7 +63,8 @@ def log_cosh(u: Any) -> Any:
 def huber(u: Any, delta: Any) -> Any:
     """Huber 1964: u^2 / 2 within delta, delta (|u| - delta / 2) beyond."""
     size = np.abs(u)
-    return np.where(size <= delta, u * u / 2.0, delta * (size - delta / 2.0))
+    within = np.minimum(size, delta)
+    return within * (size - within / 2.0)
 
 
 def _value(node: Node, names: Mapping[str, npt.ArrayLike]) -> Any:
