@@ -299,6 +299,23 @@ def tune(
     _print_search(search, done, plot)
 
 
+@app.command()
+def evaluate(
+    version: Annotated[
+        int | None, typer.Argument(help="Its number; the active one by default.", metavar="VERSION")
+    ] = None,
+) -> None:
+    """Show how good a version is, for whom, and beside simple rules and the active version."""
+    from app.registry import versions
+    from app.training.quality_tables import tables
+
+    with _database() as (database, _), database.read() as connection:
+        shown = versions.get_active(connection) if version is None else versions.get(connection, version)
+        active = versions.find_active(connection)
+    for part in tables(shown, active):
+        console.print(part)
+
+
 @models_app.command("list")
 def list_models() -> None:
     """List the published versions, newest first."""

@@ -60,6 +60,21 @@ def test_training_and_the_list_of_versions_show_the_error_on_the_hold_out(sqlite
     assert rmse in line
 
 
+def test_evaluate_shows_a_version_and_the_active_one_beside_it(sqlite_settings: Settings) -> None:
+    database = open_database(sqlite_settings)
+    fill(database)
+    for _ in range(2):
+        palate("--data-dir", sqlite_settings.data_dir, "train", *QUICK)
+    with database.read() as connection:
+        newest, oldest = versions.history(connection, limit=10)
+    database.dispose()
+    biases = newest.manifest["metrics"]["report"]["baselines"]["biases"]["rmse"]
+    assert re.search(rf"RMSE, biases\s+│\s+{biases:.4f} │$", palate("evaluate").output, re.MULTILINE)
+    both = palate("evaluate", str(oldest.version)).output
+    assert re.search(rf"on ratings held out\W+version {oldest.version}\W+version {newest.version} \(active\)", both)
+    assert refusal(palate("evaluate", "99")) == "model version 99 does not exist"
+
+
 def test_a_loss_is_declared_on_the_command_line(sqlite_settings: Settings) -> None:
     database = open_database(sqlite_settings)
     fill(database)
@@ -177,7 +192,7 @@ def test_after_migrate_the_commands_work_on_a_server(empty_postgres: Engine) -> 
 
 
 @pytest.mark.parametrize(
-    "command", ["export -", "digest", "train", "models list", "models activate 1", "models delete 1"]
+    "command", ["export -", "digest", "train", "evaluate", "models list", "models activate 1", "models delete 1"]
 )
 def test_a_command_that_needs_what_is_stored_makes_no_new_database(tmp_path: Path, command: str) -> None:
     line = refusal(palate(*command.split()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,22 +157,27 @@ def _rmse_of(sheet: Sheet) -> float:
     return rmse(sheet.predicted, sheet.actual)
 
 
-def _ranking(model: FactorModel, questions: Questions) -> tuple[float, float]:
-    """Mean recall and nDCG of the top 10 over users who held out something that they liked.
+def ranked_users(model: FactorModel, questions: Questions) -> Iterator[tuple[Rows, Vector32, Rows]]:
+    """Of each user who held out something that they liked: what else they rated, how, and what they liked.
 
     Liked: rated no lower than the mean of what else the user rated (of everybody's ratings for a user without).
     """
     users = questions.users()
-    users = [users[place] for place in evenly(np.arange(len(users), dtype=np.int32), MAX_SCORES // model.n_items)]
-    fold_in = FoldIn(model)
-    found: list[tuple[float, float]] = []
-    for of_asked, of_known in users:
+    for place in evenly(np.arange(len(users), dtype=np.int32), MAX_SCORES // model.n_items).tolist():
+        of_asked, of_known = users[place]
         values = questions.known.values[of_known]
         liked = questions.asked.values[of_asked] >= (values.mean() if values.size else model.mean_rating)
         relevant = questions.asked.item_rows[of_asked][liked]
         if relevant.size:
-            rated = questions.known.item_rows[of_known]
-            rows, _ = top_n(model, fold_in.fold_in(rated, values), TOP, excluded=rated)
-            found.append((recall_at(rows, relevant, TOP), ndcg_at(rows, relevant, TOP)))
+            yield questions.known.item_rows[of_known], values, relevant
+
+
+def _ranking(model: FactorModel, questions: Questions) -> tuple[float, float]:
+    """Mean recall and nDCG of the top 10 over these users."""
+    fold_in = FoldIn(model)
+    found: list[tuple[float, float]] = []
+    for rated, values, relevant in ranked_users(model, questions):
+        rows, _ = top_n(model, fold_in.fold_in(rated, values), TOP, excluded=rated)
+        found.append((recall_at(rows, relevant, TOP), ndcg_at(rows, relevant, TOP)))
     means: npt.NDArray[np.float64] = np.mean(found, axis=0) if found else np.full(2, np.nan)
     return float(means[0]), float(means[1])

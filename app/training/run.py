@@ -39,6 +39,7 @@ from app.training.lease import DATABASE_IS_AWAY, Lease, RunStopped
 from app.training.models import Phase, RunStatus
 from app.training.phases import phase_table
 from app.training.posterior_stage import Stage, facts, with_model
+from app.training.quality import report
 from app.training.queue import Claim, Epoch, LeaseLost
 from app.training.snapshot import TrainingSnapshot, split, take_snapshot
 from app.training.warm import BeginAnew, WarmPlan, plan_warm_run
@@ -198,7 +199,8 @@ def _work_on(run: _Run, choose: Choose | None) -> None:
         log.exception("run %d failed", run.lease.claim.run_id)
         _end(run, "failed", f"{type(error).__name__}: {error}")
     else:
-        log.info("run %d published version %d: %s", run.lease.claim.run_id, version, run.metrics)
+        told = {name: fact for name, fact in run.metrics.items() if name != "report"}  # which fills pages
+        log.info("run %d published version %d: %s", run.lease.claim.run_id, version, told)
         log.info("run %d by phase:\n%s", run.lease.claim.run_id, phase_table(run.metrics["seconds"]))
         _prune(run)
 
@@ -348,6 +350,7 @@ def _examine(run: _Run, snapshot: TrainingSnapshot, fit: _Examined, train: Ratin
     questions = Questions.of(train, holdout)
     sheet = answer(fit.model, questions, scale)
     run.metrics |= measure(fit.model, questions, sheet, scale)
+    run.metrics["report"] = report(fit.model, questions, sheet, scale)
     run.metrics |= {"n_holdout": len(holdout), "best_epoch": fit.fit.best_epoch}
     run.metrics["train_rmse"] = round(fit.fit.best.train_rmse, 6)
     if fit.fit.best.holdout_error is not None:
