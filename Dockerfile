@@ -10,7 +10,8 @@ COPY app app
 COPY migrations migrations
 RUN /opt/palate/bin/pip install --no-cache-dir --no-deps --force-reinstall .
 # Kernels compiled here are used where the processor is the same kind; elsewhere each is compiled once at start.
-ENV NUMBA_CACHE_DIR=/opt/palate/kernels
+ENV NUMBA_CACHE_DIR=/opt/palate/kernels \
+    PALATE_KERNEL_CACHE_DIR=/opt/palate/kernels
 RUN /opt/palate/bin/palate warm-up
 
 FROM python:3.13-slim-trixie
@@ -21,6 +22,7 @@ COPY --from=build --chown=palate /opt/palate/kernels /opt/palate/kernels
 ENV PATH=/opt/palate/bin:$PATH \
     PALATE_DATA_DIR=/var/lib/palate \
     NUMBA_CACHE_DIR=/opt/palate/kernels \
+    PALATE_KERNEL_CACHE_DIR=/opt/palate/kernels \
     PYTHONUNBUFFERED=1
 USER palate
 VOLUME /var/lib/palate

@@ -154,10 +154,10 @@ def migrate() -> None:
 
 @app.command("warm-up")
 def warm_up() -> None:
-    """Compile the serving kernels now, so that no process has to later."""
-    from app.engine.warm_up import warm_up as compile_kernels
+    """Compile the kernels of serving and of training now, so that no process has to later."""
+    from app.training.warm_up import warm_up_training
 
-    compile_kernels()
+    warm_up_training(_settings())
 
 
 @app.command("import")

@@ -16,16 +16,13 @@ from types import FrameType
 from threadpoolctl import threadpool_limits
 
 from app.database import Database, open_database
-from app.engine.hyperparameters import Hyperparameters
-from app.engine.kernel import load_kernel
-from app.engine.lanes import padded
-from app.engine.warm_up import warm_up
 from app.logs import set_up_logs
 from app.settings import Settings
 from app.training import queue
 from app.training.lease import DATABASE_IS_AWAY
 from app.training.queue import Claim, LeaseLost
 from app.training.retrain_policy import Watch
+from app.training.warm_up import warm_up_training
 from app.tuning import store as searches
 from app.tuning.study import work_on
 
@@ -128,7 +125,7 @@ def main(settings: Settings | None = None, parent: int | None = None) -> int:
     if parent is not None:
         _die_with_parent()
     with threadpool_limits(1):  # the fit brings its own threads
-        _warm(settings)
+        warm_up_training(settings)
         log.info("ready")
         is_done = worker.work()
     database.dispose()
@@ -136,14 +133,6 @@ def main(settings: Settings | None = None, parent: int | None = None) -> int:
     if not is_done:
         os._exit(0)  # the interpreter would wait for the threads of a fit whose run is handed back already
     return 0
-
-
-def _warm(settings: Settings) -> None:
-    """Compile the kernels of the default settings before the first run rather than within it."""
-    chosen = Hyperparameters.from_dict(settings.hyperparameters)
-    if settings.loss.is_squared:  # another loss's kernel depends on the ratings too
-        load_kernel(settings.loss, padded(chosen.n_factors), settings.kernels_dir)
-    warm_up()
 
 
 def _die_with_parent() -> None:

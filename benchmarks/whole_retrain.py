@@ -4,6 +4,7 @@
 
 First a cold run with no snapshot stored, then one after 1 % changes, which goes on from it. Each is a fresh process;
 the table of phases is the one that the trainer writes to its log, the peak is of the whole process, maps included.
+Posterior averaging is off: what it takes is measured by `benchmarks.accuracy --sweeps`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ FITTING = ("start", "layout", "fit", "final_fit")
 
 def retrain(settings: Settings, answers: multiprocessing.Queue[Any]) -> None:
     logging.basicConfig(level="WARNING")
-    chosen = Hyperparameters()
+    chosen = Hyperparameters(posterior="off")
     database = open_database(settings)
     _warm_up(settings, chosen)
     with threadpool_limits(1):

@@ -23,8 +23,9 @@ from app.engine.features import Features, Sparse
 from app.engine.fold_in import NOISE_RATINGS
 from app.engine.gram import COLUMNS
 from app.engine.lanes import aligned_matrix, padded
+from app.engine.parts import run_all
 from app.engine.posterior_kernels import draw_rows, mixed
-from app.engine.row_parts import cross_products, in_parts, multiply_into
+from app.engine.row_parts import cross_products, multiply_into
 from app.engine.tally import mean_and_variance
 
 _MEAN_WEIGHT = 2.0
@@ -125,7 +126,7 @@ class Side:
                 *(self.vectors, self.expected, self.squared_errors),
             )
 
-        in_parts(pool, self.sparse.parts, draw)
+        run_all(pool, draw, self.sparse.parts)
 
 
 class Chain:

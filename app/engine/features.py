@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from app.engine.arrays import Counts, Matrix32, Matrix64, Offsets, Rows, Vector32, Vector64
 from app.engine.fold_in import DAMPING
+from app.engine.parts import run_all
 from app.engine.posterior_kernels import sum_rated
-from app.engine.row_parts import Parts, cross_products, in_parts, product
+from app.engine.row_parts import Parts, cross_products, product
 
 _SPARE = 16
 """Directions that the search carries beside those asked for (Halko, Martinsson & Tropp 2011, section 4.2)."""
@@ -96,12 +97,12 @@ def _with_log_counts(directions: Matrix32, counts: Counts) -> Matrix32:
 def _apply(pool: Executor, side: Sparse, other_weights: Vector32, other_vectors: Matrix32) -> Matrix32:
     sums = np.empty((side.counts.size, other_vectors.shape[1]), np.float32)
     weights = side.weights
-    in_parts(
+    run_all(
         pool,
-        side.parts,
         lambda first, last: sum_rated(
             first, last, side.starts, side.others, weights, other_weights, other_vectors, sums
         ),
+        side.parts,
     )
     return sums
 

@@ -339,12 +339,12 @@ class _VectorBody:
         add(depth, "p0, bias = load(row0), user_bias[u0]", "for _ in range(lengths[bundle]):")
         add(inner, "i0 = uint64(uint32(items[at]))", f"q0 = {self.item_address('i0')}", "rating = values[at]")
         add(inner, "score_alone = mean + bias + item_bias[i0] + wide_sum(dot(p0, q0))")
-        add(inner, "slope_alone, prediction = slope_of(rating, score_alone)")
-        add(inner, "step_alone = -learning_rate * slope_alone")
+        add(inner, "slope, r_hat = slope_of(four_spread(rating), four_spread(score_alone))  # typed once, for Fours")
+        add(inner, "step_alone, miss = lane_0(rate_four * slope), rating - lane_0(r_hat)")
         add(inner, "p0 = pull_and_shrink(p0, q0, wide_of(step_alone), keep_wide, keep_wide)")
         add(inner, "bias = keep_bias * bias + step_alone")
         add(inner, "item_bias[i0] = keep_bias * item_bias[i0] + step_alone")
-        add(inner, "total += float64((rating - prediction) * (rating - prediction))", "at += uint64(1)")
+        add(inner, "total += float64(miss * miss)", "at += uint64(1)")
         add(depth, "store(row0, p0)", "user_bias[u0] = bias")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from concurrent.futures import Executor
 
 import numpy as np
 import numpy.typing as npt
 
 from app.engine.arrays import Matrix32, Matrix64, Vector32
+from app.engine.parts import run_all
 from app.engine.posterior_kernels import add_cross_products, multiply_rows
 
 Parts = tuple[tuple[int, int], ...]
@@ -30,20 +30,11 @@ def cut(counts: npt.NDArray[np.integer], work_per_row: int) -> Parts:
     return tuple(itertools.pairwise(edges))
 
 
-def in_parts(pool: Executor, parts: Parts, work: Callable[[int, int], None]) -> None:
-    """work(first, last) for each part, at the same time; the first error is raised here."""
-    if len(parts) == 1:
-        work(*parts[0])
-        return
-    for done in [pool.submit(work, *part) for part in parts]:
-        done.result()
-
-
 def cross_products(pool: Executor, parts: Parts, left: Matrix32, right: Matrix32) -> Matrix64:
     """left' right, in double precision over the parts in their order."""
     sums = np.zeros((len(parts), left.shape[1], right.shape[1]))
     place = {first: at for at, (first, _) in enumerate(parts)}
-    in_parts(pool, parts, lambda first, last: add_cross_products(left, right, first, last, sums[place[first]]))
+    run_all(pool, lambda first, last: add_cross_products(left, right, first, last, sums[place[first]]), parts)
     total: Matrix64 = np.add.reduce(sums, axis=0)
     return total
 
@@ -61,4 +52,4 @@ def multiply_into(
     """The same, into an array that is there."""
     factor = np.ascontiguousarray(right, np.float32)
     added: Vector32 = np.ascontiguousarray(np.broadcast_to(np.asarray(offset), right.shape[1]), np.float32)
-    in_parts(pool, parts, lambda first, last: multiply_rows(left, factor, added, first, last, result))
+    run_all(pool, lambda first, last: multiply_rows(left, factor, added, first, last, result), parts)

@@ -11,7 +11,7 @@ from app.database import Database
 from app.engine.dataset import Ratings
 from app.engine.losses.base import Loss
 from app.engine.recipe import Recipe
-from app.engine.search import Folds, Trial, best_of, propose, run_trial
+from app.engine.search import Folds, Trial, best_of, run_search
 from app.engine.trainers.local import LocalTrainer
 from app.settings import Settings
 from app.training import queue
@@ -67,12 +67,17 @@ class _Study:
         n_ratings = len(snapshot.ratings)
         lease.settle(lambda connection, _: queue.note(connection, lease.claim, n_ratings=n_ratings))
         search = wanted.search()
-        while (parameters := propose(search, wanted.base, trials)) is not None:
-            lease.check()
-            how = self._trainer_of, folds, wanted.base, search, parameters, trials
-            trials = [*trials, run_trial(*how, is_cancelled=lease.must_stop)]
-            self._write_down(lease, trials[-1], snapshot.revision, is_last=len(trials) == search.n_planned)
-        return trials
+
+        def write_down(trial: Trial) -> None:
+            is_last = trial.number + 1 == search.n_planned
+            self._write_down(lease, trial, snapshot.revision, is_last=is_last)
+
+        return run_search(
+            *(self._trainer_of, folds, wanted.base, search),
+            trials=trials,
+            on_trial=write_down,
+            is_cancelled=lease.must_stop,
+        )
 
     def _trainer_of(self, loss: Loss) -> LocalTrainer:
         return LocalTrainer(self._settings.training.n_threads, self._settings.kernels_dir, loss)
