@@ -51,7 +51,7 @@ def skewed(n_items: int, rng: np.random.Generator) -> tuple[Matrix, Matrix, Matr
 
 
 def trained(n_items: int, rng: np.random.Generator) -> tuple[Matrix, Matrix, Matrix]:
-    """Items of the model of S20, again and again with noise of a third of their own covariance where more are wanted."""
+    """Items of the model of S20, with noise of a third of their own deviation where more are wanted."""
     model = _model_of_s20()
     q, bias = model["item_factors"], model["item_bias"]
     users = model["user_factors"][rng.choice(model["user_factors"].shape[0], N_BATCH, replace=False)]
@@ -119,7 +119,8 @@ class Peers:
         )
 
     def ask(self, what: str) -> Any:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         self._process.stdin.write(what + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())

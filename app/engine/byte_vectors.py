@@ -168,7 +168,7 @@ def add_first_products(_typing: Any, _sums: Any, _left: Any, _right: Any, _count
         limit = _spread(builder, builder.trunc(count, _INT32), _SUMS)
         first = builder.icmp_signed("<", lanes, limit)
         values = [_load_where(builder, address, first) for address in (left, right)]
-        return _fused(builder, *values, sums)
+        return _fused(builder, values[0], values[1], sums)
 
     return wide_type(wide_type, types.int64, types.int64, types.int64), generate
 

@@ -61,7 +61,8 @@ _AT_ONCE = 512 * ITEMS_OF_GROUP
 LEAST_ITEMS, LEAST_FACTORS, MOST_FACTORS = 512, 4, 1024
 """With fewer, scoring everything is as fast. With more factors a sum of bytes would no longer be an exact float32."""
 _LONGEST = 1e15
-"""Vectors longer than this, or shorter than its inverse and not zero, are always scored, as what is no number is: there are no bounds."""
+"""Items with vectors longer than this, or shorter than its inverse and not zero, are always scored, and so is what is
+no number: there are no bounds."""
 _MOST_WILD = 64
 _MOST_SKEWED = 1e-10
 _NOBODY = 2e38
@@ -74,6 +75,7 @@ SCAN_COST = 1 / 40
 
 _NO_ROWS = np.zeros(0, np.int32)
 _NO_WORDS = np.zeros(0, np.uint64)
+_NO_LENGTHS = np.zeros(0)
 
 _DTYPES: dict[str, tuple[type[np.generic], int]] = {
     "rotation": (np.float64, 2),
@@ -211,8 +213,13 @@ class TopNIndex:
         n_members = n_items if among is None else among.n_members
         if n_members <= max(n_items * SCAN_COST, 2 * hunt.n):
             return True
+        lengths = np.linalg.norm(hunt.vectors.astype(np.float64), axis=1) if hunt.cosine else _NO_LENGTHS
         flat = hunt.vectors.reshape(-1)
-        return not (float(flat @ flat) < _LONGEST**2 and max(map(abs, hunt.bases.tolist()), default=0.0) < _LONGEST)
+        return not (
+            float(flat @ flat) < _LONGEST**2
+            and max(map(abs, hunt.bases.tolist()), default=0.0) < _LONGEST
+            and bool(np.all(lengths > 1 / _LONGEST))  # below it squares are not exact enough for the bounds
+        )
 
     def _offer(self, hunt: _Hunt, rows: Rows, among: RowSet | None) -> None:
         """Score these one by one; the lists are in order unless a scan takes them on."""
@@ -305,7 +312,8 @@ def _built(model: FactorModel, n_lead: int | None) -> Arrays | None:
     if np.linalg.norm(rotation.T @ rotation - np.eye(k)) > _MOST_SKEWED:
         return None
     n_lead = n_lead or _lead_of(spectrum)
-    return {"rotation": rotation, "wild": wild} | _blocks(model, rotation, norms, order, n_lead)
+    arrays = _blocks(model, rotation, norms, order, n_lead)
+    return {**arrays, "rotation": rotation, "wild": wild}
 
 
 def _norms(factors: Matrix32) -> Vector64:

@@ -5,6 +5,7 @@ they hold: docs/maths.md.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import boolean, float32, float64, int8, int32, int64, njit, types, uint64, void
@@ -24,6 +25,9 @@ from app.engine.lanes import LANES
 from app.engine.row_sets import Words
 from app.engine.top_n_kernels import READ_ROWS, cosine_of, exact_dot, is_worse, make_heap, sink, sort_heap
 
+_tuple_of: Any = types.UniTuple  # Numba is typed in part
+_single: Any = float32
+_row_number: Any = int32
 READ_WORDS = types.Array(uint64, 1, "C", readonly=True)
 
 # Lines of 16 floats for each block of 16 items.
@@ -55,9 +59,9 @@ _MOST = 127.0
 MIDDLE = 128  # what bytes of items are stored with, so that they have no sign
 
 
-@njit(types.UniTuple(float64, 3)(float64[::1], int64, int64, float64, int8[::1]), nogil=True, cache=True)
+@njit(_tuple_of(float64, 3)(float64[::1], int64, int64, float64, int8[::1]), nogil=True, cache=True)
 def _quantise(rotated: Vector64, start: int, stop: int, step: float, in_bytes: Rows) -> tuple[float, float, float]:
-    """Writes the whole numbers p_f / step from start to stop; gives squared norms: of p, of the error, of the result."""
+    """Writes the whole numbers p_f / step from start to stop; gives squared norms: of p, its error, the result."""
     norm, error, result = 0.0, 0.0, 0.0
     for f in range(start, stop):
         number = min(_MOST, max(-_MOST, np.rint(rotated[f] / step)))
@@ -97,8 +101,8 @@ def prepare(
     largest = 0.0
     for f in range(k):
         largest = max(largest, abs(rotated[f]))
-    step = float64(float32(largest / _MOST))
-    step = step if step > 0 else 1.0
+    rounded = float64(float32(largest / _MOST))
+    step = rounded if rounded > 0 else 1.0
     lead_norm, lead_error, lead_result = _quantise(rotated, 0, n_lead, step, in_bytes)
     norm, error, result = _quantise(rotated, n_lead, k, step, in_bytes)
     full_norm = math.sqrt(lead_norm + norm)
@@ -142,19 +146,20 @@ def _value(places: Offsets, user: int, base: float, is_cosine: bool, row: int) -
     k = places[K]
     item = places[FACTORS] + row * 4 * k
     if is_cosine:
-        return cosine_of(exact_dot(user, item, k), base, float32(math.sqrt(exact_dot(item, item, k))))
-    return (base + float_at(places[BIASES], row)) + exact_dot(user, item, k)
+        return cosine_of(exact_dot(user, item, k), base, _single(math.sqrt(exact_dot(item, item, k))))
+    score: float = (base + float_at(places[BIASES], row)) + exact_dot(user, item, k)
+    return score
 
 
 @njit(boolean(float32, int64, float32[::1], int32[::1], int64), nogil=True, cache=True, inline="always")
 def _enters(value: float, row: int, best: Vector32, rows: Rows, n_found: int) -> bool:
     """Not NaN, and there is room for it or somebody worse."""
-    return value == value and (n_found < best.size or is_worse(best[0], rows[0], value, int32(row)))
+    return value == value and (n_found < best.size or is_worse(best[0], rows[0], value, _row_number(row)))
 
 
 @njit(int64(float32, int64, float32[::1], int32[::1], int64), nogil=True, cache=True)
 def _enter(value: float, row: int, best: Vector32, rows: Rows, n_found: int) -> int:
-    """Takes a row in that enters; a heap with the worst at the root as soon as there are n. Gives how many there are."""
+    """Takes a row in that enters; a heap with the worst at the root once there are n. Gives how many there are."""
     n = best.size
     if n_found == n:
         best[0], rows[0] = value, row
@@ -170,7 +175,8 @@ def _enter(value: float, row: int, best: Vector32, rows: Rows, n_found: int) -> 
 def base_of(places: Offsets, user: Vector32, base: float, is_cosine: bool) -> float:
     """What `_value` begins with: the part of the score that all items share, or the length of p."""
     p = user.ctypes.data
-    return float32(math.sqrt(exact_dot(p, p, places[K]))) if is_cosine else float32(base)
+    start: float = _single(math.sqrt(exact_dot(p, p, places[K]))) if is_cosine else _single(base)
+    return start
 
 
 @njit(
@@ -241,13 +247,13 @@ def best_first(best: Vector32, rows: Rows, n_found: int) -> None:
     sort_heap(best, rows, n_found)
 
 
-@njit(types.UniTuple(float32, 2)(float32, float32, float32, float64, boolean), nogil=True, cache=True, inline="always")
+@njit(_tuple_of(float32, 2)(float32, float32, float32, float64, boolean), nogil=True, cache=True, inline="always")
 def _raised(worst: float, start: float, norm: float, slack: float, is_cosine: bool) -> tuple[float, float]:
     """What a bound needs to reach the worst of n: the weight of its bias or length, and what is added to it."""
     if is_cosine:
-        return float32(-worst * norm), float32(_TINY)
+        return _single(-worst * norm), _single(_TINY)
     apart = float64(start) - float64(worst)
-    return float32(1), float32(apart + slack * (abs(start) + abs(worst)) + _TINY)
+    return _single(1), _single(apart + slack * (abs(start) + abs(worst)) + _TINY)
 
 
 @njit(
@@ -268,7 +274,7 @@ def _raised(worst: float, start: float, norm: float, slack: float, is_cosine: bo
     nogil=True,
     cache=True,
 )
-def scan(
+def scan(  # noqa: C901  (arrays of registers cannot be handed to functions, and its loops share them)
     places: Offsets,
     rotation: Vector64,
     slack: float,

@@ -1,6 +1,7 @@
 """The kernels behind `app.engine.top_n`."""
 
 import math
+from typing import Any
 
 from numba import boolean, float32, float64, int32, int64, njit, void
 from numba.core.types import Array
@@ -10,6 +11,7 @@ from app.engine.byte_vectors import add_first_products, add_wide_products, order
 from app.engine.lanes import LANE_BYTES, LANES
 from app.engine.vectors import wide_zero
 
+_single: Any = float32
 READ_VECTOR = Array(float32, 1, "C", readonly=True)
 READ_MATRIX = Array(float32, 2, "C", readonly=True)
 READ_ROWS = Array(int32, 1, "C", readonly=True)
@@ -28,14 +30,16 @@ def exact_dot(left: int, right: int, k: int) -> float:
     if n_whole * LANES < k:
         done = n_whole * LANE_BYTES
         sums = add_first_products(sums, left + done, right + done, k - n_whole * LANES)
-    return ordered_sum(sums)
+    total: float = ordered_sum(sums)
+    return total
 
 
 @njit(float32(float32, float32, float32), nogil=True, cache=True, inline="always")
 def cosine_of(dot: float, own_length: float, length: float) -> float:
     """NaN where a vector has no direction."""
     product = own_length * length
-    return dot / product if product > float32(0) else float32(math.nan)
+    cosine: float = dot / product if product > 0 else _single(math.nan)
+    return cosine
 
 
 @njit(void(READ_VECTOR, float64, READ_MATRIX, READ_VECTOR, float32[::1]), nogil=True, cache=True)
