@@ -114,6 +114,34 @@ def test_scores_a_rounding_apart_keep_their_order():
     expect_equal(indexed(model_of(q)), [Query(rng.normal(0, 1, 64).astype(np.float32), 3.0)], 50)
 
 
+def every_sign(n_axes: int) -> np.ndarray:
+    """Every combination of signs once, shuffled, by uneven sizes: the principal axes are those it is written in."""
+    bits = np.random.default_rng(0).permutation(2**n_axes)[:, None] >> np.arange(n_axes) & 1
+    return (2.0 * bits - 1.0) * (1 - 0.03 * np.arange(n_axes))
+
+
+LOST = 2.0**-8
+"""Beside 1.25 it is less than half a step of a byte."""
+
+
+@pytest.mark.parametrize("n_lead", [4, 13])
+def test_items_that_differ_by_less_than_bytes_can_say_are_told_apart(n_lead):
+    signs = every_sign(12)
+    index = TopNIndex.build(model_of(np.hstack([np.full((4096, 1), 1.25), LOST * signs])), n_lead)
+    assert index
+    wanted = Query(np.array([0.0] + [1.0] * 12, np.float32))
+    expect_equal(index, [wanted], 10)
+    expect_equal(index, [wanted], 10, cosine=True)
+
+
+@pytest.mark.parametrize("n_lead", [4, 13])
+def test_a_user_whose_wishes_are_lost_in_bytes_gets_what_it_wishes(n_lead):
+    q = np.vstack([np.hstack([np.zeros((4096, 1)), every_sign(12)]), [100.0] + [0.0] * 12])
+    index = TopNIndex.build(model_of(q, item_bias=np.append(np.zeros(4096), -200.0)), n_lead)
+    assert index
+    expect_equal(index, [Query(np.array([1.25] + [LOST] * 12, np.float32))], 10)
+
+
 def test_zero_vectors_leave_the_order_to_the_biases():
     bias = np.random.default_rng(0).normal(0, 1, 1000)
     index = indexed(model_of(np.zeros((1000, 8)), item_bias=bias))
