@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from app.engine.arrays import InvalidArray, Matrix64, Rows, Vector32, Vector64, refuse_rows_outside, rows, vector32
 from app.engine.dataset import Ratings
-from app.engine.declared_fold_in import Evidence, solve_declared
+from app.engine.declared_fold_in import Evidence, solve_declared, working_pulls
 from app.engine.factors import FactorModel, Posterior
 from app.engine.intervals import calibrated_reach
 from app.engine.parts import in_parts, n_parts_of
@@ -83,6 +83,7 @@ class FoldIn:
             self._item_noise = model.posterior.item_noise
             self._hinted_precision = _inverted(model.posterior.hinted_covariance)
         self._unknown_bias, self._unknown_variance = _average_item(model, self._is_known)
+        self._temperature = max(model.temperature, 1e-12)
         self._nobody = self._solve(np.zeros(0, np.int32), np.zeros(0, np.float32))
 
     def fold_in(self, item_rows: npt.ArrayLike, values: npt.ArrayLike) -> UserSide:
@@ -187,16 +188,57 @@ class FoldIn:
         reach = calibrated_reach(self.model.posterior, user.n_ratings, counts, level) * np.sqrt(variances)
         return np.asarray(values - reach, np.float32), np.asarray(values + reach, np.float32)
 
+    def directions(self, item_rows: npt.ArrayLike) -> Matrix64:
+        """y = [1, q_i] of each item, [1, 0] of those outside the model."""
+        items = rows(item_rows, "item_rows")
+        refuse_rows_outside(items, self.model.n_items, "item_rows", unknown_allowed=True)
+        is_known = (items >= 0) & self._is_known[items]
+        y = np.ones((items.size, self.model.n_factors + 1))
+        y[:, 1:] = self.model.item_factors[np.where(is_known, items, 0)]
+        y[~is_known, 1:] = 0.0
+        return y
+
+    def pulls(self, user: UserSide, item_rows: npt.ArrayLike, values: npt.ArrayLike) -> tuple[Vector64, Matrix64]:
+        """What the prior and each rating add to A_u x_u: [k + 1] and [n, k + 1], for the user folded in from them.
+
+        A rating's part is w_i d_i y_i, w_i by the noise of its item, and what its hint moves the prior mean. Of a
+        declared loss it is that of the parabola around the solution: w_i (h_i y_i'x - s_i) y_i / T, with slope s_i and
+        curvature h_i there (the working response of McCullagh & Nelder 1989, section 2.5).
+        """
+        items, ratings = rows(item_rows, "item_rows"), vector32(values, "values")
+        if not self.model.loss.is_squared:
+            evidence = self._evidence(items, ratings)
+            shifts = working_pulls(self.model.loss, evidence, self._temperature, user.bias, user.factors)
+            return self._prior_pull, shifts[:, None] * evidence.y
+        y = self.directions(items)
+        is_known = (items >= 0) & self._is_known[items]
+        known = np.where(is_known, items, 0)
+        base = self.model.mean + np.where(is_known, self.model.item_bias[known], self._unknown_bias)
+        noise = self._noise_variance * self._item_noise[known]
+        doubt = np.where(is_known, noise, self._noise_variance + self._unknown_variance)
+        pulls = ((ratings - base) / doubt)[:, None] * y
+        posterior = self.model.posterior
+        if posterior is None or not (in_model := items >= 0).any():
+            return self._prior_pull, pulls
+        precision, pull = self._prior_from(posterior, items[in_model])
+        hints = _hint_weight(in_model.sum()) * posterior.item_hints[items[in_model]].astype(np.float64) @ precision
+        pulls[in_model] += hints
+        return pull - hints.sum(axis=0), pulls
+
     def _solve(self, item_rows: Rows, values: Vector32) -> UserSide:
         if not self.model.loss.is_squared:
             return self._solve_declared(item_rows, values)
         posterior = self.model.posterior
         if posterior is None or not (is_known := item_rows >= 0).any():
             return self._solve_once(item_rows, values, self._prior_precision, self._prior_pull)
-        mean, weight = self._prior_of(posterior, item_rows[is_known])
-        precision = weight * self._hinted_precision + (1.0 - weight) * self._prior_precision
-        user = self._solve_once(item_rows, values, precision, precision @ mean)
+        user = self._solve_once(item_rows, values, *self._prior_from(posterior, item_rows[is_known]))
         return dataclasses.replace(user, noise_scale=self._found_noise(user, item_rows[is_known], values[is_known]))
+
+    def _prior_from(self, posterior: Posterior, item_rows: Rows) -> tuple[Matrix64, Vector64]:
+        """C^-1 and C^-1 m of a user who rated these items."""
+        mean, weight = self._prior_of(posterior, item_rows)
+        precision = weight * self._hinted_precision + (1.0 - weight) * self._prior_precision
+        return precision, precision @ mean
 
     def _prior_of(self, posterior: Posterior, item_rows: Rows) -> tuple[Vector64, float]:
         """Prior mean of a user who rated these items (see `Posterior`), and how far its precision is the hinted one.
@@ -245,20 +287,27 @@ class FoldIn:
         return UserSide(float(solution[0]), solution[1:].astype(np.float32), upper, int(item_rows.size))
 
     def _solve_declared(self, item_rows: Rows, values: Vector32) -> UserSide:
+        evidence = self._evidence(item_rows, values)
+        prior_mean = np.asarray(self.model.user_prior.mean, np.float64)
+        solution, precision = solve_declared(
+            self.model.loss, evidence, self._temperature, prior_mean, self._prior_precision
+        )
+        upper = np.ascontiguousarray(np.linalg.cholesky(precision).T)
+        return UserSide(float(solution[0]), solution[1:].astype(np.float32), upper, int(item_rows.size))
+
+    def _evidence(self, item_rows: Rows, values: Vector32) -> Evidence:
         model = self.model
         is_known = (item_rows >= 0) & self._is_known[item_rows]
         known = np.where(is_known, item_rows, 0)
-        y = np.ones((item_rows.size, model.n_factors + 1))
-        y[:, 1:] = np.where(is_known[:, None], model.item_factors[known], 0.0)
         base = model.mean + np.where(is_known, model.item_bias[known], self._unknown_bias)
         doubt = self._unknown_variance * model.loss.rating_slope_of(base) ** 2
         weight = np.where(is_known, 1.0, self._noise_variance / (self._noise_variance + doubt))
-        evidence = Evidence(values.astype(np.float64), base, y, weight)
-        prior_mean = np.asarray(model.user_prior.mean, np.float64)
-        temperature = max(model.temperature, 1e-12)
-        solution, precision = solve_declared(model.loss, evidence, temperature, prior_mean, self._prior_precision)
-        upper = np.ascontiguousarray(np.linalg.cholesky(precision).T)
-        return UserSide(float(solution[0]), solution[1:].astype(np.float32), upper, int(item_rows.size))
+        return Evidence(values.astype(np.float64), base, self.directions(item_rows), weight)
+
+
+def _hint_weight(n: int) -> float:
+    """What the hint of one of n rated items counts in a user's prior mean: n / (n + d) of (n + d)^-1/2."""
+    return float(n / (n + DAMPING) / np.sqrt(n + DAMPING))
 
 
 def _inverted(covariance: Matrix64) -> Matrix64:
