@@ -567,10 +567,11 @@ def _epochs_in(progress: Progress) -> Callable[[Epoch], None]:
     def show(epoch: Epoch) -> None:
         report = epoch.report
         if epoch.phase not in bars:
-            names = {"fit": "fit", "final": "learn all"}
+            names = {"fit": "fit", "sample": "average", "final": "learn all", "resample": "average all"}
             bars[epoch.phase] = progress.add_task(names[epoch.phase], total=report.n_epochs, told="")
         holdout = "" if report.holdout_rmse is None else f"  hold-out {report.holdout_rmse:.4f}"
-        told = f"epoch {report.epoch:>3}  train {report.train_rmse:.4f}{holdout}"
+        step = "sweep" if epoch.phase in {"sample", "resample"} else "epoch"
+        told = f"{step} {report.epoch:>3}  train {report.train_rmse:.4f}{holdout}"
         speed = f"  {report.ratings_per_second / 1e6:.1f} M ratings/s"
         progress.update(bars[epoch.phase], completed=report.epoch, told=told + speed)
 

@@ -16,7 +16,8 @@ def learned_shrinkage(counts: Counts, means: Vector32, mean: float, variance: fl
     """Ratings that the overall mean weighs: variance within items / variance between items' true means.
 
     Moment estimate of the one-way random effects model (Searle, Casella & McCulloch 1992, section 3.6),
-    which is empirical Bayes (Efron & Morris 1975). From number and mean of each item's ratings, mean and variance of all.
+    which is empirical Bayes (Efron & Morris 1975). From the number and mean of each item's ratings, and the mean and
+    variance of all.
     """
     is_rated = counts > 0
     sizes = counts[is_rated].astype(np.float64)
