@@ -26,11 +26,6 @@ class Explanation:
     learned: Vector64
     """What a trained vector knows beyond these shares; where the user was folded in, rounding."""
 
-    def largest(self, n: int) -> npt.NDArray[np.intp]:
-        """Of each item the places of the n ratings that add or take most, largest first [n_items, min(n, m)]."""
-        order: npt.NDArray[np.intp] = np.argsort(-np.abs(self.shares), axis=1, kind="stable")
-        return order[:, :n]
-
 
 def explain(
     fold_in: FoldIn, user: UserSide, item_rows: npt.ArrayLike, rated_rows: npt.ArrayLike, values: npt.ArrayLike
@@ -52,3 +47,9 @@ def explain(
     own = scores - y @ np.append(np.float64(user.bias), user.factors)
     prior = own + reach @ prior_pull
     return Explanation(scores, prior, shares, scores - prior - shares.sum(axis=1))
+
+
+def largest_shares(shares: Matrix64, n: int) -> npt.NDArray[np.intp]:
+    """Of each item the places of the n ratings that add or take most, largest first [n_items, min(n, m)]."""
+    order: npt.NDArray[np.intp] = np.argsort(-np.abs(shares), axis=1, kind="stable")
+    return order[:, :n]
