@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from app.engine.arrays import Rows
 from app.engine.explanation import explain, largest_shares
@@ -26,8 +27,8 @@ def explanations(
     texts = moment.texts_of(distinct)
     numbers = np.array([found.scores, found.prior, found.shares.sum(axis=1) - shares.sum(axis=1), found.learned])
     scores, priors, others, learned = numbers.round(decimals).tolist()
-    named_by: list[list[int]] = which.reshape(places.shape).tolist()
-    told = zip(named_by, rated.values[places].tolist(), shares.round(decimals).tolist(), strict=True)
+    named_by: npt.NDArray[np.intp] = which.reshape(places.shape)
+    told = zip(named_by.tolist(), rated.values[places].tolist(), shares.round(decimals).tolist(), strict=True)
     reasons = [
         items_json([texts[place] for place in of_item], rating=ratings, share=of_share)
         for of_item, ratings, of_share in told

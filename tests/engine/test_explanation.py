@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from app.engine.explanation import explain
+from app.engine.explanation import explain, largest_shares
 from app.engine.fold_in import FoldIn
 from app.engine.losses.declare import declare
 from tests.engine.worlds import random_model, random_posterior
@@ -99,11 +99,11 @@ def test_what_a_trained_vector_knows_besides_is_told_apart():
 
 def test_the_largest_shares_come_first_whichever_way_they_point():
     _, _, explanation = _explained(random_model())
-    places = explanation.largest(4)
+    places = largest_shares(explanation.shares, 4)
     assert places.shape == (5, 4)
     sizes = np.take_along_axis(np.abs(explanation.shares), places, axis=1)
     assert (np.diff(sizes) <= 0).all()
-    assert explanation.largest(100).shape == (5, 6)
+    assert largest_shares(explanation.shares, 100).shape == (5, 6)
 
 
 def test_somebody_without_ratings_has_a_score_of_prior_alone():
