@@ -21,7 +21,14 @@ def predicted(client: httpx.Client, user_id: str, item_id: str) -> float:
 
 def test_an_empty_database_gives_an_empty_list_and_the_middle_of_the_scale(client: httpx.Client) -> None:
     answer = client.get("/v1/users/ann/recommendations").json()
-    assert answer == {"model_version": None, "trained_through": 0, "source": "popular", "items": []}
+    assert answer == {
+        "model_version": None,
+        "trained_through": 0,
+        "source": "popular",
+        "level": 0.8,
+        "next_cursor": None,
+        "items": [],
+    }
     assert client.get("/v1/items/popular").json()["items"] == []
     prediction = client.get("/v1/users/ann/predictions/dune").json()
     assert prediction["value"] == pytest.approx(2.75)
