@@ -52,7 +52,10 @@ def main() -> None:
             sums[name] += held(model, known, test)
     print("level   " + "   ".join(f"{name}: held, width" for name in sums))
     for place, level in enumerate(LEVELS):
-        told = (f"{inside / len(ratings):6.1%}, {width / len(ratings):.2f}" for inside, width in (each[place] for each in sums.values()))
+        told = (
+            f"{inside / len(ratings):6.1%}, {width / len(ratings):.2f}"
+            for inside, width in (each[place] for each in sums.values())
+        )
         print(f"{level:5.0%}   " + "          ".join(told))
 
 

@@ -32,20 +32,15 @@ def explain(
 ) -> Explanation:
     """What each of the user's ratings adds to the score of each item.
 
-    The solve A_u x_u = c + sum_i g_i is linear in what the ratings pull (see `FoldIn.pulls`), so that
+    The solve A_u x_u = c + sum_i g_i is linear in what the ratings pull (see `FoldIn.shares`), so that
 
         y_j'x_u = y_j'A_u^-1 c + sum_i y_j'A_u^-1 g_i
 
     exactly for squared errors; of other losses these are the shares in the parabola around the solution. The user must
     be folded in, or trained, from these very ratings. O(n k^2 + n m k).
     """
-    prior_pull, pulls = fold_in.pulls(user, rated_rows, values)
-    y = fold_in.directions(item_rows)
-    reach = y @ user.covariance()
-    shares = reach @ pulls.T
+    prior, shares = fold_in.shares(user, item_rows, rated_rows, values)
     scores = fold_in.scores(user, item_rows)[0].astype(np.float64)
-    own = scores - y @ np.append(np.float64(user.bias), user.factors)
-    prior = own + reach @ prior_pull
     return Explanation(scores, prior, shares, scores - prior - shares.sum(axis=1))
 
 

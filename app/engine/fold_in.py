@@ -10,13 +10,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.arrays import InvalidArray, Matrix64, Rows, Vector32, Vector64, refuse_rows_outside, rows, vector32
+from app.engine.arrays import (
+    InvalidArray,
+    Matrix32,
+    Matrix64,
+    Rows,
+    Vector32,
+    Vector64,
+    refuse_rows_outside,
+    rows,
+    vector32,
+)
 from app.engine.dataset import Ratings
 from app.engine.declared_fold_in import Evidence, solve_declared, working_pulls
 from app.engine.factors import FactorModel, Posterior
 from app.engine.intervals import calibrated_reach
 from app.engine.parts import in_parts, n_parts_of
-from app.engine.posteriors import add_held_out_errors, predict_items, solve_user
+from app.engine.posteriors import add_held_out_errors, predict_items, share_out, solve_user
 from app.engine.small_algebra import invert_positive
 
 INTERVAL_LEVEL = 0.8
@@ -188,42 +198,51 @@ class FoldIn:
         reach = calibrated_reach(self.model.posterior, user.n_ratings, counts, level) * np.sqrt(variances)
         return np.asarray(values - reach, np.float32), np.asarray(values + reach, np.float32)
 
-    def directions(self, item_rows: npt.ArrayLike) -> Matrix64:
-        """y = [1, q_i] of each item, [1, 0] of those outside the model."""
-        items = rows(item_rows, "item_rows")
-        refuse_rows_outside(items, self.model.n_items, "item_rows", unknown_allowed=True)
-        is_known = (items >= 0) & self._is_known[items]
-        y = np.ones((items.size, self.model.n_factors + 1))
-        y[:, 1:] = self.model.item_factors[np.where(is_known, items, 0)]
-        y[~is_known, 1:] = 0.0
-        return y
+    def shares(
+        self, user: UserSide, item_rows: npt.ArrayLike, rated_rows: npt.ArrayLike, values: npt.ArrayLike
+    ) -> tuple[Vector64, Matrix64]:
+        """What the prior and each of m ratings add to the scores of n items, for the user folded in from them.
 
-    def pulls(self, user: UserSide, item_rows: npt.ArrayLike, values: npt.ArrayLike) -> tuple[Vector64, Matrix64]:
-        """What the prior and each rating add to A_u x_u: [k + 1] and [n, k + 1], for the user folded in from them.
-
-        A rating's part is w_i d_i y_i, w_i by the noise of its item, and what its hint moves the prior mean. Of a
-        declared loss it is that of the parabola around the solution: w_i (h_i y_i'x - s_i) y_i / T, with slope s_i and
-        curvature h_i there (the working response of McCullagh & Nelder 1989, section 2.5).
+        [n] and [n, m]: y_j'A_u^-1 times what each adds to A_u x_u. A rating adds w_i d_i y_i, w_i by the noise of its
+        item, and what its hint moves the prior mean. Of a declared loss it adds w_i (h_i y_i'x - s_i) y_i / T, with
+        slope s_i and curvature h_i at the solution (the working response of McCullagh & Nelder 1989, section 2.5).
         """
-        items, ratings = rows(item_rows, "item_rows"), vector32(values, "values")
+        items, rated, ratings = rows(item_rows, "item_rows"), rows(rated_rows, "rated_rows"), vector32(values, "values")
+        for name, given in (("item_rows", items), ("rated_rows", rated)):
+            refuse_rows_outside(given, self.model.n_items, name, unknown_allowed=True)
+        if rated.size != ratings.size:
+            raise InvalidArray("values", f"need equal lengths, not {rated.size} rows and {ratings.size} values")
         if not self.model.loss.is_squared:
-            evidence = self._evidence(items, ratings)
-            shifts = working_pulls(self.model.loss, evidence, self._temperature, user.bias, user.factors)
-            return self._prior_pull, shifts[:, None] * evidence.y
-        y = self.directions(items)
-        is_known = (items >= 0) & self._is_known[items]
-        known = np.where(is_known, items, 0)
-        base = self.model.mean + np.where(is_known, self.model.item_bias[known], self._unknown_bias)
-        noise = self._noise_variance * self._item_noise[known]
-        doubt = np.where(is_known, noise, self._noise_variance + self._unknown_variance)
-        pulls = ((ratings - base) / doubt)[:, None] * y
-        posterior = self.model.posterior
-        if posterior is None or not (in_model := items >= 0).any():
-            return self._prior_pull, pulls
-        precision, pull = self._prior_from(posterior, items[in_model])
-        hints = _hint_weight(in_model.sum()) * posterior.item_hints[items[in_model]].astype(np.float64) @ precision
-        pulls[in_model] += hints
-        return pull - hints.sum(axis=0), pulls
+            return self._declared_shares(user, items, rated, ratings)
+        prior, shares = np.empty(items.size), np.empty((items.size, rated.size))
+        pull, hints, hint_precision = self._unhinted(rated)
+        share_out(
+            *(items, rated, ratings, user.upper, pull, self.model.item_factors, self.model.item_bias),
+            *(self._item_noise, self._is_known, self.model.mean, self._noise_variance),
+            *(self._unknown_bias, self._unknown_variance, hints, hint_precision, prior, shares),
+        )
+        return prior, shares
+
+    def _unhinted(self, rated: Rows) -> tuple[Vector64, Matrix32, Matrix64]:
+        """The prior's pull but for the hints of what was rated; the hints, and what turns each into its pull."""
+        posterior, size = self.model.posterior, self.model.n_factors + 1
+        if posterior is None or not (n := int((rated >= 0).sum())):
+            return self._prior_pull, np.zeros((0, size), np.float32), np.zeros((size, size))
+        crowd, share = self.model.user_prior.mean, n / (n + DAMPING)
+        weight = n / (n + _HINT_RATINGS)
+        precision = weight * self._hinted_precision + (1.0 - weight) * self._prior_precision
+        unhinted = posterior.hint_base + np.log(n + DAMPING) * posterior.count_hint
+        pull = precision @ (crowd + share * (unhinted - crowd))
+        return pull, posterior.item_hints, share / np.sqrt(n + DAMPING) * precision
+
+    def _declared_shares(
+        self, user: UserSide, items: Rows, rated: Rows, ratings: Vector32
+    ) -> tuple[Vector64, Matrix64]:
+        evidence = self._evidence(rated, ratings)
+        pulls = working_pulls(self.model.loss, evidence, self._temperature, user.bias, user.factors)
+        wanted = self._evidence(items, np.zeros(items.size, np.float32))
+        reach = wanted.y @ user.covariance()
+        return wanted.base + reach @ self._prior_pull, reach @ (pulls[:, None] * evidence.y).T
 
     def _solve(self, item_rows: Rows, values: Vector32) -> UserSide:
         if not self.model.loss.is_squared:
@@ -231,14 +250,10 @@ class FoldIn:
         posterior = self.model.posterior
         if posterior is None or not (is_known := item_rows >= 0).any():
             return self._solve_once(item_rows, values, self._prior_precision, self._prior_pull)
-        user = self._solve_once(item_rows, values, *self._prior_from(posterior, item_rows[is_known]))
-        return dataclasses.replace(user, noise_scale=self._found_noise(user, item_rows[is_known], values[is_known]))
-
-    def _prior_from(self, posterior: Posterior, item_rows: Rows) -> tuple[Matrix64, Vector64]:
-        """C^-1 and C^-1 m of a user who rated these items."""
-        mean, weight = self._prior_of(posterior, item_rows)
+        mean, weight = self._prior_of(posterior, item_rows[is_known])
         precision = weight * self._hinted_precision + (1.0 - weight) * self._prior_precision
-        return precision, precision @ mean
+        user = self._solve_once(item_rows, values, precision, precision @ mean)
+        return dataclasses.replace(user, noise_scale=self._found_noise(user, item_rows[is_known], values[is_known]))
 
     def _prior_of(self, posterior: Posterior, item_rows: Rows) -> tuple[Vector64, float]:
         """Prior mean of a user who rated these items (see `Posterior`), and how far its precision is the hinted one.
@@ -302,12 +317,9 @@ class FoldIn:
         base = model.mean + np.where(is_known, model.item_bias[known], self._unknown_bias)
         doubt = self._unknown_variance * model.loss.rating_slope_of(base) ** 2
         weight = np.where(is_known, 1.0, self._noise_variance / (self._noise_variance + doubt))
-        return Evidence(values.astype(np.float64), base, self.directions(item_rows), weight)
-
-
-def _hint_weight(n: int) -> float:
-    """What the hint of one of n rated items counts in a user's prior mean: n / (n + d) of (n + d)^-1/2."""
-    return float(n / (n + DAMPING) / np.sqrt(n + DAMPING))
+        y = np.ones((item_rows.size, model.n_factors + 1))
+        y[:, 1:] = np.where(is_known[:, None], model.item_factors[known], 0.0)
+        return Evidence(values.astype(np.float64), base, y, weight)
 
 
 def _inverted(covariance: Matrix64) -> Matrix64:

@@ -175,6 +175,76 @@ def predict_items(
 
 @njit(
     void(
+        *(READ_ROWS, READ_ROWS, READ_VECTOR, READ_MATRIX64, READ_VECTOR64, READ_MATRIX, READ_VECTOR, READ_VECTOR),
+        *(READ_MASK, float64, float64, float64, float64, READ_MATRIX, READ_MATRIX64, float64[::1], float64[:, ::1]),
+    ),
+    nogil=True,
+    cache=True,
+    fastmath={"reassoc", "contract"},
+)
+def share_out(
+    item_rows: Rows,
+    rated_rows: Rows,
+    values: Vector32,
+    upper: Matrix64,
+    prior_pull: Vector64,
+    item_factors: Matrix32,
+    item_bias: Vector32,
+    item_noise: Vector32,
+    is_known: Mask,
+    mean: float,
+    noise_variance: float,
+    unknown_bias: float,
+    unknown_variance: float,
+    item_hints: Matrix32,
+    hint_precision: Matrix64,
+    prior: Vector64,
+    shares: Matrix64,
+) -> None:
+    """What the prior and each of m ratings add to the scores of n items: y_j'A_u^-1 of what each pulls.
+
+    prior_pull [k+1]: of the prior but for hints   item_hints [n_items, k+1], or no rows where there are none;
+    hint_precision [k+1, k+1]: what a hint is multiplied by   prior [n], shares [n, m], overwritten
+    the rest: see `solve_user` and `predict_items`
+    """
+    size = prior_pull.size
+    z, hinted = np.empty(size), np.empty(size)
+    for j in range(item_rows.size):
+        row = item_rows[j]
+        z[:] = 0.0
+        z[0] = 1.0
+        prior[j] = mean + unknown_bias
+        if row >= 0 and is_known[row]:
+            prior[j] = mean + item_bias[row]
+            for f in range(size - 1):
+                z[f + 1] = item_factors[row, f]
+        solve_transposed(upper, z)
+        solve_upper(upper, z)
+        hinted[:] = 0.0
+        for i in range(size):
+            prior[j] += z[i] * prior_pull[i]
+            for f in range(size):
+                hinted[i] += hint_precision[i, f] * z[f]
+        for t in range(rated_rows.size):
+            rated = rated_rows[t]
+            if rated < 0 or not is_known[rated]:
+                pull = (float64(values[t]) - mean - unknown_bias) / (noise_variance + unknown_variance)
+                shares[j, t] = z[0] * pull
+                continue
+            dot, hint = z[0], 0.0
+            for f in range(size - 1):
+                dot += z[f + 1] * item_factors[rated, f]
+            if item_hints.shape[0] > 0:
+                for f in range(size):
+                    hint += hinted[f] * item_hints[rated, f]
+            pull = (float64(values[t]) - mean - float64(item_bias[rated])) / (
+                noise_variance * float64(item_noise[rated])
+            )
+            shares[j, t] = dot * pull + hint
+
+
+@njit(
+    void(
         *(int64, int64, int64, READ_BOUNDS, READ_BOUNDS, READ_ROWS, READ_VECTOR, READ_ROWS, READ_VECTOR),
         *(READ_MATRIX, READ_VECTOR, READ_VECTOR, READ_MASK, float64, float64, float64, float64),
         *(READ_MATRIX64, READ_VECTOR64, float64[:, ::1]),
