@@ -217,23 +217,37 @@ class FoldIn:
         prior, shares = np.empty(items.size), np.empty((items.size, rated.size))
         pull, hints, hint_precision = self._unhinted(rated)
         share_out(
-            *(items, rated, ratings, user.upper, pull, self.model.item_factors, self.model.item_bias),
-            *(self._item_noise, self._is_known, self.model.mean, self._noise_variance),
-            *(self._unknown_bias, self._unknown_variance, hints, hint_precision, prior, shares),
+            items,
+            rated,
+            ratings,
+            user.upper,
+            pull,
+            self.model.item_factors,
+            self.model.item_bias,
+            self._item_noise,
+            self._is_known,
+            self.model.mean,
+            self._noise_variance,
+            self._unknown_bias,
+            self._unknown_variance,
+            hints,
+            hint_precision,
+            prior,
+            shares,
         )
         return prior, shares
 
     def _unhinted(self, rated: Rows) -> tuple[Vector64, Matrix32, Matrix64]:
-        """The prior's pull but for the hints of what was rated; the hints, and what turns each into its pull."""
+        """The prior's pull but for the hints of what was rated; the hints [m, k + 1], and what makes them pull."""
         posterior, size = self.model.posterior, self.model.n_factors + 1
         if posterior is None or not (n := int((rated >= 0).sum())):
-            return self._prior_pull, np.zeros((0, size), np.float32), np.zeros((size, size))
+            return self._prior_pull, np.zeros((rated.size, size), np.float32), np.zeros((size, size))
         crowd, share = self.model.user_prior.mean, n / (n + DAMPING)
         weight = n / (n + _HINT_RATINGS)
         precision = weight * self._hinted_precision + (1.0 - weight) * self._prior_precision
         unhinted = posterior.hint_base + np.log(n + DAMPING) * posterior.count_hint
         pull = precision @ (crowd + share * (unhinted - crowd))
-        return pull, posterior.item_hints, share / np.sqrt(n + DAMPING) * precision
+        return pull, posterior.item_hints[rated], share / np.sqrt(n + DAMPING) * precision
 
     def _declared_shares(
         self, user: UserSide, items: Rows, rated: Rows, ratings: Vector32

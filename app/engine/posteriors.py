@@ -196,14 +196,14 @@ def share_out(
     noise_variance: float,
     unknown_bias: float,
     unknown_variance: float,
-    item_hints: Matrix32,
+    hints: Matrix32,
     hint_precision: Matrix64,
     prior: Vector64,
     shares: Matrix64,
 ) -> None:
     """What the prior and each of m ratings add to the scores of n items: y_j'A_u^-1 of what each pulls.
 
-    prior_pull [k+1]: of the prior but for hints   item_hints [n_items, k+1], or no rows where there are none;
+    prior_pull [k+1]: of the prior but for hints   hints [m, k+1] of what was rated
     hint_precision [k+1, k+1]: what a hint is multiplied by   prior [n], shares [n, m], overwritten
     the rest: see `solve_user` and `predict_items`
     """
@@ -220,27 +220,23 @@ def share_out(
                 z[f + 1] = item_factors[row, f]
         solve_transposed(upper, z)
         solve_upper(upper, z)
-        hinted[:] = 0.0
         for i in range(size):
             prior[j] += z[i] * prior_pull[i]
+            hinted[i] = 0.0
             for f in range(size):
                 hinted[i] += hint_precision[i, f] * z[f]
         for t in range(rated_rows.size):
             rated = rated_rows[t]
             if rated < 0 or not is_known[rated]:
-                pull = (float64(values[t]) - mean - unknown_bias) / (noise_variance + unknown_variance)
-                shares[j, t] = z[0] * pull
+                doubt = noise_variance + unknown_variance
+                shares[j, t] = z[0] * (float64(values[t]) - mean - unknown_bias) / doubt
                 continue
-            dot, hint = z[0], 0.0
-            for f in range(size - 1):
-                dot += z[f + 1] * item_factors[rated, f]
-            if item_hints.shape[0] > 0:
-                for f in range(size):
-                    hint += hinted[f] * item_hints[rated, f]
-            pull = (float64(values[t]) - mean - float64(item_bias[rated])) / (
-                noise_variance * float64(item_noise[rated])
-            )
-            shares[j, t] = dot * pull + hint
+            dot, hint = z[0], hinted[0] * hints[t, 0]
+            for f in range(1, size):
+                dot += z[f] * item_factors[rated, f - 1]
+                hint += hinted[f] * hints[t, f]
+            surprise = float64(values[t]) - mean - float64(item_bias[rated])
+            shares[j, t] = dot * surprise / (noise_variance * float64(item_noise[rated])) + hint
 
 
 @njit(

@@ -12,6 +12,7 @@ from app.engine.fold_in import INTERVAL_LEVEL
 from app.errors import declared
 from app.identifiers import ItemIdPath, UserIdPath
 from app.recommendations.encoding import etag_of
+from app.recommendations.query import WishDep, query_parameters
 from app.recommendations.recommend import RecommenderDep
 from app.recommendations.schemas import (
     BatchIn,
@@ -63,16 +64,16 @@ _IF_NONE_MATCH = {
     "/users/{user_id}/recommendations",  # asked the most, so the first that is tried
     response_model=RecommendationsOut,
     responses={**_REVALIDATED, **declared(HTTPStatus.CONFLICT)},
-    openapi_extra=_IF_NONE_MATCH,
+    openapi_extra={"parameters": query_parameters(RecommendationsQuery) + _IF_NONE_MATCH["parameters"]},
 )
 async def recommend(
     user_id: UserIdPath,
-    query: Annotated[RecommendationsQuery, Query()],
+    wish: WishDep,
     recommender: RecommenderDep,
     request: Request,
 ) -> Response:
     """The best items for a user by the ratings of this moment: a rating posted now counts in the next answer."""
-    return _revalidated(await recommender.list_for_user(user_id, query.wish()), request)
+    return _revalidated(await recommender.list_for_user(user_id, wish), request)
 
 
 @router.get("/users/{user_id}/predictions/{item_id}")
