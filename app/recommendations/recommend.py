@@ -319,8 +319,8 @@ class Recommender:
         facts: dict[str, object] = {
             "model_version": served.version,
             "trained_through": served.trained_through,
-            "source": moment.source_of(rated, before="popular"),
             "level": wish.level,
+            "source": moment.source_of(rated, before="popular"),
         }
         if wish.n_reasons is not None:
             columns["explanation"] = explanations(moment, user, rated, rows, wish.n_reasons, DECIMALS)

@@ -196,7 +196,6 @@ class _List(Leveled, Answer):
         ),
         examples=["exactly"],
     )
-    items: list[RecommendedItem]
 
 
 class RecommendationsOut(_List):
@@ -209,6 +208,7 @@ class RecommendationsOut(_List):
         ),
         examples=[None],
     )
+    items: list[RecommendedItem]
 
 
 class BodyRating(BaseModel):
@@ -344,6 +344,7 @@ class BatchLine(_List):
     """One line of the answer: one user's list."""
 
     user_id: str = Field(description="Whose list it is.", examples=["ann"])
+    items: list[RecommendedItem]
 
 
 class SimilarItem(ItemRef):
@@ -352,8 +353,8 @@ class SimilarItem(ItemRef):
     similarity: float = Field(description="Cosine of the two items' vectors, at most 1.", examples=[0.83])
 
 
-class _SimilarItems(Answer):
-    """The most similar items, most similar first."""
+class _ByItemVectors(Answer):
+    """A list made from the directions of item vectors."""
 
     source: Literal["item_vectors", "means"] = Field(
         description=(
@@ -361,19 +362,20 @@ class _SimilarItems(Answer):
             "yet, no item has a vector and the list is empty."
         )
     )
-    items: list[SimilarItem]
 
 
-class SimilarItemsOut(_SimilarItems):
+class SimilarItemsOut(_ByItemVectors):
     """The items most similar to one, most similar first."""
 
     item_id: str = Field(examples=["dune"])
+    items: list[SimilarItem]
 
 
-class SimilarToSeveralOut(_SimilarItems):
+class SimilarToSeveralOut(_ByItemVectors):
     """The items most similar to several together, by their mean cosine with them, most similar first."""
 
     item_ids: list[str] = Field(description="What they are similar to.", examples=[["dune", "solaris"]])
+    items: list[SimilarItem]
 
 
 class SimilarToSeveralIn(FilterIn):
@@ -411,9 +413,9 @@ class PopularItem(ItemRef):
 class PopularItemsOut(Answer):
     """The most popular items, most popular first."""
 
+    source: SourceField
     shrinkage: float = Field(
         description="Ratings of the overall mean that are added to every item's: learned from the ratings.",
         examples=[4.7],
     )
-    source: SourceField
     items: list[PopularItem]
