@@ -1,7 +1,7 @@
 """A fit that goes on from an earlier model instead of beginning anew.
 
 Measured on 20 million synthetic ratings of which 1 % were new: one pass over all of them with a small step that falls
-to zero within the pass gives the hold-out error of a cold fit, for an eighth of its time. Passes over a sample of the
+to zero within the pass gives the hold-out error of a cold fit, for a seventh of its time. Passes over a sample of the
 old ratings are hardly quicker, since what is fixed dominates by then, and make the error worse: a step that does not
 end at zero, or that goes over the same few ratings again and again, takes the model away from where it had settled.
 """
