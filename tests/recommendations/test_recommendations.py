@@ -181,7 +181,10 @@ def test_ratings_in_the_body_give_the_same_list_as_stored_ones_and_store_nothing
     assert client.get("/v1/status").json()["revision"] == revision
     for rating in given:
         rate(client, "newcomer", str(rating["item_id"]), float(str(rating["value"])))
-    assert client.get("/v1/users/newcomer/recommendations?n=5").json() == by_body
+    by_user = client.get("/v1/users/newcomer/recommendations?n=5").json()
+    assert by_body.pop("next_cursor")
+    assert by_user.pop("next_cursor")
+    assert by_user == by_body
 
 
 def test_candidates_are_the_only_items_that_may_appear(planted: Planted) -> None:
