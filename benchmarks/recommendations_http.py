@@ -7,6 +7,8 @@ nearest to 165. `wrk` asks on eight keep-alive connections, all sides taking tur
 
 bare        FastAPI on uvicorn hands out one Pydantic object, made once, of the very same answer
 read        the user's ratings are read and folded in for every request (PALATE_KEPT_TASTES=0)
+explained   the same with `explain=true`: five reasons for each item
+by lower    the same with `rank_by=lower`: every item is scored with its variance (only where asked for)
 kept        nothing has changed since the user's last request
 others rate the same while another process gives ratings of other users, about 200 a second
 training    the same as `read` while a training run uses another core

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from app.engine.arrays import Rows
 from app.engine.explanation import explain, largest_shares
 from app.engine.fold_in import UserSide
-from app.recommendations.encoding import Json, items_json
+from app.recommendations.encoding import Json
 from app.recommendations.moment import Moment, RatedItems
 
-_EXPLANATION = '{"score":%s,"prior":%s,"reasons":%s,"others":%s,"learned":%s}'
+_REASON = '%s,"rating":%s,"share":%s}'
+_EXPLANATION = '{"score":%s,"prior":%s,"reasons":[%s],"others":%s,"learned":%s}'
 
 
 def explanations(
@@ -22,15 +22,10 @@ def explanations(
     named = np.flatnonzero(rated.rows >= 0)
     places = named[largest_shares(found.shares[:, named], n_reasons)]
     shares = np.take_along_axis(found.shares, places, axis=1)
-    told_rows = rated.rows[places]
-    distinct, which = np.unique(told_rows, return_inverse=True)
-    texts = moment.texts_of(distinct)
-    numbers = np.array([found.scores, found.prior, found.shares.sum(axis=1) - shares.sum(axis=1), found.learned])
-    scores, priors, others, learned = numbers.round(decimals).tolist()
-    named_by: npt.NDArray[np.intp] = which.reshape(places.shape)
-    told = zip(named_by.tolist(), rated.values[places].tolist(), shares.round(decimals).tolist(), strict=True)
-    reasons = [
-        items_json([texts[place] for place in of_item], rating=ratings, share=of_share)
-        for of_item, ratings, of_share in told
-    ]
-    return list(map(_EXPLANATION.__mod__, zip(scores, priors, reasons, others, learned, strict=True)))
+    flat, n_each = places.reshape(-1), places.shape[1]
+    columns = (rated.values[flat].tolist(), shares.reshape(-1).round(decimals).tolist())
+    told = list(map(_REASON.__mod__, zip(moment.texts_of(rated.rows[flat]), *columns, strict=True)))
+    reasons = [",".join(told[first : first + n_each]) for first in range(0, n_each * rows.size, n_each or 1)]
+    others = found.shares.sum(axis=1) - shares.sum(axis=1)
+    scores, prior, rest, learned = np.array([found.scores, found.prior, others, found.learned]).round(decimals).tolist()
+    return list(map(_EXPLANATION.__mod__, zip(scores, prior, reasons or [""] * rows.size, rest, learned, strict=True)))

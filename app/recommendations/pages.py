@@ -12,6 +12,7 @@ import binascii
 import math
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple, Self, get_args
 
@@ -113,6 +114,7 @@ def page_after(moment: Moment, cursor: Cursor, user: UserSide, rated: RatedItems
     return Page(rows[listed], after.encoded(wish))
 
 
+@lru_cache(maxsize=256)
 def _digest_of(wish: Wish) -> bytes:
     """Of what decides which items a list holds and in which order; how many, and what is told of them, may change."""
     asked = (wish.filter, wish.exclude, wish.candidates, wish.include_rated, wish.diversity, wish.rank_by)
