@@ -96,31 +96,31 @@ def is_sqlite(connection: Connection) -> bool:
     return connection.dialect.name == "sqlite"
 
 
-def lock(connection: Connection) -> tuple[int, int]:
-    """Takes the writers' turn until the commit; the newest revision, and the time in microseconds since 1970."""
-    if is_sqlite(connection):  # the transaction holds the file's lock since it began
-        return peek_revision(connection, "ratings"), microseconds_of(utc_now())
-    with driver(connection) as raw:
-        newest, clock_us = raw.execute(_LOCK_POSTGRESQL).fetchone()
-    return newest, clock_us
-
-
 def user_keys_of(connection: Connection, user_ids: Collection[str]) -> dict[str, int]:
     """The keys of those ids that have a user."""
     return keys_by_id(connection, "user", user_ids)
 
 
-def keys_of(
-    connection: Connection, user_ids: Collection[str], item_ids: Collection[str]
-) -> tuple[dict[str, int], dict[str, int]]:
-    """The keys of those ids that have a user, and of those that have an item, in one question."""
+class Beginning(NamedTuple):
+    """What a writer finds when its turn comes: times in microseconds since 1970, ids that are not there left out."""
+
+    revision: int
+    clock_us: int
+    user_keys: dict[str, int]
+    item_keys: dict[str, int]
+
+
+def take_turn(connection: Connection, user_ids: Collection[str], item_ids: Collection[str]) -> Beginning:
+    """Waits for the writers' turn, which lasts until the commit, and looks up the keys."""
     given = (json.dumps(list(user_ids)), json.dumps(list(item_ids)))
     with driver(connection) as raw:
-        if is_sqlite(connection):
+        if is_sqlite(connection):  # the transaction holds the file's lock since it began
             users, items = map(json.loads, raw.execute(_KEYS_SQLITE, given).fetchone())
-        else:
-            users, items = raw.execute(_KEYS_POSTGRESQL, given).fetchone()
-    return users or {}, items or {}
+            return Beginning(peek_revision(connection, "ratings"), microseconds_of(utc_now()), users, items)
+        with raw.pipeline():  # sent at once; the second looks at the data when the first has the lock, not before
+            lock, keys = raw.execute(_LOCK_POSTGRESQL), raw.execute(_KEYS_POSTGRESQL, given)
+            (revision, clock_us), (users, items) = lock.fetchone(), keys.fetchone()
+    return Beginning(revision, clock_us, users or {}, items or {})
 
 
 def user_ids(connection: Connection) -> Ids:

@@ -156,33 +156,35 @@ class _Written(NamedTuple):
 
 
 def _write(connection: Connection, ratings: Sequence[NewRating], now: datetime | None) -> _Written:
-    before, clock_us = set_wise.lock(connection)
-    user_keys, item_keys = _keys_of_pairs(connection, ratings)
-    values = np.fromiter((rating.value for rating in ratings), np.float64, len(ratings))
+    user_ids = dict.fromkeys(rating.user_id for rating in ratings)
+    item_ids = dict.fromkeys(rating.item_id for rating in ratings)
+    found = set_wise.take_turn(connection, user_ids, item_ids)
+    users, items = _with_new_ones(connection, found, user_ids, item_ids)
+    n, before = len(ratings), found.revision
+    user_keys = np.fromiter((users[rating.user_id] for rating in ratings), np.int64, n)
+    item_keys = np.fromiter((items[rating.item_id] for rating in ratings), np.int64, n)
+    values = np.fromiter((rating.value for rating in ratings), np.float64, n)
     given_us = (_ABSENT if rating.rated_us is None else rating.rated_us for rating in ratings)
-    rated_us = np.fromiter(given_us, np.int64, len(ratings))
+    rated_us = np.fromiter(given_us, np.int64, n)
     is_new, is_changed = _compare(set_wise.stored_ratings(connection, user_keys << 32 | item_keys), values, rated_us)
-    rated_us[rated_us == _ABSENT] = clock_us if now is None else microseconds_of(now)
+    rated_us[rated_us == _ABSENT] = found.clock_us if now is None else microseconds_of(now)
     rows = set_wise.RatingRows(user_keys, item_keys, values, rated_us, before + np.cumsum(is_changed))
     if is_changed.any():
         set_wise.upsert(connection, rows.where(is_changed), is_new[is_changed])
     return _Written(rows, is_new, is_changed, before)
 
 
-def _keys_of_pairs(connection: Connection, ratings: Sequence[NewRating]) -> tuple[Keys, Keys]:
-    """The key of each user and item; whoever is new is made. The ratings counter must be locked."""
-    user_ids = dict.fromkeys(rating.user_id for rating in ratings)
-    item_ids = dict.fromkeys(rating.item_id for rating in ratings)
-    users, items = set_wise.keys_of(connection, user_ids, item_ids)
+def _with_new_ones(
+    connection: Connection, found: set_wise.Beginning, user_ids: Collection[str], item_ids: Collection[str]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """The key of each user and item; whoever is new is made."""
+    users, items = found.user_keys, found.item_keys
     if new_users := [user_id for user_id in user_ids if user_id not in users]:
-        users |= set_wise.add_users(connection, new_users)
+        users = users | set_wise.add_users(connection, new_users)
         advance(connection, "n_users", len(new_users))
-    if len(items) < len(item_ids):
-        items |= ensure_items(connection, [item_id for item_id in item_ids if item_id not in items])
-    return (
-        np.fromiter((users[rating[0]] for rating in ratings), np.int64, len(ratings)),
-        np.fromiter((items[rating[1]] for rating in ratings), np.int64, len(ratings)),
-    )
+    if new_items := [item_id for item_id in item_ids if item_id not in items]:
+        items = items | ensure_items(connection, new_items)
+    return users, items
 
 
 def _compare(
