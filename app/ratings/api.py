@@ -118,9 +118,10 @@ async def add_rating(body: NewRating, scale: ScaleDep, writer: WriterDep, respon
 @router.post("/batch", responses=_INVALID)
 def add_ratings(body: NewRatings, scale: ScaleDep, database: DatabaseDep) -> BatchCountsOut:
     """Record or replace up to 10,000 ratings in one transaction: all of them or none."""
-    refuse_bad_ratings(scale, ((f"ratings[{place}].", rating) for place, rating in enumerate(body.ratings)))
+    ratings = [rating.to_row() for rating in body.ratings]
+    refuse_bad_ratings(scale, ratings, "ratings[{}].")
     with database.write() as connection:
-        counts = store.save_many(connection, [rating.to_row() for rating in body.ratings])
+        counts = store.save_many(connection, ratings)
     return BatchCountsOut.model_validate(counts)
 
 
@@ -278,7 +279,7 @@ def erase_item(item_id: ItemIdPath, database: DatabaseDep) -> ErasedItem:
 async def _save(
     writer: RatingWriter, scale: RatingScale, user_id: str, item_id: str, body: RatingBody, response: Response
 ) -> SavedRatingOut:
-    refuse_bad_ratings(scale, [("", body)])
+    refuse_bad_ratings(scale, [body])
     saved = await writer.save(store.NewRating(user_id, item_id, body.value, body.rated_us))
     response.status_code = HTTPStatus.CREATED if saved.outcome == "created" else HTTPStatus.OK
     return SavedRatingOut.model_validate(saved)
