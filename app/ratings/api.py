@@ -116,13 +116,11 @@ async def add_rating(body: NewRating, scale: ScaleDep, writer: WriterDep, respon
 
 
 @router.post("/batch", responses=_INVALID)
-def add_ratings(body: NewRatings, scale: ScaleDep, database: DatabaseDep) -> BatchCountsOut:
+async def add_ratings(body: NewRatings, scale: ScaleDep, writer: WriterDep) -> BatchCountsOut:
     """Record or replace up to 10,000 ratings in one transaction: all of them or none."""
     ratings = [rating.to_row() for rating in body.ratings]
     refuse_bad_ratings(scale, ratings, "ratings[{}].")
-    with database.write() as connection:
-        counts = store.save_many(connection, ratings)
-    return BatchCountsOut.model_validate(counts)
+    return BatchCountsOut.model_validate(await writer.save_many(ratings))
 
 
 @router.post("/import", responses=_INVALID, openapi_extra={"requestBody": _IMPORT_BODY})

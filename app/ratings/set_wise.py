@@ -117,9 +117,9 @@ def take_turn(connection: Connection, user_ids: Collection[str], item_ids: Colle
         if is_sqlite(connection):  # the transaction holds the file's lock since it began
             users, items = map(json.loads, raw.execute(_KEYS_SQLITE, given).fetchone())
             return Beginning(peek_revision(connection, "ratings"), microseconds_of(utc_now()), users, items)
-        with raw.pipeline():  # sent at once; the second looks at the data when the first has the lock, not before
-            lock, keys = raw.execute(_LOCK_POSTGRESQL), raw.execute(_KEYS_POSTGRESQL, given)
-            (revision, clock_us), (users, items) = lock.fetchone(), keys.fetchone()
+        # Two statements: the second looks at the data as they are when the first has the lock.
+        revision, clock_us = raw.execute(_LOCK_POSTGRESQL).fetchone()
+        users, items = raw.execute(_KEYS_POSTGRESQL, given).fetchone()
     return Beginning(revision, clock_us, users or {}, items or {})
 
 
