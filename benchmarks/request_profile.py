@@ -78,7 +78,13 @@ async def profile(settings: Settings, user: str) -> dict[str, float]:
         watch.watch(*part)
     app = create_app(settings)
     path = f"/v1/users/{user}/recommendations"
-    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http"}
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+    }
     scope |= {"path": path, "raw_path": path.encode(), "query_string": b"n=10", "root_path": ""}
 
     async def receive() -> dict[str, Any]:
@@ -107,8 +113,8 @@ def main() -> None:
     parser.add_argument("user")
     parser.add_argument("--kept", action="store_true", help="keep tastes as the service does; else read every time")
     arguments = parser.parse_args()
-    kept = {} if arguments.kept else {"kept_tastes": 0}
-    settings = Settings(data_dir=arguments.folder, trainer="external", **kept)
+    n_kept = 1_000 if arguments.kept else 0
+    settings = Settings(data_dir=arguments.folder, trainer="external", kept_tastes=n_kept)
     for label, micros in sorted(asyncio.run(profile(settings, arguments.user)).items(), key=lambda each: -each[1]):
         print(f"| {label} | {micros:.0f} |")
 
