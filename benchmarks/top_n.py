@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def _model_of_s20() -> dict[str, npt.NDArray[Any]]:
         part = data.train
         ratings = Ratings.of(part.users, part.items, part.values, n_users=data.n_users, n_items=data.n_items)
         fit = LocalTrainer(2).fit(ratings, Hyperparameters(n_factors=K, n_epochs=10))
-        np.savez(path, **fit.model.arrays())
+        arrays: dict[str, Any] = fit.model.arrays()
+        np.savez(path, **arrays)
     with np.load(path) as arrays:
         return dict(arrays)
 
@@ -154,14 +156,12 @@ def measure(kind: str, n_items: int, n_rounds: int, core: int) -> None:
     excluded = [rng.choice(n_items, N_EXCLUDED, replace=False).astype(np.int32) for _ in range(N_QUERIES)]
     few = users[:N_QUERIES]
     sides: dict[str, list[Callable[[], object]]] = {
-        "top 10": [lambda u=u: index.best([Query(u, 3.5)], N) for u in few],
+        "top 10": [partial(index.best, [Query(u, 3.5)], N) for u in few],
         "200 excluded, category": [
-            lambda u=u, e=e: index.best([Query(u, 3.5, e)], N, among=among) for u, e in zip(few, excluded, strict=True)
+            partial(index.best, [Query(u, 3.5, e)], N, among=among) for u, e in zip(few, excluded, strict=True)
         ],
-        "200 excluded": [
-            lambda u=u, e=e: index.best([Query(u, 3.5, e)], N) for u, e in zip(few, excluded, strict=True)
-        ],
-        "similar": [lambda row=row: index.best([Query(q[row])], N, cosine=True) for row in range(N_QUERIES)],
+        "200 excluded": [partial(index.best, [Query(u, 3.5, e)], N) for u, e in zip(few, excluded, strict=True)],
+        "similar": [partial(index.best, [Query(q[row])], N, cosine=True) for row in range(N_QUERIES)],
         "batch of 64, each": [lambda: index.best([Query(u, 3.5) for u in users], N)],
     }
     peers = Peers(folder, core)

@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import faiss  # type: ignore[import-not-found]
@@ -29,8 +30,8 @@ def main() -> None:
             answer: object = [index.search(user, n)[1][0].tolist() for user in alone]
         else:
             answer = {
-                "faiss": _median([lambda user=user: index.search(user, n) for user in alone]),
-                "implicit": _median([lambda user=user: topk(items, user, n, num_threads=1) for user in alone]),
+                "faiss": _median([partial(index.search, user, n) for user in alone]),
+                "implicit": _median([partial(topk, items, user, n, num_threads=1) for user in alone]),
                 "faiss batch, each": _median([lambda: index.search(users, n)]) / len(users),
                 "implicit batch, each": _median([lambda: topk(items, users, n, num_threads=1)]) / len(users),
             }
