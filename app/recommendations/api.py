@@ -109,7 +109,9 @@ async def recommend_for_ratings(body: RecommendationsIn, recommender: Recommende
     response_class=StreamingResponse,
     responses={
         HTTPStatus.OK.value: {
-            "description": "One `BatchLine` per user and line, in the order of the users.",
+            "description": (
+                "A line for each user, in their order: `RecommendationsOut` with `user_id` instead of `next_cursor`."
+            ),
             "content": {NDJSON: {"schema": {"type": "string"}, "example": _LINE}},
         }
     },

@@ -167,7 +167,7 @@ class Recommender:
         return answer
 
     def for_users(self, moment: Moment, user_ids: Sequence[str], wish: Wish) -> list[bytes]:
-        """`BatchLine` of each user, in the order given; who is unknown gets the prior's list."""
+        """A list of each user, in the order given; who is unknown gets the prior's."""
         return [
             self._told(moment, list_.user, list_.rated, wish, list_.rows, {"user_id": list_.user_id})
             for list_ in self.lists_of(moment, user_ids, wish)

@@ -184,7 +184,7 @@ class RecommendedItem(Interval, ItemRef):
     explanation: Explanation | None = Field(None, description="Why it is there; only where `explain` was asked for.")
 
 
-class _List(Leveled, Answer):
+class RecommendationsOut(Leveled, Answer):
     """The best items that the user has not rated, best first."""
 
     source: SourceField
@@ -196,11 +196,6 @@ class _List(Leveled, Answer):
         ),
         examples=["exactly"],
     )
-
-
-class RecommendationsOut(_List):
-    """The best items that the user has not rated, best first."""
-
     next_cursor: str | None = Field(
         description=(
             "Give it as `cursor` for the next page of the same list; null on the last, before the first model, and for "
@@ -338,13 +333,6 @@ class BatchIn(ListOptions, FilterIn):
 
     def wish(self) -> Wish:
         return self._wish(self.filter(), self.exclude)
-
-
-class BatchLine(_List):
-    """One line of the answer: one user's list."""
-
-    user_id: str = Field(description="Whose list it is.", examples=["ann"])
-    items: list[RecommendedItem]
 
 
 class SimilarItem(ItemRef):
