@@ -93,9 +93,9 @@ def test_training_is_shown_until_its_version_answers_and_an_older_one_can_be_act
 
 
 def test_a_version_is_shown_beside_the_active_one_by_its_quality_report(tab: Tab) -> None:
+    newest = int(tab.text("#versions th"))
     tab.click("#train")
-    tab.wait_for("document.querySelector('#run').innerText.includes('succeeded')")
-    tab.wait_for("document.querySelectorAll('#versions tr').length > 1")
+    tab.wait_for(f"document.querySelector('#versions tr.active th').innerText === '{newest + 1}'")
     tab.click("#versions tr:nth-child(2) button")
     tab.wait_for("document.querySelectorAll('#quality-head th').length === 3")
     assert tab.text("#quality-head th:nth-child(3)").endswith("active")
