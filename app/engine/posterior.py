@@ -201,9 +201,9 @@ class _Run:
         That is the side with more rows, so with fewer ratings each.
         """
         users, items = self.chain.users, self.chain.items
-        left = users.vectors if self.mean_of_items else users.expected
-        right = items.expected if self.mean_of_items else items.vectors
-        self._waiting.append((left.copy(), right.copy()))
+        left = users.sample() if self.mean_of_items else users.expected.copy()
+        right = items.expected.copy() if self.mean_of_items else items.sample()
+        self._waiting.append((left, right))
         if len(self._waiting) * COLUMNS == _WIDTH:
             self._merge()
         self.n_kept += 1
@@ -214,13 +214,16 @@ class _Run:
         self._item_doubt += self._doubt_of_items()
 
     def _doubt_of_items(self) -> Vector64:
-        """Of each item the mean over users of (x.(y - E y))^2, y being the draw: on average, x' cov(y) x."""
+        """Of each item the mean over users of (x.(y - E y))^2, y being the draw: on average, x' cov(y) x.
+
+        Of an item without ratings that average itself, over the prior.
+        """
         users, items = self.chain.users, self.chain.items
-        rated = int((users.sparse.counts > 0).sum())
-        second_moment = users.second_moment(self.pool) / rated
+        second_moment = users.second_moment(self.pool) / users.n_rated
         surprise = items.vectors - items.expected
         through = product(self.pool, items.sparse.parts, surprise, second_moment)
         doubt: Vector64 = np.einsum("nk,nk->n", through, surprise).astype(np.float64)
+        doubt[items.sparse.counts == 0] = np.trace(np.linalg.solve(items.precision, second_moment))
         return doubt
 
     def _merge(self) -> None:
