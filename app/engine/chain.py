@@ -95,7 +95,7 @@ class Side:
         return cross_products(pool, self.sparse.parts, self.vectors, self.vectors)
 
     def draw_prior(self, pool: Executor, rng: np.random.Generator) -> None:
-        """Mean, precision and link given the vectors of rows with ratings, and with them the prior mean of every row."""
+        """Mean, precision and link given the vectors of rows with ratings; and so the prior mean of every row."""
         d, n = self.n_features, self.n_rated
         sums = cross_products(pool, self.sparse.parts, self.features, self.vectors)
         squares = self.second_moment(pool)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from app.engine.arrays import Matrix32
 from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
@@ -29,6 +30,8 @@ class Stage:
     n_threads: int
     settings: PosteriorSettings
     is_cancelled: Callable[[], bool]
+    item_features: Matrix32 | None = None
+    """What is known of the items besides who rated them."""
 
     @classmethod
     def of(
@@ -66,6 +69,7 @@ class Stage:
             seed=self.seed,
             n_threads=self.n_threads,
             settings=self.settings,
+            item_features=self.item_features,
             is_cancelled=self.is_cancelled,
             **others,
         )

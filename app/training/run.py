@@ -80,6 +80,8 @@ class _Run:
     metrics: dict[str, Any] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
     chosen: Recipe | None = None
+    stage: Stage | None = None
+    """Posterior averaging, where the run does it."""
 
     @property
     def hyperparameters(self) -> Hyperparameters:
@@ -114,15 +116,21 @@ class _Run:
             fit = refit(self.trainer(), ratings, chosen, first, start=start, **self._hooks("final"))
         return self._recorded("final", fit)
 
-    def posterior_stage(self, ratings: Ratings) -> Stage | None:
-        return Stage.of(
+    def with_stage(self, snapshot: TrainingSnapshot) -> TrainingSnapshot:
+        """Decides on posterior averaging, which alone can tell anything of items that have categories and no rating."""
+        widened = snapshot.with_unrated_items()
+        stage = Stage.of(
             self.hyperparameters,
-            ratings,
+            widened.ratings,
             is_squared=self.trainer().loss.is_squared,
             n_threads=self.settings.training.n_threads,
             limit=self.settings.training.posterior_limit,
             is_cancelled=self.lease.must_stop,
         )
+        if stage is None:
+            return snapshot
+        self.stage = dataclasses.replace(stage, item_features=widened.item_features())
+        return widened
 
     def trainer(self) -> LocalTrainer:
         return LocalTrainer(self.settings.training.n_threads, self.settings.kernels_dir, self.loss)
@@ -213,6 +221,7 @@ def _train(run: _Run) -> int:
         snapshot = run.lease.patiently(lambda: _load(run, active))
     _note_snapshot(run, snapshot)
     _refuse_untrainable(snapshot)
+    snapshot = run.with_stage(snapshot)
     plan = _plan(run, snapshot, active)
     first, plan = _fit_and_examine(run, snapshot, plan)
     start = None
@@ -227,11 +236,10 @@ def _train(run: _Run) -> int:
 
 
 def _averaged_all(run: _Run, snapshot: TrainingSnapshot, final: Fit, first: _Examined | None) -> _Examined:
-    stage = run.posterior_stage(snapshot.ratings)
-    if stage is None or (first and not first.average):
+    if run.stage is None:
         return _Examined(final, None)
     with run.timed("final_posterior"):
-        return _Examined(final, stage.final(final, snapshot.ratings, first.average if first else None))
+        return _Examined(final, run.stage.final(final, snapshot.ratings, first.average if first else None))
 
 
 def _load(run: _Run, active: versions.VersionRow | None) -> TrainingSnapshot:
@@ -298,12 +306,11 @@ def _fit_and_examine(
 
 
 def _averaged(run: _Run, fit: Fit, train: Ratings, holdout: Ratings) -> _Examined:
-    stage = run.posterior_stage(train)
-    if stage is None:
+    if run.stage is None:
         run.metrics["posterior"] = facts(None, fit)
         return _Examined(fit, None)
     with run.timed("posterior"):
-        average = stage.examined(fit, train, holdout)
+        average = run.stage.examined(fit, train, holdout)
     run.metrics["posterior"] = facts(average, fit)
     return _Examined(fit, average)
 

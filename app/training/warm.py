@@ -20,6 +20,7 @@ from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
+from app.engine.tally import count_rows
 from app.engine.trainers.base import WarmStart
 from app.engine.trainers.warm_start import carry_over, sample, warm_hyperparameters
 from app.registry import artifacts, versions
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _MOST_CHANGES = 0.2
 """Share of changed ratings, and of new users or items, beyond which little of the old model is worth keeping."""
+_UNKNOWN = -1
 
 
 class BeginAnew(Exception):
@@ -105,8 +107,10 @@ def plan_warm_run(
         raise BeginAnew(f"version {active.version} did not keep the fit that its hold-out examined")
     user_rows = look_up(examiner.user_row_of_key, snapshot.user_keys)
     item_rows = look_up(examiner.item_row_of_key, snapshot.item_keys)
-    for rows, kind in ((user_rows, "users"), (item_rows, "items")):
-        if (n_new := int((rows < 0).sum())) > _MOST_CHANGES * rows.size:
+    item_rows[published.item_counts[item_rows] == 0] = _UNKNOWN  # rows that had no rating to learn from
+    is_rated = count_rows(snapshot.ratings.item_rows, snapshot.ratings.n_items) > 0
+    for rows, kind in ((user_rows, "users"), (item_rows[is_rated], "items")):
+        if (n_new := int((rows == _UNKNOWN).sum())) > _MOST_CHANGES * rows.size:
             raise BeginAnew(f"{n_new} of {rows.size} {kind} are new")
     changed = np.zeros(len(snapshot.ratings), np.bool_)
     changed[snapshot.changed] = True
