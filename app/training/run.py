@@ -129,7 +129,11 @@ class _Run:
         )
         if stage is None:
             return snapshot
-        self.stage = dataclasses.replace(stage, item_features=widened.item_features())
+        features = widened.item_features()
+        if features is not None:
+            n_unrated = widened.ratings.n_items - snapshot.ratings.n_items
+            self.metrics["categories"] = {"n_features": features.shape[1], "n_unrated_items": n_unrated}
+        self.stage = dataclasses.replace(stage, item_features=features)
         return widened
 
     def trainer(self) -> LocalTrainer:
