@@ -29,7 +29,7 @@ from app.engine.posterior_model import Averages, published
 from app.engine.row_parts import cut, product
 from app.engine.sorting import sort_by
 from app.engine.tally import count_rows
-from app.engine.trainers.base import FitCancelled
+from app.engine.trainers.base import FitCancelled, WarmStart
 
 MAX_RANK = 16
 _WIDTH = 32
@@ -74,7 +74,7 @@ class PosteriorFit:
 
 
 def average_posterior(
-    start: FactorModel,
+    start: FactorModel | WarmStart,
     ratings: Ratings,
     *,
     seed: int,
@@ -86,7 +86,7 @@ def average_posterior(
     on_sweep: Callable[[SweepReport], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> PosteriorFit:
-    """The mean over a chain that starts at a model's trained vectors, compressed to one model over the same rows.
+    """The mean over a chain that starts at trained vectors, compressed to one model over the same rows.
 
     With a hold-out the chain ends when the error of the running mean has settled, and noise, rank and intervals are
     measured on it. Without one they are those of `first`, the fit that had one, and so is the number of sweeps.
@@ -111,7 +111,7 @@ class _Run:
     def __init__(
         self,
         pool: ThreadPoolExecutor,
-        start: FactorModel,
+        start: FactorModel | WarmStart,
         ratings: Ratings,
         holdout: Ratings | None,
         item_features: Matrix32 | None,
@@ -266,14 +266,15 @@ def _sparse(counts: Counts, others: Rows) -> Sparse:
 
 
 def _sampler_columns(
-    pool: ThreadPoolExecutor, model: FactorModel, users: Sparse, items: Sparse
+    pool: ThreadPoolExecutor, start: FactorModel | WarmStart, users: Sparse, items: Sparse
 ) -> tuple[Matrix32, Matrix32]:
     """b_u + b_i + p.q as vectors of the sampler: the best approximation with so many columns.
 
     Both sides with the same mean square, as the priors of both sides are.
     """
-    left = np.column_stack([model.user_bias, np.ones(model.n_users), model.user_factors]).astype(np.float32)
-    right = np.column_stack([np.ones(model.n_items), model.item_bias, model.item_factors]).astype(np.float32)
+    n_users, n_items = start.user_bias.size, start.item_bias.size
+    left = np.column_stack([start.user_bias, np.ones(n_users), start.user_factors]).astype(np.float32)
+    right = np.column_stack([np.ones(n_items), start.item_bias, start.item_factors]).astype(np.float32)
     narrow = truncate(pool, left, right, COLUMNS, users.parts, items.parts)
-    balance = np.float32((model.n_users / max(model.n_items, 1)) ** 0.25)
+    balance = np.float32((n_users / max(n_items, 1)) ** 0.25)
     return narrow.left * balance, narrow.right / balance

@@ -234,16 +234,20 @@ def _train(run: _Run) -> int:
             start = plan.start_of_published(snapshot.ratings)
     with run.timed("final_fit"):
         final = run.learn_all(snapshot.ratings, first.fit if first else None, plan, start)
-    published = _averaged_all(run, snapshot, final, first)
+    published = _averaged_all(run, snapshot, final, first, plan)
     refuse_unless_finite(published.model)
     return _publish(run, snapshot, published, first)
 
 
-def _averaged_all(run: _Run, snapshot: TrainingSnapshot, final: Fit, first: _Examined | None) -> _Examined:
+def _averaged_all(
+    run: _Run, snapshot: TrainingSnapshot, final: Fit, first: _Examined | None, plan: WarmPlan | None
+) -> _Examined:
     if run.stage is None:
         return _Examined(final, None)
     with run.timed("final_posterior"):
-        return _Examined(final, run.stage.final(final, snapshot.ratings, first.average if first else None))
+        earlier = plan.average_of_published(snapshot.ratings) if plan else None
+        average = run.stage.final(final, snapshot.ratings, first.average if first else None, earlier)
+    return _Examined(final, average)
 
 
 def _load(run: _Run, active: versions.VersionRow | None) -> TrainingSnapshot:
@@ -293,7 +297,7 @@ def _fit_and_examine(
             with run.timed("fit"):
                 fit = run.fit(train, holdout, plan, start)
             del start
-            examined = _averaged(run, fit, train, holdout)
+            examined = _averaged(run, fit, train, holdout, plan)
             with run.timed("evaluate"):
                 _examine(run, snapshot, examined, train, holdout)
                 _refuse_drift(run, plan)
@@ -303,18 +307,18 @@ def _fit_and_examine(
             run.curve.clear()
     with run.timed("fit"):
         fit = run.fit(train, holdout, None, None)
-    examined = _averaged(run, fit, train, holdout)
+    examined = _averaged(run, fit, train, holdout, None)
     with run.timed("evaluate"):
         _examine(run, snapshot, examined, train, holdout)
     return examined, None
 
 
-def _averaged(run: _Run, fit: Fit, train: Ratings, holdout: Ratings) -> _Examined:
+def _averaged(run: _Run, fit: Fit, train: Ratings, holdout: Ratings, plan: WarmPlan | None) -> _Examined:
     if run.stage is None:
         run.metrics["posterior"] = facts(None, fit)
         return _Examined(fit, None)
     with run.timed("posterior"):
-        average = run.stage.examined(fit, train, holdout)
+        average = run.stage.examined(fit, train, holdout, plan.average_of_examined(train) if plan else None)
     run.metrics["posterior"] = facts(average, fit)
     return _Examined(fit, average)
 
@@ -455,7 +459,7 @@ def _kept_for_later(
     if examined.average is None:
         return {"examiner": examined.model}
     return {
-        "examiner": _item_side(examined.model),
+        "examiner": examined.model,
         "published_start": published.fit.model,
         "examined_start": examined.fit.model,
     }

@@ -57,6 +57,8 @@ class WarmPlan:
     share: float
     changed: Mask
     """Which ratings of the snapshot are newer than the version."""
+    averages: tuple[FactorModel, FactorModel] | None = None
+    """Published and examined, with their users, where the version is an average."""
 
     def start_of_examined(self, train: Ratings, is_held_out: Mask) -> WarmStart:
         """For the fit that the hold-out watches."""
@@ -66,6 +68,14 @@ class WarmPlan:
     def start_of_published(self, ratings: Ratings) -> WarmStart:
         """For the fit of everything."""
         return carry_over(self.published, ratings, self.user_rows, self.item_rows, self._lesson(ratings, self.changed))
+
+    def average_of_examined(self, train: Ratings) -> WarmStart | None:
+        """Where the chain goes on that the hold-out watches."""
+        return self.averages and carry_over(self.averages[1], train, self.user_rows, self.item_rows, train)
+
+    def average_of_published(self, ratings: Ratings) -> WarmStart | None:
+        """Where the chain over everything goes on."""
+        return self.averages and carry_over(self.averages[0], ratings, self.user_rows, self.item_rows, ratings)
 
     def _lesson(self, ratings: Ratings, is_changed: Mask) -> Ratings:
         seed = [self.hyperparameters.seed, self.n_in_a_row]  # other old ratings every time
@@ -100,8 +110,9 @@ def plan_warm_run(
         starts = artifacts.load_starts(folder, active.manifest)
     except DamagedVersion as damaged:
         raise BeginAnew(str(damaged)) from damaged
-    examined = examiner.model if examiner else None
+    examined, averages = (examiner.model if examiner else None), None
     if starts:
+        averages = (published, examiner.model) if examiner and examiner.model.n_users else None
         published, examined = starts
     if examiner is None or examined is None or examined.n_users == 0:
         raise BeginAnew(f"version {active.version} did not keep the fit that its hold-out examined")
@@ -125,6 +136,7 @@ def plan_warm_run(
         item_rows=item_rows,
         share=settings.warm_share,
         changed=changed,
+        averages=averages,
     )
 
 
