@@ -126,10 +126,12 @@ class _Run:
         users, items, values_by_item = _both_ways(ratings)
         n_directions = max(1, min(settings.n_directions, min(ratings.n_users, ratings.n_items) // _ROWS_PER_DIRECTION))
         of_users, of_items, self.hints = who_rated_what(pool, users, items, n_directions, seed)
+        n_who_rated = of_items.shape[1]
         if item_features is not None:
             of_items = np.hstack([of_items, item_features.astype(np.float32)])
         self.user_features = standardised(of_users, users.counts > 0)
         item_side_features = standardised(of_items, items.counts > 0)
+        item_side_features.values[items.counts == 0, :n_who_rated] = 0.0  # unknown, not extreme: it may just be new
         self.features_seconds = time.perf_counter() - started
         left, right = _sampler_columns(pool, start, users, items)
         self.chain = Chain(
