@@ -167,7 +167,7 @@ def _orders(models: dict[str, FactorModel], known: Ratings) -> dict[str, Callabl
     return orders
 
 
-def measure_folds(n_threads: int) -> None:
+def measure_folds(folds: list[int], n_threads: int) -> None:
     folder = movielens_folder()
     ratings, fold_of = load_folds(folder / "ratings.csv")
     features = item_features_of(folder)
@@ -175,7 +175,7 @@ def measure_folds(n_threads: int) -> None:
     ndcg: dict[str, list[tuple[float, float]]] = defaultdict(list)
     covered: list[tuple[int, int, bool, float]] = []
     print("fold  seconds (SGD)   sweeps  rank   SGD trained  fold-in   posterior trained  fold-in   with categories")
-    for fold in range(N_FOLDS):
+    for fold in folds:
         known, test = ratings.take(fold_of != fold), ratings.take(fold_of == fold)
         fits = train(known, n_threads)
         richer = train(known, n_threads, features).posterior
@@ -260,12 +260,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sweeps", nargs="+", choices=("S1", "S20"), help="measure sweeps on these instead")
+    parser.add_argument("--folds", type=int, nargs="+", default=list(range(N_FOLDS)), help="only these")
     asked = parser.parse_args()
     if asked.sweeps:
         for name in asked.sweeps:
             measure_sweeps(name, asked.threads)
     else:
-        measure_folds(asked.threads)
+        measure_folds(asked.folds, asked.threads)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ _ROWS_PER_DIRECTION = 10
 """Users and items that there must be for each feature of who rated what: few rows say nothing of many weights."""
 _WORK_PER_ROW = 400
 """What a row costs beside its ratings, in ratings: drawing 16 numbers."""
+_UNRATED_SHARE = 0.5
+"""An item that nobody rated may be new, or what nobody cares for: halfway between the usual item and the latter."""
 _SETTLED = 2e-4
 """Relative fall of the hold-out error, over a fourth of the sweeps planned, that is not worth as many again."""
 
@@ -131,7 +133,7 @@ class _Run:
             of_items = np.hstack([of_items, item_features.astype(np.float32)])
         self.user_features = standardised(of_users, users.counts > 0)
         item_side_features = standardised(of_items, items.counts > 0)
-        item_side_features.values[items.counts == 0, :n_who_rated] = 0.0  # unknown, not extreme: it may just be new
+        item_side_features.values[items.counts == 0, :n_who_rated] *= _UNRATED_SHARE
         self.features_seconds = time.perf_counter() - started
         left, right = _sampler_columns(pool, start, users, items)
         self.chain = Chain(
