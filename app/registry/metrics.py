@@ -93,6 +93,13 @@ class Averaging(BaseModel):
     holdout_rmse_before: float | None = Field(None, description="Error of the fit that it began with.", examples=[0.85])
 
 
+class CategoryFeatures(BaseModel):
+    """What the averages knew of items besides who rated them."""
+
+    n_features: int = Field(description="Numbers that tell an item's categories.", examples=[20])
+    n_unrated_items: int = Field(description="Items without ratings that have a vector by them.", examples=[18])
+
+
 class Start(BaseModel):
     """Whether a run went on from the active version, or began anew."""
 
@@ -125,6 +132,9 @@ class Metrics(BaseModel):
     holdout_interval_80_coverage: float | None = Field(None, description="Share of ratings inside 80 % intervals.")
     recall_at_10: float | None = Field(None, description="Share of what users liked among the first ten of lists.")
     ndcg_at_10: float | None = Field(None, description="The same, higher places counting more.")
+    recall_at_10_by_relevance: float | None = Field(None, description="Recall of lists by relevance instead of value.")
+    ndcg_at_10_by_relevance: float | None = Field(None, description="nDCG of lists by relevance instead of value.")
+    ndcg_at_10_of_rated: float | None = Field(None, description="nDCG of the order of each user's ratings held out.")
     n_holdout: int | None = Field(None, description="Ratings held out.")
     best_epoch: int | None = Field(None, description="Epoch with the lowest error on ratings held out.")
     train_rmse: float | None = Field(None, description="Error on what was learned, in that epoch.")
@@ -132,6 +142,9 @@ class Metrics(BaseModel):
     report: QualityReport | None = Field(None, description="Beside simple rules, and by number of ratings.")
     gate: Gate | None = Field(None, description="Beside the version that was active.")
     posterior: Averaging | None = Field(None, description="What averaging over models won.")
+    categories: CategoryFeatures | None = Field(
+        None, description="What categories told; left out where there are none."
+    )
     start: Start | None = Field(None, description="Whether the run went on from a version.")
     search: ChosenTrial | None = Field(None, description="The search that chose the hyperparameters.")
     seconds: dict[str, float] | None = Field(None, description="Seconds of each phase of the run.")
