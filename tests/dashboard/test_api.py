@@ -62,6 +62,7 @@ def test_nothing_but_the_service_itself_may_load_or_frame_the_page(page: Page, p
     policy = dict(part.split(maxsplit=1) for part in headers["content-security-policy"].split("; "))
     assert policy.pop("default-src") == "'none'"
     assert policy.pop("frame-ancestors") == policy.pop("base-uri") == policy.pop("form-action") == "'none'"
+    assert policy.pop("img-src") == "'self' blob:"  # pictures that are fetched with a key
     assert set(policy.values()) == {"'self'"}
     assert headers["x-content-type-options"] == "nosniff"
 
@@ -121,8 +122,8 @@ def test_no_style_or_script_stands_in_the_page_itself() -> None:
 
 def _calls(source: str) -> Iterator[tuple[str, str]]:
     """(method, path) of every call in api.js, ids as {}."""
-    methods = {"get": "get", "post": "post", "put": "put", "del": "delete", "EventSource": "get"}
-    for function, path in re.findall(r"\b(get|post|put|del|EventSource)\((?:path`|\")(/v1/[^`\"]+)", source):
+    methods = {"get": "get", "post": "post", "put": "put", "del": "delete", "Events": "get", "picture": "get"}
+    for function, path in re.findall(r"\b(get|post|put|del|Events|picture)\((?:path`|\")(/v1/[^`\"]+)", source):
         yield methods[function], re.sub(r"\$\{\w+\}", "{}", path)
 
 
