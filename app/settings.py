@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -168,6 +169,8 @@ class Limits(_Group):
                 raise ValueError(f"limits rate {self.rate!r} must be like 100/second or 5000/hour") from None
         if not self.rate_store.startswith(("memory://", "redis://", "rediss://")):
             raise ValueError("limits rate_store must be memory:// or a redis:// URL")
+        if self.rate_store.startswith("redis") and find_spec("redis") is None:
+            raise ValueError("limits rate_store: Redis needs a package more, pip install palate[redis]")
         return self
 
 

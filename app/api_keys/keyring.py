@@ -62,6 +62,7 @@ class Keyring:
         self._n_uses: dict[int, int] = {}  # written by the event loop alone
         self._noted: dict[int, tuple[int, float]] = {}  # by the thread alone: uses that are noted, and when
         self._looked_at = 0.0
+        self._refreshing = threading.Lock()  # an older reading must not replace a newer one
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -98,11 +99,12 @@ class Keyring:
 
     def refresh(self) -> None:
         """Read the keys in use; raises what the database raises."""
-        with self._database.read() as connection:
-            held = {row.prefix: HeldKey.of(row) for row in keys.in_use(connection)}
-            is_any = bool(held) or keys.is_any(connection)
-        self._keys = held
-        self.is_needed = is_any
+        with self._refreshing:
+            with self._database.read() as connection:
+                held = {row.prefix: HeldKey.of(row) for row in keys.in_use(connection)}
+                is_any = bool(held) or keys.is_any(connection)
+            self._keys = held
+            self.is_needed = is_any
 
     def _follow(self) -> None:
         while not self._stop.wait(REFRESH_EVERY):
