@@ -32,8 +32,22 @@ def upgrade(database: Database, settings: Settings) -> None:
 def is_current(database: Database) -> bool:
     """Whether the schema is at the newest revision that this code knows."""
     with database.read() as connection:
-        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-        return context.get_current_revision() == ScriptDirectory.from_config(_config()).get_current_head()
+        return current(connection) == head()
+
+
+def current(connection: Connection) -> str | None:
+    """The revision of the database's schema; None before the first migration."""
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+
+
+def head() -> str | None:
+    """The newest revision that this code knows."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def knows(schema: str) -> bool:
+    """Whether this is a revision that this code knows."""
+    return any(script.revision == schema for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def _config() -> Config:
