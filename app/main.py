@@ -123,6 +123,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await anyio.to_thread.run_sync(_warm, live)
         if trainer:
             trainer.start()
+        database.watch()
         try:
             yield
         finally:
@@ -150,7 +151,7 @@ def _on_sigterm(app: FastAPI) -> None:
 
 def _open(settings: Settings) -> Database:
     """The database at its newest schema: an SQLite file is migrated here, a server only by `palate migrate`."""
-    database = open_database(settings)
+    database = open_database(settings, settings.database_statement_timeout)
     if database.is_sqlite:
         migrations.upgrade(database, settings)
     elif not migrations.is_current(database):

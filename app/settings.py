@@ -160,6 +160,10 @@ class Settings(BaseSettings):
         None,
         description="SQLAlchemy URL, e.g. postgresql://user:password@host/name; unset uses SQLite in data_dir.",
     )
+    database_statement_timeout: Duration = Field(
+        timedelta(seconds=30),
+        description="Longest that a statement of a request may take on a PostgreSQL server; then it answers 503.",
+    )
     kernel_cache_dir: Path | None = Field(
         None, description="Folder of compiled kernels, kept between starts; unset uses `kernels` in data_dir."
     )

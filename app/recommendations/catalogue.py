@@ -58,6 +58,11 @@ class Catalogue:
         self._lock = threading.Lock()
         self._view: CatalogueView | None = None
 
+    @property
+    def last_view(self) -> CatalogueView | None:
+        """What was seen last, however long ago: what there is while the database is away."""
+        return self._view
+
     def view_at_hand(self, connection: Connection) -> CatalogueView | None:
         """The view, if it is there already and no item has changed since."""
         view = self._view
