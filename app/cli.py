@@ -413,7 +413,7 @@ def _database(*, is_made: bool = False, is_migrated: bool = False) -> Iterator[t
         try:
             if database.is_sqlite or is_migrated:
                 migrations.upgrade(database, settings)
-            elif not migrations.is_current(database):
+            elif not migrations.is_usable(database):
                 raise Failed("the database schema is not current: run `palate migrate` first")
             yield database, settings
         finally:

@@ -154,7 +154,7 @@ def _open(settings: Settings) -> Database:
     database = open_database(settings, settings.database_statement_timeout)
     if database.is_sqlite:
         migrations.upgrade(database, settings)
-    elif not migrations.is_current(database):
+    elif not migrations.is_usable(database):
         database.dispose()
         raise SystemExit("the database schema is not current: run `palate migrate` first")
     return database

@@ -125,6 +125,15 @@ def sqlite_client(sqlite_settings: Settings) -> Iterator[httpx.Client]:
         yield client
 
 
+@contextmanager
+def unmigrated_postgres(request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a PostgreSQL database without any table."""
+    server, name = request.getfixturevalue("postgres_url"), f"palate_{uuid4().hex[:12]}"
+    _administer(server, f"CREATE DATABASE {name}")
+    yield _database(server, name)
+    _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
 def _migrate(settings: Settings) -> None:
     database = open_database(settings)
     migrations.upgrade(database, settings)
