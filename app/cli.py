@@ -154,6 +154,21 @@ def migrate() -> None:
         console.print(f"the schema of {database.engine.url.render_as_string()} is current", soft_wrap=True)
 
 
+@app.command()
+def doctor() -> None:
+    """Look at settings, database, versions, caches, clocks, disk and trainer, and say what to do; 1 if any is ill."""
+    from app.doctor import examine
+
+    style = {"ok": "green", "warning": "yellow", "problem": "red"}
+    n_problems = 0
+    for found in examine():
+        n_problems += found.verdict == "problem"
+        line = f"{found.verdict:<8} {found.subject}: {found.told}" + (f"; {found.advice}" if found.advice else "")
+        console.print(line, style=style[found.verdict], markup=False, highlight=False, soft_wrap=True)
+    if n_problems:
+        raise typer.Exit(1)
+
+
 @app.command("warm-up")
 def warm_up() -> None:
     """Compile the kernels of serving and of training now, so that no process has to later."""

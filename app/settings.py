@@ -133,6 +133,14 @@ class Versions(_Group):
     )
 
 
+class Runs(_Group):
+    """The history of training runs and searches."""
+
+    keep: int = Field(
+        1_000, ge=1, description="Runs kept, with epochs and trials; older ones are pruned after a publish."
+    )
+
+
 class Imports(_Group):
     """Streaming import of ratings."""
 
@@ -184,6 +192,7 @@ class Settings(BaseSettings):
     retrain: RetrainPolicy = Field(RetrainPolicy(), description="When a retrain starts by itself.")
     training: Training = Field(Training(), description="The trainer process.")
     versions: Versions = Field(Versions(), description="Published model versions.")
+    runs: Runs = Field(Runs(), description="History of runs.")
     imports: Imports = Field(Imports(), description="Streaming import.")
     hyperparameters: dict[str, Any] = Field(
         {}, description='Defaults of every run as JSON, e.g. {"n_factors": 32}; a run may override them.'

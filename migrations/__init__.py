@@ -66,7 +66,11 @@ def _upgrade(database: Database) -> None:
 def is_usable(database: Database) -> bool:
     """Whether this code works with the schema: its own, or that of a newer release, which only adds to it."""
     with database.read() as connection:
-        schema = current(connection)
+        return works_with(current(connection))
+
+
+def works_with(schema: str | None) -> bool:
+    """Whether this code works with that revision."""
     return schema == head() or _is_newer(schema)
 
 

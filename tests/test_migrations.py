@@ -214,6 +214,9 @@ def test_an_upgrade_under_load_fails_no_request(
             monkeypatch.setenv(name, value)
         palate = [sys.executable, "-m", "app.cli"]
         subprocess.run([*palate, "migrate"], cwd=old_code, check=True)
+        database = open_database(Settings())
+        assert not migrations.is_usable(database), "this is to begin with the schema of the release before"
+        database.dispose()
         loads = []
         monkeypatch.chdir(old_code)
         environment = {"PYTHONPATH": str(old_code)}
