@@ -123,7 +123,7 @@ def _kernels(settings: Settings) -> Iterator[Finding]:
 
 def _writable(subject: str, folder: Path, advice: str) -> Iterator[Finding]:
     if not folder.exists():
-        yield Finding(subject, "warning", f"{folder} does not exist yet", advice)
+        yield Finding(subject, "warning", f"{folder} does not exist yet", "the first start makes it")
         return
     try:
         with tempfile.TemporaryFile(dir=folder):

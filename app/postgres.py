@@ -31,7 +31,7 @@ _TRUSTED_FOR = 1.0
 """Seconds for which a connection that was just used is not asked whether it lives."""
 _READY_NONE = 0
 
-_CONNECT_ARGS = {
+_CONNECT_ARGS: dict[str, Any] = {
     "connect_timeout": CONNECT_PATIENCE,
     # A machine that is gone acknowledges nothing: found out within seconds instead of a quarter of an hour.
     "keepalives_idle": 5,
@@ -82,7 +82,7 @@ class Watch:
 
     def __init__(self, url: URL) -> None:
         self.is_away = False
-        self._engine = create_engine(url, pool_size=1, connect_args=_CONNECT_ARGS)
+        self._engine = create_engine(url, pool_size=1, connect_args=_connect_args(url, None))
         _connect_with(self._engine, lambda: False, PATIENCE)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look_on, name="database-watch", daemon=True)
@@ -116,11 +116,19 @@ class Watch:
 
 def connect_engine(url: URL, is_away: Callable[[], bool], statement_timeout: float | None, **pool: Any) -> Engine:
     """An engine whose statements end: by the server after `statement_timeout` seconds, and here when it is away."""
-    options = {"options": f"-c statement_timeout={int(statement_timeout * 1000)}"} if statement_timeout else {}
-    engine = create_engine(url, connect_args=_CONNECT_ARGS | options, **pool)
+    engine = create_engine(url, connect_args=_connect_args(url, statement_timeout), **pool)
     _connect_with(engine, is_away, None)
     _ask_the_idle(engine)
     return engine
+
+
+def _connect_args(url: URL, statement_timeout: float | None) -> dict[str, Any]:
+    """What the URL does not say itself."""
+    arguments = {name: value for name, value in _CONNECT_ARGS.items() if name not in url.query}
+    if statement_timeout:
+        own = url.query.get("options", "")
+        arguments["options"] = f"-c statement_timeout={int(statement_timeout * 1000)} {own}"
+    return arguments
 
 
 def _connect_with(engine: Engine, is_away: Callable[[], bool], patience: float | None) -> None:

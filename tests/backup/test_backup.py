@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import inspect, select
+from typer.testing import CliRunner, Result
 
 import migrations
 from app.backup import tables as backup_tables
@@ -17,6 +18,7 @@ from app.backup.archive import DamagedArchive
 from app.backup.backup import back_up
 from app.backup.restore import InUse, NewerSchema, NotEmpty, Restored, restore
 from app.backup.tables import tables
+from app.cli import app as cli
 from app.database import Database, open_database, revision
 from app.items import store as items
 from app.main import create_app
@@ -335,3 +337,27 @@ def test_another_rating_scale_is_told(sqlite_settings: Settings, tmp_path: Path)
     with opened(other) as database:
         back = restore(database, other, tmp_path / "backup.zip")
     assert back.warnings == ("the backup was made with the rating scale 0.5 to 5, these settings say 1 to 5",)
+
+
+def test_the_commands_say_what_was_kept_and_refuse_in_a_line(
+    sqlite_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PALATE_DATA_DIR", "set by --data-dir")  # which must not outlive the test
+    archive = tmp_path / "backup.zip"
+
+    def palate(*arguments: object) -> Result:
+        command = ["--data-dir", str(sqlite_settings.data_dir), *map(str, arguments)]
+        return CliRunner(env={"COLUMNS": "200"}).invoke(cli, command)
+
+    with opened(sqlite_settings) as database:
+        fill(database, ratings_of(n_users=3, n_items=3, share=1))
+        digest = digest_of(database)
+    assert palate("backup", archive).output == f"backed up 9 ratings and 0 versions as of revision 9; digest {digest}\n"
+    refused = palate("restore", archive)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+    assert "--replace" in refused.stderr
+    replaced = palate("restore", archive, "--replace").output
+    assert replaced == f"restored 9 ratings and 0 versions as of revision 9; digest {digest}\n"
+    archive.write_text("no archive")
+    assert palate("restore", archive, "--replace").stderr == f"{archive} is not a whole backup; nothing was changed\n"
+    assert "No such file" in palate("backup", tmp_path / "nowhere" / "backup.zip").stderr
