@@ -60,7 +60,10 @@ def test_a_damaged_version_is_told_with_its_file(database: Database, settings: S
         file = settings.versions_dir / f"version-{mean}" / "item_bias.npy"
         file.write_bytes(file.read_bytes()[:-1] + b"x")
     assert "item_bias.npy" in only_problem().told
-    assert [found.advice for found in examine() if found.verdict == "warning"] == ["run `palate models delete 1`"]
+    assert [found.advice for found in examine() if found.subject == "versions"][:2] == [
+        "activate another version, train, or restore a backup; all processes need the same data folder",
+        "run `palate models delete 1`",
+    ]
 
 
 def test_a_run_that_nobody_takes_and_one_whose_trainer_is_silent_are_told(
