@@ -28,6 +28,7 @@ from app.logs import set_up_logs
 from app.ratings.api import items_router as rated_items_router
 from app.ratings.api import router as ratings_router
 from app.ratings.api import users_router
+from app.ratings.turns import RatingWriter
 from app.recommendations.api import router as recommendations_router
 from app.recommendations.api import similar_router
 from app.recommendations.recommend import Recommender
@@ -116,6 +117,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     live = LiveModel(database, settings)
     trainer = EmbeddedTrainer(settings) if settings.trainer == "embedded" else None
     app.state.database, app.state.live = database, live
+    app.state.rating_writer = RatingWriter(database)
     app.state.recommender = recommender = Recommender(database, live, settings)
     app.state.is_stopping = False
     _on_sigterm(app)

@@ -55,7 +55,7 @@ def begin_import(
 
     def save(batch: list[NewRating]) -> BatchCounts:
         with database.write() as connection:
-            return save_many(connection, batch, database.now(connection))
+            return save_many(connection, batch)
 
     def newest_revision() -> int:
         with database.read() as connection:
