@@ -77,6 +77,8 @@ def test_what_needs_no_database_is_answered_while_it_is_away_and_the_rest_is_tol
                 assert (answer.status_code, answer.headers.get("retry-after")) == (503, "1"), question
                 assert answer.headers["content-type"] == "application/problem+json"
             assert [asked(client, question).json() for question in IN_MEMORY] == before
+            many = client.post("/v1/recommendations", json=GIVEN | {"n": 40}).json()["items"]
+            assert len(many) > len(before[-1]["items"]), "items that were never told of before are listed as well"
             assert (client.get("/readyz").status_code, client.get("/readyz").json()["database"]) == (503, False)
             assert client.get("/healthz").status_code == 200
         finally:
