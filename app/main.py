@@ -139,6 +139,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await anyio.to_thread.run_sync(keyring.start)
         if trainer:
             trainer.start()
+        database.watch()
         try:
             yield
         finally:
@@ -167,10 +168,10 @@ def _on_sigterm(app: FastAPI) -> None:
 
 def _open(settings: Settings) -> Database:
     """The database at its newest schema: an SQLite file is migrated here, a server only by `palate migrate`."""
-    database = open_database(settings)
+    database = open_database(settings, settings.database_statement_timeout)
     if database.is_sqlite:
         migrations.upgrade(database, settings)
-    elif not migrations.is_current(database):
+    elif not migrations.is_usable(database):
         database.dispose()
         raise SystemExit("the database schema is not current: run `palate migrate` first")
     return database

@@ -134,6 +134,14 @@ class Versions(_Group):
     )
 
 
+class Runs(_Group):
+    """The history of training runs and searches."""
+
+    keep: int = Field(
+        1_000, ge=1, description="Runs kept, with epochs and trials; older ones are pruned after a publish."
+    )
+
+
 class Imports(_Group):
     """Streaming import of ratings."""
 
@@ -193,6 +201,10 @@ class Settings(BaseSettings):
         None,
         description="SQLAlchemy URL, e.g. postgresql://user:password@host/name; unset uses SQLite in data_dir.",
     )
+    database_statement_timeout: Duration = Field(
+        timedelta(seconds=30),
+        description="Longest that a statement of a request may take on a PostgreSQL server; then it answers 503.",
+    )
     kernel_cache_dir: Path | None = Field(
         None, description="Folder of compiled kernels, kept between starts; unset uses `kernels` in data_dir."
     )
@@ -219,6 +231,7 @@ class Settings(BaseSettings):
     retrain: RetrainPolicy = Field(RetrainPolicy(), description="When a retrain starts by itself.")
     training: Training = Field(Training(), description="The trainer process.")
     versions: Versions = Field(Versions(), description="Published model versions.")
+    runs: Runs = Field(Runs(), description="History of runs.")
     imports: Imports = Field(Imports(), description="Streaming import.")
     limits: Limits = Field(Limits(), description="Limits on requests.")
     hyperparameters: dict[str, Any] = Field(

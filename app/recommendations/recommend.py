@@ -11,8 +11,9 @@ import anyio.to_thread
 import numpy as np
 from fastapi import Depends, Request
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
-from app.database import Database, Reader
+from app.database import DATABASE_IS_AWAY, Database, Reader
 from app.engine.arrays import Rows
 from app.engine.fold_in import INTERVAL_LEVEL, UserSide
 from app.engine.top_n import best_rows
@@ -89,10 +90,21 @@ class Recommender:
         return await anyio.to_thread.run_sync(partial(self.ask, question, *args, **kwargs))
 
     def ask(self, question: Callable[Concatenate[Moment, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """One of the questions below, asked in this thread."""
-        with self._database.read() as connection:
-            served = self._served(connection)
-            return question(Moment(connection, served, served.catalogue.view(connection)), *args, **kwargs)
+        """One of the questions below, asked in this thread; from memory alone while the database is away."""
+        try:
+            with self._database.read() as connection:
+                served = self._served(connection)
+                return question(Moment(connection, served, served.catalogue.view(connection)), *args, **kwargs)
+        except DATABASE_IS_AWAY as away:
+            moment = self._moment_in_memory(away)
+        return question(moment, *args, **kwargs)
+
+    def _moment_in_memory(self, away: DBAPIError) -> Moment:
+        """The last moment that is known; raises what it is given where nothing is."""
+        served = self._known(self._live.current)
+        if served is None or served.catalogue.last_view is None:
+            raise away
+        return Moment(away, served, served.catalogue.last_view)
 
     def _moment_at_hand(self, reader: Reader, connection: Connection) -> Moment | None:
         """The moment, if nothing has to be built or waited for."""

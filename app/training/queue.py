@@ -22,6 +22,7 @@ from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
 from app.engine.trainers.base import EpochReport
 from app.errors import Conflict, NotFound
+from app.registry.models import ModelVersion
 from app.training.models import FINISHED, PHASES, Phase, RequestedBy, RunKind, RunStatus, TrainingEpoch, TrainingRun
 
 RunRow = Row[Any]
@@ -273,6 +274,24 @@ def last_epochs_of(connection: Connection, run_id: int) -> list[Row[Any]]:
         for phase in PHASES
     )
     return [row for result in found for row in result]
+
+
+def prune(connection: Connection, keep: int) -> int:
+    """Delete finished runs but the newest `keep`, with their epochs and trials; returns how many.
+
+    Runs behind the listed versions stay, and so does the last search whose winner was published: later runs keep to it.
+    """
+    newest = select(TrainingRun.id).order_by(TrainingRun.id.desc()).limit(keep)
+    is_winner = (TrainingRun.kind == "search", TrainingRun.status == "succeeded", TrainingRun.version.is_not(None))
+    last_winner = select(func.max(TrainingRun.id)).where(*is_winner).scalar_subquery()
+    of_versions = select(ModelVersion.run_id).where(ModelVersion.run_id.is_not(None))
+    old = (
+        TrainingRun.status.in_(FINISHED),
+        TrainingRun.id.not_in(newest),
+        TrainingRun.id.not_in(of_versions),
+        TrainingRun.id != func.coalesce(last_winner, 0),
+    )
+    return connection.execute(delete(TrainingRun).where(*old)).rowcount
 
 
 def running(connection: Connection) -> RunRow | None:
