@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import threading
@@ -23,8 +24,12 @@ from app.database import Database, open_database
 from app.engine.warm_up import warm_up
 from app.errors import answer_problems, declare_problems
 from app.health.api import probes_router, status_router
+from app.health.figures import SharedFigures, keep_noting
 from app.items.api import router as items_router
 from app.logs import set_up_logs
+from app.metrics.api import router as metrics_router
+from app.metrics.observer import Observer
+from app.metrics.tracing import NoExporter, exports_traces
 from app.ratings.api import items_router as rated_items_router
 from app.ratings.api import router as ratings_router
 from app.ratings.api import users_router
@@ -75,8 +80,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=_operation_id,
         separate_input_output_schemas=False,
         lifespan=_lifespan,
+        telemetry={"auto_configure": True, "metrics": False, "logs": False, "tracing": exports_traces()},
     )
     app.state.settings = settings
+    app.add_middleware(Observer, is_logging=settings.log_requests)
     answer_problems(app)
     _mount(app)
     declare_problems(app)
@@ -100,6 +107,7 @@ def _mount(app: FastAPI) -> None:
         v1.include_router(router)
     app.include_router(v1)
     app.include_router(probes_router)
+    app.include_router(metrics_router)
     app.include_router(dashboard_router)
 
 
@@ -117,15 +125,18 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     trainer = EmbeddedTrainer(settings) if settings.trainer == "embedded" else None
     app.state.database, app.state.live = database, live
     app.state.recommender = recommender = Recommender(database, live, settings)
+    app.state.collectors = (SharedFigures(database),)
     app.state.is_stopping = False
     _on_sigterm(app)
     with threadpool_limits(1):  # a solve of a few dozen numbers is slower on several threads than on one
         await anyio.to_thread.run_sync(_warm, live)
         if trainer:
             trainer.start()
+        noting = asyncio.create_task(keep_noting(database, live))
         try:
             yield
         finally:
+            noting.cancel()
             if trainer:
                 await anyio.to_thread.run_sync(trainer.stop)
             live.stop()
@@ -170,6 +181,6 @@ def __getattr__(name: str) -> Any:
     if name == "app":
         try:
             return create_app(read_settings())
-        except UnusableSettings as unusable:
+        except (UnusableSettings, NoExporter) as unusable:
             raise SystemExit(str(unusable)) from unusable
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Annotated, Concatenate, NamedTuple, ParamSpec, TypeVar, get_args
 
 import anyio.to_thread
 import numpy as np
@@ -20,6 +20,7 @@ from app.engine.fold_in import INTERVAL_LEVEL, UserSide
 from app.engine.top_n import best_rows, similar_items, top_n
 from app.errors import BadInput, FieldError
 from app.items import store as items
+from app.metrics.instruments import TOP_N_SECONDS, USERS_ANSWERED
 from app.ratings import store as ratings
 from app.recommendations.catalogue import CatalogueView
 from app.recommendations.schemas import (
@@ -50,6 +51,8 @@ MAX_NAMED_AT_ONCE = 1_000
 MAX_PRODUCTS_AT_ONCE = 4_000_000
 
 NO_ROWS = np.zeros(0, np.int32)
+
+_ANSWERED_FROM = {source: USERS_ANSWERED.labels(source) for source in get_args(Source)}
 
 
 class TooLongForTheLoop(Exception):
@@ -164,7 +167,8 @@ class Recommender:
             known = users.get(user_id, ratings.NO_RATINGS)
             rated = RatedItems(served.item_rows_of(known.item_keys), known.values, served.trained_row_of(known))
             intervals.update(zip(places, self._predict(served, _user_of(served, rated), rows[places]), strict=True))
-            sources[user_id] = _source(served, rated, before="means")
+            sources[user_id] = source = _source(served, rated, before="means")
+            _ANSWERED_FROM[source].inc()
         return PredictionsOut(
             model_version=served.version,
             trained_through=served.trained_through,
@@ -259,18 +263,21 @@ class Recommender:
     def _recommend(self, moment: Moment, rated: RatedItems, wish: Wish) -> RecommendationsOut:
         served = moment.served
         user = _user_of(served, rated)
-        rows, _ = top_n(
-            served.model,
-            user,
-            wish.offset + wish.n,
-            excluded=_unwanted(moment, rated, wish),
-            candidates=_candidates(moment, wish.categories, wish.candidates),
-        )
+        source = _source(served, rated, before="popular")
+        with TOP_N_SECONDS.time():
+            rows, _ = top_n(
+                served.model,
+                user,
+                wish.offset + wish.n,
+                excluded=_unwanted(moment, rated, wish),
+                candidates=_candidates(moment, wish.categories, wish.candidates),
+            )
         rows = rows[wish.offset :]
+        _ANSWERED_FROM[source].inc()
         return RecommendationsOut(
             model_version=served.version,
             trained_through=served.trained_through,
-            source=_source(served, rated, before="popular"),
+            source=source,
             items=[
                 RecommendedItem(item_id=item_id, title=title, categories=names, **predicted._asdict())
                 for (item_id, title, names), predicted in zip(
