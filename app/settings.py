@@ -150,7 +150,7 @@ class Imports(_Group):
 
 
 class _NamedFiles(EnvSettingsSource):
-    """Settings from files, for secrets: PALATE_X_FILE names the file that holds PALATE_X."""
+    """Settings from files, for secrets: PALATE_X_FILE names the file that holds PALATE_X, where X is in no group."""
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         named = {name.lower(): path for name, path in os.environ.items()}
