@@ -21,13 +21,14 @@ ENV NUMBA_CACHE_DIR=/tmp/kernels PALATE_KERNEL_CACHE_DIR=/tmp/kernels
 RUN /opt/palate/bin/palate warm-up \
     && touch -d 2000-01-01T00:00:00Z /tmp/kernels/*.py \
     && /opt/palate/bin/palate warm-up \
-    && mv /tmp/kernels /opt/palate/kernels
+    && mv /tmp/kernels /opt/kernels
 
 FROM python:3.13-slim-trixie
 RUN useradd --system --uid 10001 --home-dir /var/lib/palate --create-home palate \
     && install -d -o palate -g palate /run/palate /run/palate-admin
 COPY docker/entrypoint.sh /usr/local/bin/palate-entrypoint
 COPY --from=build /opt/palate /opt/palate
+COPY --from=build --chown=palate /opt/kernels /opt/kernels
 ENV PATH=/opt/palate/bin:$PATH \
     PALATE_DATA_DIR=/var/lib/palate \
     NUMBA_CACHE_DIR=/tmp/kernels \

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from datetime import datetime
 
 URL = sys.argv[1] if len(sys.argv) > 1 else f"http://127.0.0.1:{os.environ.get('PALATE_PORT', '8000')}"
 KEY = os.environ.get("PALATE_KEY", "")
@@ -41,12 +42,13 @@ def results(processes: list[subprocess.Popen[str]]) -> list[str]:
     return told
 
 
-def train() -> int:
+def train() -> tuple[int, float]:
+    """The version that came of it, and when it was published."""
     run = ask("/v1/training-runs", {})
     while (run := ask(f"/v1/training-runs/{run['id']}"))["status"] in ("queued", "running"):
         time.sleep(0.1)
     assert run["status"] == "succeeded", run
-    return int(run["version"])
+    return int(run["version"]), datetime.fromisoformat(run["finished_at"]).timestamp()
 
 
 def fill() -> None:
@@ -63,7 +65,7 @@ def fill() -> None:
 def main() -> None:
     n = len([line for line in compose("ps", "-q", "api").communicate()[0].splitlines() if line])
     fill()
-    version = train()
+    version, _ = train()
     newcomer = f"newcomer-{time.time_ns()}"
     for item in (1, 3, 5):
         ask("/v1/ratings", {"user_id": newcomer, "item_id": f"item-{item}", "value": 5})
@@ -84,9 +86,8 @@ def main() -> None:
     print(f"{n} containers: a rating that one took was in the next answer of each")
 
     waiting = in_each_container(n, "version", str(version + 1))
-    published = train()
+    published, at = train()
     assert published == version + 1, published
-    at = time.time()
     late = [float(told) - at for told in results(waiting)]
     assert max(late) < 2, late
     print(f"{n} containers: version {published} answers after {max(late):.2f} s at the latest")
