@@ -66,6 +66,7 @@ def main() -> None:
     n = len([line for line in compose("ps", "-q", "api").communicate()[0].splitlines() if line])
     fill()
     version, _ = train()
+    results(in_each_container(n, "version", str(version)))
     newcomer = f"newcomer-{time.time_ns()}"
     for item in (1, 3, 5):
         ask("/v1/ratings", {"user_id": newcomer, "item_id": f"item-{item}", "value": 5})
