@@ -95,6 +95,9 @@ class Training(_Group):
         description="How long a silent trainer keeps its run before another takes it over.",
     )
     poll_interval: Duration = Field(timedelta(seconds=0.25), description="How often an idle trainer looks for a run.")
+    sign_of_life: Path | None = Field(
+        None, description="File that a living trainer touches every second, for health checks of containers."
+    )
     gate_margin: float = Field(
         0.02,
         ge=0,
