@@ -12,7 +12,12 @@ from app.metrics.processes import all_figures
 
 router = APIRouter(tags=["service"])
 
-_CONTENT = {"text/plain": {"schema": {"type": "string"}}}
+_EXAMPLE = """\
+# HELP palate_ratings Ratings stored.
+# TYPE palate_ratings gauge
+palate_ratings 100836.0
+"""
+_CONTENT = {"text/plain": {"schema": {"type": "string"}, "example": _EXAMPLE}}
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": _CONTENT, "description": "The figures."}})
