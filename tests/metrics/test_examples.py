@@ -45,7 +45,7 @@ def name_of(family: Metric) -> str:
 
 
 def test_every_figure_is_documented_with_its_kind_and_labels_and_nothing_else_is(told: dict[str, Metric]) -> None:
-    rows = re.findall(r"^\| `(palate_\w+)` \| (\w+) \| ([\w, ]*) \|", docs(), re.MULTILINE)
+    rows = re.findall(r"^\| `(palate_\w+)` \| (\w+) \|([\w, ]*)\|", docs(), re.MULTILINE)
     documented = {name: (kind, set(re.findall(r"\w+", labels))) for name, kind, labels in rows}
     assert sorted(documented) == sorted(told)
     for name, family in told.items():
