@@ -1,6 +1,6 @@
 """A warm fit after 1 % new ratings beside a cold fit of the same ratings.
 
-    .venv/bin/python -m benchmarks.warm_start [S1|S20] [--threads 2] [--chain 5]
+    .venv/bin/python -m benchmarks.warm_start [S1|S20] [--threads 2] [--chain 5] [--share 1.0]
 
 New ratings are drawn at random; a tenth of them is of users, and a tenth of items, that the model does not know. Both
 fits learn the training part, and are judged by the test part. With --chain, that many warm fits follow each other,
@@ -23,11 +23,11 @@ from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.trainers.base import Fit
 from app.engine.trainers.local import LocalTrainer
-from app.engine.trainers.warm_start import carry_over, warm_hyperparameters
+from app.engine.trainers.warm_start import carry_over, sample, warm_hyperparameters
 from benchmarks.datasets import NAMES, Part, data_set
 
 NEW_SHARE = 0.01
-ROUNDS = 3
+ROUNDS = 7
 CHOSEN = Hyperparameters()
 
 
@@ -76,9 +76,16 @@ def _rows(known: Ratings, n_rows: int, is_user: bool) -> np.ndarray:
 
 
 def warm_fit(
-    trainer: LocalTrainer, model: FactorModel, rows: tuple[np.ndarray, np.ndarray], ratings: Ratings, holdout: Ratings
+    trainer: LocalTrainer,
+    model: FactorModel,
+    rows: tuple[np.ndarray, np.ndarray],
+    ratings: Ratings,
+    is_new: np.ndarray,
+    share: float,
+    holdout: Ratings,
 ) -> Fit:
-    start = carry_over(model, ratings, *rows, ratings, trainer.n_threads)
+    lesson = sample(ratings, is_new, share, [0], trainer.n_threads)
+    start = carry_over(model, ratings, *rows, lesson, trainer.n_threads)
     return trainer.fit(ratings, warm_hyperparameters(CHOSEN, n_epochs=1), holdout=holdout, start=start)
 
 
@@ -87,6 +94,7 @@ def main() -> None:
     parser.add_argument("name", nargs="?", default="S20", choices=NAMES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--chain", type=int, default=1)
+    parser.add_argument("--share", type=float, default=1.0, help="of the old ratings that a warm fit learns")
     arguments = parser.parse_args()
     data = data_set(arguments.name)
     everything, holdout, test = (
@@ -106,8 +114,9 @@ def main() -> None:
             model: FactorModel = model,
             rows: tuple[np.ndarray, np.ndarray] = rows,
             ratings: Ratings = ratings,
+            is_new: np.ndarray = step[step <= number] == number,
         ) -> Fit:
-            return warm_fit(trainer, model, rows, ratings, holdout)
+            return warm_fit(trainer, model, rows, ratings, is_new, arguments.share, holdout)
 
         warm, warm_seconds, warm_error = timed(label, fit, test, ROUNDS)
         known, model = ratings, warm.model

@@ -24,7 +24,8 @@ from app.engine.fold_in import NOISE_RATINGS
 from app.engine.gram import COLUMNS
 from app.engine.lanes import aligned_matrix, padded
 from app.engine.parts import run_all
-from app.engine.posterior_kernels import draw_rows, mixed
+from app.engine.posterior_kernels import draw_rows
+from app.engine.random_bits import mixed
 from app.engine.row_parts import cross_products, multiply_into
 from app.engine.tally import mean_and_variance
 

@@ -19,6 +19,7 @@ from numba.core.types import Array
 
 from app.engine.arrays import Matrix32, Matrix64, Offsets, Rows, Vector32, Vector64
 from app.engine.gram import COLUMNS, sum_products
+from app.engine.random_bits import GOLDEN, mixed
 
 READ_ROWS = Array(int32, 1, "C", readonly=True)
 READ_OFFSETS = Array(int64, 1, "C", readonly=True)
@@ -29,18 +30,7 @@ READ_MATRIX64 = Array(float64, 2, "C", readonly=True)
 
 _FLUSH = 1024
 """Ratings summed in single precision before the sum moves on to double precision."""
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FIRST_MIX = np.uint64(0xBF58476D1CE4E5B9)
-_SECOND_MIX = np.uint64(0x94D049BB133111EB)
 _TO_UNIT = 2.0**-53
-
-
-@njit(uint64(uint64), nogil=True, cache=True)
-def mixed(number: Any) -> Any:
-    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014): neighbouring numbers become unrelated ones."""
-    number = (number ^ (number >> np.uint64(30))) * _FIRST_MIX
-    number = (number ^ (number >> np.uint64(27))) * _SECOND_MIX
-    return number ^ (number >> np.uint64(31))
 
 
 @njit(void(uint64, uint64, float64[::1]), nogil=True, cache=True)
@@ -49,11 +39,11 @@ def draw_normals(key: Any, row: Any, normals: Vector64) -> None:
 
     normals: overwritten; an even number of them
     """
-    state = mixed(key ^ mixed(row + _GOLDEN))
+    state = mixed(key ^ mixed(row + GOLDEN))
     for at in range(0, normals.size, 2):
-        state += _GOLDEN
+        state += GOLDEN
         first = (float64(mixed(state) >> np.uint64(11)) + 1.0) * _TO_UNIT  # above 0: it goes into a logarithm
-        state += _GOLDEN
+        state += GOLDEN
         angle = 2.0 * math.pi * (float64(mixed(state) >> np.uint64(11)) * _TO_UNIT)
         radius = math.sqrt(-2.0 * math.log(first))
         normals[at] = radius * math.cos(angle)

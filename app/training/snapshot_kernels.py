@@ -8,6 +8,7 @@ from numba import bool_, float32, int32, int64, njit, uint8, uint32, uint64, voi
 from numba.core.types import Array
 
 from app.engine.arrays import Bytes, Mask, Offsets, Rows, Vector32
+from app.engine.random_bits import mixed
 
 READ_ROWS = Array(int32, 1, "C", readonly=True)
 READ_VECTOR = Array(float32, 1, "C", readonly=True)
@@ -84,14 +85,6 @@ def sort_within_users(
             item_rows[at], bits[at] = int32(packed[at - start] >> 32), uint32(packed[at - start] & 0xFFFFFFFF)
 
 
-@njit(uint64(uint64), nogil=True, cache=True)
-def _mixed(number: Any) -> Any:
-    """Every bit depends on every bit: the finaliser of SplitMix64 (Steele, Lea & Flood 2014, figure 17)."""
-    number = (number ^ (number >> uint64(30))) * uint64(0xBF58476D1CE4E5B9)
-    number = (number ^ (number >> uint64(27))) * uint64(0x94D049BB133111EB)
-    return number ^ (number >> uint64(31))
-
-
 @njit(void(READ_ROWS, READ_ROWS, READ_HASHES, READ_HASHES, uint64, bool_[::1]), nogil=True, cache=True)
 def hold_out(
     user_rows: Rows, item_rows: Rows, user_hashes: np.ndarray, item_hashes: np.ndarray, limit: np.uint64, mask: Mask
@@ -99,7 +92,7 @@ def hold_out(
     """mask [n], overwritten: whether the hash of the pair, user's in the upper half, mixes to less than `limit`."""
     for at in range(mask.size):
         pair = (user_hashes[user_rows[at]] << uint64(32)) | item_hashes[item_rows[at]]
-        mask[at] = _mixed(pair) < limit
+        mask[at] = mixed(pair) < limit
 
 
 @njit(

@@ -15,6 +15,7 @@ TRAINING_KERNELS = (
     "app.engine.sorting",
     "app.engine.tally",
     "app.engine.trainers.measure",
+    "app.engine.trainers.sample_kernels",
     "app.ratings.sqlite_native",
     "app.training.snapshot_kernels",
 )

@@ -119,9 +119,15 @@ def test_groups_are_dealt_evenly():
 
 
 @pytest.mark.parametrize(
-    ("n_ratings", "n_items", "expected"),
-    [(10, 5, 8), (100_000, 10_000, 8), (20_000_000, 27_000, 6), (20_000_000, 270_000, 33), (1_000_000, 10_000_000, 15)],
-    ids=["tiny", "small", "many", "cache decides", "block size decides"],
+    ("n_ratings", "n_items", "n_columns", "expected"),
+    [
+        pytest.param(10, 5, 64, 8, id="tiny"),
+        pytest.param(100_000, 10_000, 64, 8, id="small"),
+        pytest.param(20_000_000, 27_000, 64, 6, id="many"),
+        pytest.param(20_000_000, 27_000, 128, 4, id="many of long rows"),
+        pytest.param(20_000_000, 270_000, 64, 17, id="cache decides"),
+        pytest.param(1_000_000, 10_000_000, 64, 15, id="block size decides"),
+    ],
 )
-def test_the_number_of_groups_follows_from_the_data(n_ratings, n_items, expected):
-    assert n_groups_for(n_ratings, n_items, 64) == expected
+def test_the_number_of_groups_follows_from_the_data(n_ratings, n_items, n_columns, expected):
+    assert n_groups_for(n_ratings, n_items, n_columns) == expected

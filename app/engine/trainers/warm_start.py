@@ -1,7 +1,7 @@
 """A fit that goes on from an earlier model instead of beginning anew.
 
 Measured on 20 million synthetic ratings of which 1 % were new: one pass over all of them with a small step that falls
-to zero within the pass gives the hold-out error of a cold fit, for an eighth of its time. Passes over a sample of the
+to zero within the pass gives the hold-out error of a cold fit, for a seventh of its time. Passes over a sample of the
 old ratings are hardly quicker, since what is fixed dominates by then, and make the error worse: a step that does not
 end at zero, or that goes over the same few ratings again and again, takes the model away from where it had settled.
 """
@@ -20,7 +20,7 @@ from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel
 from app.engine.fold_in import FoldIn
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.parts import ROWS_OF_A_PART, in_parts, usable_cores
+from app.engine.parts import ROWS_OF_A_PART, in_parts, n_parts_of, usable_cores
 from app.engine.trainers.base import WarmStart
 from app.engine.trainers.measure import copy_rows
 
@@ -79,13 +79,22 @@ def carry_over(
     return WarmStart(model.mean, model.noise_variance, user_factors, item_factors, user_bias, item_bias, lesson)
 
 
-def sample(ratings: Ratings, changed: np.ndarray, share: float, seed: list[int]) -> Ratings:
-    """The changed ratings, given by their places, and a share of the others."""
+def sample(ratings: Ratings, is_changed: Mask, share: float, seed: list[int], n_threads: int | None = None) -> Ratings:
+    """The changed ratings and, at random, a share of the others; the same for every number of threads."""
+    from app.engine.trainers.sample_kernels import copy_taken, count_taken
+
     if share >= 1.0:
         return ratings
-    is_taken = np.random.default_rng(seed).random(len(ratings), np.float32) < share
-    is_taken[changed] = True
-    return ratings.take(is_taken)
+    n, n_parts = len(ratings), n_parts_of(len(ratings))
+    chosen = (np.random.SeedSequence(seed).generate_state(1, np.uint64)[0], np.uint64(share * 2.0**64), is_changed)
+    offsets = np.zeros(n_parts + 1, np.int64)
+    with ThreadPoolExecutor(n_threads or usable_cores()) as pool:
+        in_parts(pool, count_taken, n, *chosen, offsets[1:])
+        np.cumsum(offsets, out=offsets)
+        n_taken = int(offsets[-1])
+        taken = np.empty(n_taken, np.int32), np.empty(n_taken, np.int32), np.empty(n_taken, np.float32)
+        in_parts(pool, copy_taken, n, *chosen, offsets, ratings.user_rows, ratings.item_rows, ratings.values, *taken)
+    return Ratings(*taken, ratings.n_users, ratings.n_items)
 
 
 def _places_of(is_marked: Mask, rows: Rows, pool: Executor) -> npt.NDArray[np.int64]:
