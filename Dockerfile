@@ -38,7 +38,7 @@ ENV PATH=/opt/palate/bin:$PATH \
 USER palate
 VOLUME /var/lib/palate
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
+HEALTHCHECK --interval=10s --timeout=10s --start-period=60s --retries=6 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
 ENTRYPOINT ["palate-entrypoint"]
 CMD ["palate", "serve", "--host", "0.0.0.0"]
