@@ -33,7 +33,7 @@ class CurrentRequest:
             "request_id": self.request_id,
             "method": self.scope.get("method"),
             "route": route_of(self.scope),
-            "key_name": self.scope.get("state", {}).get("key_name"),  # request.state.key_name
+            "key_name": getattr(self.scope.get("api_key"), "name", None),  # put there by the guard
         }
         return {name: fact for name, fact in told.items() if fact is not None} | self._trace()
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import FrameType
@@ -19,6 +20,9 @@ from threadpoolctl import threadpool_limits
 
 import migrations
 from app import __version__
+from app.api_keys.api import router as keys_router
+from app.api_keys.guard import Guard, declare_keys
+from app.api_keys.keyring import Keyring
 from app.dashboard.api import router as dashboard_router
 from app.database import Database, open_database
 from app.engine.warm_up import warm_up
@@ -26,6 +30,7 @@ from app.errors import answer_problems, declare_problems
 from app.health.api import probes_router, status_router
 from app.health.figures import SharedFigures, keep_noting
 from app.items.api import router as items_router
+from app.limits import BodyLimits, declare_limits
 from app.logs import set_up_logs
 from app.metrics.api import router as metrics_router
 from app.metrics.observer import Observer
@@ -47,6 +52,8 @@ log = logging.getLogger(__name__)
 
 THREADS = 8  # for database work; more only queue behind each other (SQLite) or behind the GIL
 
+ANY_LENGTH = {"/v1/ratings/import"}  # read in blocks, never held as a whole
+
 DESCRIPTION = """\
 Palate learns from ratings and answers with predicted ratings and recommendations.
 
@@ -63,6 +70,7 @@ TAGS = [
     {"name": "training", "description": "Training runs and their progress."},
     {"name": "searches", "description": "Searches of hyperparameters and their trials."},
     {"name": "models", "description": "Published model versions: history, activation, rollback."},
+    {"name": "keys", "description": "API keys: who may ask for what."},
     {"name": "service", "description": "Liveness, readiness and counts."},
 ]
 
@@ -83,10 +91,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"auto_configure": True, "metrics": False, "logs": False, "tracing": exports_traces()},
     )
     app.state.settings = settings
-    app.add_middleware(Observer, is_logging=settings.log_requests)
     answer_problems(app)
     _mount(app)
     declare_problems(app)
+    app.add_middleware(BodyLimits, limits=settings.limits, any_length=ANY_LENGTH)
+    declare_limits(app, ANY_LENGTH)
+    app.add_middleware(Guard, settings=settings)  # before all of the above: what was added last comes first
+    app.add_middleware(Observer, is_logging=settings.log_requests)  # sees what the guard refuses, too
+    declare_keys(app, settings)
     return app
 
 
@@ -102,6 +114,7 @@ def _mount(app: FastAPI) -> None:
         training_router,
         searches_router,
         models_router,
+        keys_router,
         status_router,
     ):
         v1.include_router(router)
@@ -124,12 +137,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     live = LiveModel(database, settings)
     trainer = EmbeddedTrainer(settings) if settings.trainer == "embedded" else None
     app.state.database, app.state.live = database, live
+    app.state.keyring = keyring = Keyring(database)
     app.state.recommender = recommender = Recommender(database, live, settings)
     app.state.collectors = (SharedFigures(database),)
     app.state.is_stopping = False
+    app.state.n_transfers = Counter[str]()  # imports and exports under way
     _on_sigterm(app)
     with threadpool_limits(1):  # a solve of a few dozen numbers is slower on several threads than on one
         await anyio.to_thread.run_sync(_warm, live)
+        await anyio.to_thread.run_sync(keyring.start)
         if trainer:
             trainer.start()
         noting = asyncio.create_task(keep_noting(database, live))
@@ -139,6 +155,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             noting.cancel()
             if trainer:
                 await anyio.to_thread.run_sync(trainer.stop)
+            await anyio.to_thread.run_sync(keyring.stop)
             live.stop()
             recommender.close()
             database.dispose()

@@ -152,6 +152,36 @@ class Imports(_Group):
     shown_bad_lines: int = Field(20, ge=0, description="Bad lines that the report quotes.")
 
 
+class Limits(_Group):
+    """What a single client may ask of a process."""
+
+    body_bytes: int = Field(16 * 2**20, ge=2**10, description="Longest request body; imports may have any length.")
+    body_timeout: Duration = Field(
+        timedelta(seconds=30),
+        description="How long a body may keep the service waiting, and a second more for each KiB that has come.",
+    )
+    rate: str | None = Field(
+        None, description="Requests of one key, or of one address without one, e.g. `100/second`; unset: no limit."
+    )
+    rate_store: str = Field(
+        "memory://",
+        description="Where they are counted: each process for itself, or a redis:// URL (`palate[redis]`) for all.",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_rate(self) -> Self:
+        if self.rate is not None:
+            import limits  # only where there is one: `palate --help` answers at once
+
+            try:
+                limits.parse(self.rate)
+            except ValueError:
+                raise ValueError(f"limits rate {self.rate!r} must be like 100/second or 5000/hour") from None
+        if not self.rate_store.startswith(("memory://", "redis://", "rediss://")):
+            raise ValueError("limits rate_store must be memory:// or a redis:// URL")
+        return self
+
+
 class _NamedFiles(EnvSettingsSource):
     """Settings from files, for secrets: PALATE_X_FILE names the file that holds PALATE_X, where X is in no group."""
 
@@ -204,9 +234,10 @@ class Settings(BaseSettings):
         "embedded",
         description="`embedded`: the service starts the trainer process itself; `external`: run `palate worker`.",
     )
-    auth: Literal["loopback", "off"] = Field(
-        "loopback",
-        description="`loopback`: refuse to listen on any other address; `off`: answer everybody who can connect.",
+    auth: Literal["keys", "off"] = Field(
+        "keys",
+        description="`keys`: requests need an API key; before the first is made, only this machine is answered. "
+        "`off`: everybody who can connect is.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: Literal["text", "json"] = Field("text", description="`json`: one object a line, for machines.")
@@ -216,6 +247,7 @@ class Settings(BaseSettings):
     training: Training = Field(Training(), description="The trainer process.")
     versions: Versions = Field(Versions(), description="Published model versions.")
     imports: Imports = Field(Imports(), description="Streaming import.")
+    limits: Limits = Field(Limits(), description="Limits on requests.")
     hyperparameters: dict[str, Any] = Field(
         {}, description='Defaults of every run as JSON, e.g. {"n_factors": 32}; a run may override them.'
     )

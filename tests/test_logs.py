@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from fastapi import FastAPI, Request
 
+from app.api_keys.keyring import HeldKey
 from app.database import open_database
 from app.logs import JsonLines, TextLines, current_request
 from app.metrics.observer import Observer
@@ -51,6 +52,7 @@ def test_the_least_severe_level_is_the_one_of_the_settings(sqlite_settings: Sett
     assert _log_of_a_service(sqlite_settings.model_copy(update={"log_level": "warning"})) == ""
 
 
+KEY = HeldKey(1, "shop", "plt_0123", "", frozenset({"read"}), float("inf"))
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
@@ -77,7 +79,7 @@ def answering(*, is_logging: bool) -> FastAPI:
 
     @app.get("/v1/users/{user_id}/ratings")
     def get_ratings(user_id: str, request: Request) -> None:
-        request.state.key_name = "shop"  # as whoever checks keys does
+        request.scope["api_key"] = KEY  # as the guard does
         logging.getLogger("app.ratings").info("looking up")
 
     return app

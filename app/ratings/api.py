@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -84,23 +86,38 @@ ScaleDep = Annotated[RatingScale, Depends(_scale_of)]
 MAX_EXPORTS = 4
 """Exports at once: each holds a connection and one state of the data for as long as its client takes."""
 
-
-class TooManyExports(NotReady):
-    def __init__(self) -> None:
-        super().__init__(f"{MAX_EXPORTS} exports are being read already; try again when one of them is over")
+MAX_IMPORTS = 4
+"""Imports at once: each holds a block of lines and waits for its turn to write."""
 
 
-async def _place_of_export(request: Request) -> AsyncIterator[None]:
-    """A place among the exports, given back when the answer is sent or its client has gone."""
-    state = request.app.state
-    n_exports: int = getattr(state, "n_exports", 0)
-    if n_exports >= MAX_EXPORTS:
-        raise TooManyExports
-    state.n_exports = n_exports + 1
-    try:
-        yield
-    finally:
-        state.n_exports -= 1
+class TooManyTransfers(NotReady):
+    """As many exports, or imports, are under way in this process as may be."""
+
+    def __init__(self, what: str, most: int) -> None:
+        super().__init__(f"{most} {what} are under way already; try again when one of them is over")
+        self.what = what
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Places of long requests: each takes one, and gives it back when it is answered or its client has gone."""
+
+    what: str
+    most: int
+
+    async def __call__(self, request: Request) -> AsyncIterator[None]:
+        n_taken: Counter[str] = request.app.state.n_transfers
+        if n_taken[self.what] >= self.most:
+            raise TooManyTransfers(self.what, self.most)
+        n_taken[self.what] += 1
+        try:
+            yield
+        finally:
+            n_taken[self.what] -= 1
+
+
+_place_of_export = _Places("exports", MAX_EXPORTS)
+_place_of_import = _Places("imports", MAX_IMPORTS)
 
 
 @router.post("", responses={**_NEW, **_INVALID})
@@ -120,7 +137,12 @@ def add_ratings(body: NewRatings, scale: ScaleDep, database: DatabaseDep) -> Bat
     return BatchCountsOut.model_validate(counts)
 
 
-@router.post("/import", responses=_INVALID, openapi_extra={"requestBody": _IMPORT_BODY})
+@router.post(
+    "/import",
+    responses=_INVALID,
+    openapi_extra={"requestBody": _IMPORT_BODY},
+    dependencies=[Depends(_place_of_import)],
+)
 async def import_ratings(
     request: Request,
     database: DatabaseDep,
