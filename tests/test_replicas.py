@@ -34,7 +34,7 @@ def replicas(settings: Settings) -> Iterator[list[httpx.Client]]:
 
     with ExitStack() as stack, ThreadPoolExecutor(N_REPLICAS) as threads:
         urls = list(threads.map(start, range(N_REPLICAS)))
-        yield [stack.enter_context(httpx.Client(base_url=url, timeout=10)) for url in urls]
+        yield [stack.enter_context(httpx.Client(base_url=url, timeout=60)) for url in urls]
 
 
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
