@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 import anyio.to_thread
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from threadpoolctl import threadpool_limits
@@ -38,6 +38,7 @@ from app.metrics.tracing import NoExporter, exports_traces
 from app.ratings.api import items_router as rated_items_router
 from app.ratings.api import router as ratings_router
 from app.ratings.api import users_router
+from app.ratings.turns import RatingWriter
 from app.recommendations.api import router as recommendations_router
 from app.recommendations.api import similar_router
 from app.recommendations.recommend import Recommender
@@ -103,12 +104,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _mount(app: FastAPI) -> None:
-    v1 = APIRouter(prefix="/v1")
     for router in (
+        recommendations_router,  # the first is found the fastest
+        similar_router,  # before items: /items/popular must not be taken for an item
         ratings_router,
         users_router,
-        recommendations_router,
-        similar_router,  # before items: /items/popular must not be taken for an item
         items_router,
         rated_items_router,
         training_router,
@@ -117,8 +117,7 @@ def _mount(app: FastAPI) -> None:
         keys_router,
         status_router,
     ):
-        v1.include_router(router)
-    app.include_router(v1)
+        app.include_router(router, prefix="/v1")
     app.include_router(probes_router)
     app.include_router(metrics_router)
     app.include_router(dashboard_router)
@@ -138,6 +137,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     trainer = EmbeddedTrainer(settings) if settings.trainer == "embedded" else None
     app.state.database, app.state.live = database, live
     app.state.keyring = keyring = Keyring(database)
+    app.state.rating_writer = RatingWriter(database)
     app.state.recommender = recommender = Recommender(database, live, settings)
     app.state.collectors = (SharedFigures(database),)
     app.state.is_stopping = False

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from app.database import Database, DatabaseDep, revision, time_of
+from app.database import Database, DatabaseDep, revision
 from app.errors import BadInput, NotReady, declared
 from app.identifiers import ItemIdPath, UserIdPath
 from app.items.line_import import BLOCK_BYTES
@@ -38,6 +38,7 @@ from app.ratings.schemas import (
     SavedRatingOut,
     UserRatingsPage,
 )
+from app.ratings.turns import RatingWriter
 from app.settings import RatingScale
 
 router = APIRouter(prefix="/ratings", tags=["ratings"])
@@ -81,7 +82,13 @@ async def _scale_of(request: Request) -> RatingScale:
     return scale
 
 
+async def _writer_of(request: Request) -> RatingWriter:
+    writer: RatingWriter = request.app.state.rating_writer
+    return writer
+
+
 ScaleDep = Annotated[RatingScale, Depends(_scale_of)]
+WriterDep = Annotated[RatingWriter, Depends(_writer_of)]
 
 MAX_EXPORTS = 4
 """Exports at once: each holds a connection and one state of the data for as long as its client takes."""
@@ -121,18 +128,17 @@ _place_of_import = _Places("imports", MAX_IMPORTS)
 
 
 @router.post("", responses={**_NEW, **_INVALID})
-def add_rating(body: NewRating, scale: ScaleDep, database: DatabaseDep, response: Response) -> SavedRatingOut:
+async def add_rating(body: NewRating, scale: ScaleDep, writer: WriterDep, response: Response) -> SavedRatingOut:
     """Record one rating, or replace the one that the user gave the item before. The next answer counts it."""
-    return _save(database, scale, body.user_id, body.item_id, body, response)
+    return await _save(writer, scale, body.user_id, body.item_id, body, response)
 
 
 @router.post("/batch", responses=_INVALID)
-def add_ratings(body: NewRatings, scale: ScaleDep, database: DatabaseDep) -> BatchCountsOut:
+async def add_ratings(body: NewRatings, scale: ScaleDep, writer: WriterDep) -> BatchCountsOut:
     """Record or replace up to 10,000 ratings in one transaction: all of them or none."""
-    refuse_bad_ratings(scale, ((f"ratings[{place}].", rating) for place, rating in enumerate(body.ratings)))
-    with database.write() as connection:
-        rows = [rating.to_row() for rating in body.ratings]
-        counts = store.save_many(connection, rows, database.now(connection))
+    ratings = [rating.to_row() for rating in body.ratings]
+    refuse_bad_ratings(scale, ratings, "ratings[{}].")
+    counts = await writer.save_many(ratings)
     count_ratings(created=counts.created, updated=counts.updated, unchanged=counts.unchanged)
     return BatchCountsOut.model_validate(counts)
 
@@ -249,16 +255,16 @@ def list_user_ratings(
 
 
 @users_router.put("/{user_id}/ratings/{item_id}", responses={**_NEW, **_INVALID})
-def put_rating(
+async def put_rating(
     user_id: UserIdPath,
     item_id: ItemIdPath,
     body: RatingBody,
     scale: ScaleDep,
-    database: DatabaseDep,
+    writer: WriterDep,
     response: Response,
 ) -> SavedRatingOut:
     """Record or replace the rating of this user for this item."""
-    return _save(database, scale, user_id, item_id, body, response)
+    return await _save(writer, scale, user_id, item_id, body, response)
 
 
 @users_router.get("/{user_id}/ratings/{item_id}", responses={**_UNKNOWN, **_INVALID})
@@ -296,13 +302,11 @@ def erase_item(item_id: ItemIdPath, database: DatabaseDep) -> ErasedItem:
     return ErasedItem(item_id=item_id, erased_ratings=erased.erased_ratings, revision=erased.revision)
 
 
-def _save(
-    database: Database, scale: RatingScale, user_id: str, item_id: str, body: RatingBody, response: Response
+async def _save(
+    writer: RatingWriter, scale: RatingScale, user_id: str, item_id: str, body: RatingBody, response: Response
 ) -> SavedRatingOut:
-    refuse_bad_ratings(scale, [("", body)])
-    rated_at = None if body.rated_us is None else time_of(body.rated_us)  # in UTC
-    with database.write() as connection:
-        saved = store.save(connection, user_id, item_id, body.value, rated_at, database.now(connection))
+    refuse_bad_ratings(scale, [body])
+    saved = await writer.save(store.NewRating(user_id, item_id, body.value, body.rated_us))
     count_ratings(**{saved.outcome: 1})
     response.status_code = HTTPStatus.CREATED if saved.outcome == "created" else HTTPStatus.OK
     return SavedRatingOut.model_validate(saved)

@@ -56,7 +56,7 @@ def begin_import(
 
     def save(batch: list[NewRating]) -> BatchCounts:
         with database.write() as connection:
-            counts = save_many(connection, batch, database.now(connection))
+            counts = save_many(connection, batch)
         count_ratings(created=counts.created, updated=counts.updated, unchanged=counts.unchanged)
         return counts
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Protocol
 
 from app.database import microseconds_of, utc_now
 from app.errors import BadInput, FieldError
 from app.settings import RatingScale
+
+
+class Rated(Protocol):
+    """A value and perhaps a time, in microseconds since 1970."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def rated_us(self) -> int | None: ...
+
 
 CLOCK_SKEW = timedelta(seconds=60)
 _EARLIEST_US = microseconds_of(datetime(1, 1, 1, tzinfo=UTC))
@@ -40,15 +50,15 @@ def complaint_about_time(rated_us: int, latest: int) -> str | None:
     return None
 
 
-def refuse_bad_ratings(scale: RatingScale, fields: Iterable[tuple[str, Any]]) -> None:
-    """Raises BadInput naming each value off the scale and each future time; `fields`: path prefix and rating."""
+def refuse_bad_ratings(scale: RatingScale, ratings: Iterable[Rated], path: str = "") -> None:
+    """Raises BadInput naming each value off the scale and each future time; `path` gets the position for `{}`."""
     latest = latest_us()
     errors = []
-    for prefix, rating in fields:
+    for place, rating in enumerate(ratings):
         if complaint := scale.complaint(rating.value):
-            errors.append(FieldError(field=f"{prefix}value", message=complaint))
+            errors.append(FieldError(field=f"{path.format(place)}value", message=complaint))
         if rating.rated_us is not None and (complaint := complaint_about_time(rating.rated_us, latest)):
-            errors.append(FieldError(field=f"{prefix}rated_at", message=complaint))
+            errors.append(FieldError(field=f"{path.format(place)}rated_at", message=complaint))
         if len(errors) >= _SHOWN_ERRORS:
             break
     if errors:

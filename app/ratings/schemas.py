@@ -72,7 +72,8 @@ class NewRating(RatingBody):
     item_id: OutsideId = Field(description="The application's id of the item.", examples=["dune"])
 
     def to_row(self) -> NewRatingRow:
-        return NewRatingRow(self.user_id, self.item_id, self.value, self.rated_us)
+        rated_us = None if self.rated_at is None else microseconds_of(self.rated_at)
+        return NewRatingRow(self.user_id, self.item_id, self.value, rated_us)
 
 
 class NewRatings(_Body):

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, insert, select
 
-from app.database import driver
+from app.database import driver, microseconds_of, peek_revision, utc_now
 from app.items.store import Ids, given_ids, keys_by_id
 from app.ratings.models import User
 
@@ -56,20 +56,40 @@ _STORED_POSTGRESQL = """
         WHERE user_key = (given.pair >> 32)::int AND item_key = (given.pair & 4294967295)::int OFFSET 0
     ) AS stored"""
 _STORED_ROW = np.dtype([("place", "i8"), ("value", "f8"), ("rated_us", "i8")])
+_LOCK_POSTGRESQL = """
+    SELECT value, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+    FROM counters WHERE name = 'ratings' FOR UPDATE"""
+_KEYS_SQLITE = """
+    SELECT (SELECT json_group_object(user_id, user_key) FROM users
+            WHERE user_id IN (SELECT value FROM json_each(?))),
+           (SELECT json_group_object(item_id, item_key) FROM items
+            WHERE item_id IN (SELECT value FROM json_each(?)))"""
+_KEYS_POSTGRESQL = """
+    SELECT (SELECT json_object_agg(user_id, user_key) FROM users
+            WHERE user_id = ANY (ARRAY (SELECT json_array_elements_text(%s::json)))),
+           (SELECT json_object_agg(item_id, item_key) FROM items
+            WHERE item_id = ANY (ARRAY (SELECT json_array_elements_text(%s::json))))"""
 _UPSERT_SQLITE = """
     INSERT INTO ratings (user_key, item_key, value, rated_at, revision) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (user_key, item_key) DO UPDATE
     SET value = excluded.value, rated_at = excluded.rated_at, revision = excluded.revision"""
-_UPSERT_POSTGRESQL = """
-    INSERT INTO ratings (user_key, item_key, value, rated_at, revision)
-    SELECT * FROM unnest(CAST(:user_keys AS int[]), CAST(:item_keys AS int[]), CAST(:values AS float8[]),
-                         CAST(:rated_us AS bigint[]), CAST(:revisions AS bigint[]))
-    ON CONFLICT (user_key, item_key) DO UPDATE
-    SET value = excluded.value, rated_at = excluded.rated_at, revision = excluded.revision"""
 _FORGET_SQLITE = "DELETE FROM deleted_ratings WHERE user_key = ? AND item_key = ?"
-_FORGET_POSTGRESQL = """
-    DELETE FROM deleted_ratings USING unnest(CAST(:pairs AS bigint[])) AS given (pair)
-    WHERE user_key = CAST(given.pair >> 32 AS int) AND item_key = CAST(given.pair & 4294967295 AS int)"""
+_COUNT_SQLITE = "UPDATE counters SET value = value + ? WHERE name = ?"
+# One statement, so that the server is asked once: the parts do not see each other, and need not.
+_UPSERT_POSTGRESQL = """
+    WITH given AS (
+        SELECT * FROM unnest(%s::int[], %s::int[], %s::float8[], %s::bigint[], %s::bigint[])
+                      AS given (user_key, item_key, value, rated_at, revision)
+    ), written AS (
+        INSERT INTO ratings (user_key, item_key, value, rated_at, revision) SELECT * FROM given
+        ON CONFLICT (user_key, item_key) DO UPDATE
+        SET value = excluded.value, rated_at = excluded.rated_at, revision = excluded.revision
+    ), rated_again AS (
+        DELETE FROM deleted_ratings AS deleted USING given
+        WHERE deleted.user_key = given.user_key AND deleted.item_key = given.item_key
+    )
+    UPDATE counters SET value = value + CASE name WHEN 'ratings' THEN %s ELSE %s END
+    WHERE name IN ('ratings', 'n_ratings')"""
 
 
 def is_sqlite(connection: Connection) -> bool:
@@ -79,6 +99,28 @@ def is_sqlite(connection: Connection) -> bool:
 def user_keys_of(connection: Connection, user_ids: Collection[str]) -> dict[str, int]:
     """The keys of those ids that have a user."""
     return keys_by_id(connection, "user", user_ids)
+
+
+class Beginning(NamedTuple):
+    """What a writer finds when its turn comes: times in microseconds since 1970, ids that are not there left out."""
+
+    revision: int
+    clock_us: int
+    user_keys: dict[str, int]
+    item_keys: dict[str, int]
+
+
+def take_turn(connection: Connection, user_ids: Collection[str], item_ids: Collection[str]) -> Beginning:
+    """Waits for the writers' turn, which lasts until the commit, and looks up the keys."""
+    given = (json.dumps(list(user_ids)), json.dumps(list(item_ids)))
+    with driver(connection) as raw:
+        if is_sqlite(connection):  # the transaction holds the file's lock since it began
+            users, items = map(json.loads, raw.execute(_KEYS_SQLITE, given).fetchone())
+            return Beginning(peek_revision(connection, "ratings"), microseconds_of(utc_now()), users, items)
+        # Two statements: the second looks at the data as they are when the first has the lock.
+        revision, clock_us = raw.execute(_LOCK_POSTGRESQL).fetchone()
+        users, items = raw.execute(_KEYS_POSTGRESQL, given).fetchone()
+    return Beginning(revision, clock_us, users or {}, items or {})
 
 
 def user_ids(connection: Connection) -> Ids:
@@ -105,26 +147,19 @@ def stored_ratings(connection: Connection, pairs: Pairs) -> StoredRatings:
     return StoredRatings(order[found["place"]], found["value"], found["rated_us"])
 
 
-def upsert(connection: Connection, rows: RatingRows) -> None:
-    """Insert or replace; sorted by key first, which is what the table's pages like best."""
+def upsert(connection: Connection, rows: RatingRows, is_new: npt.NDArray[np.bool_]) -> None:
+    """Insert or replace, and count; sorted by key first, which is what the table's pages like best."""
     order = np.lexsort((rows.item_keys, rows.user_keys))
-    if is_sqlite(connection):
+    n_changed, n_new = order.size, int(is_new.sum())
+    with driver(connection) as raw:
+        if not is_sqlite(connection):
+            raw.execute(_UPSERT_POSTGRESQL, (*(_array(column[order]) for column in rows), n_changed, n_new))
+            return
         columns = [column[order].tolist() for column in rows]
-        connection.exec_driver_sql(_UPSERT_SQLITE, list(zip(*columns, strict=True)))
-    else:
-        arrays = {name: _array(column[order]) for name, column in rows._asdict().items()}
-        connection.execute(text(_UPSERT_POSTGRESQL), arrays)
-
-
-def forget_tombstones(connection: Connection, pairs: Pairs) -> None:
-    """The pairs are rated again."""
-    if not connection.execute(text("SELECT EXISTS (SELECT 1 FROM deleted_ratings)")).scalar_one():
-        return
-    if is_sqlite(connection):
-        keys = zip((pairs >> 32).tolist(), (pairs & 0xFFFFFFFF).tolist(), strict=True)
-        connection.exec_driver_sql(_FORGET_SQLITE, list(keys))
-    else:
-        connection.execute(text(_FORGET_POSTGRESQL), {"pairs": _array(pairs)})
+        raw.executemany(_UPSERT_SQLITE, zip(*columns, strict=True))
+        if n_new and raw.execute("SELECT EXISTS (SELECT 1 FROM deleted_ratings)").fetchone()[0]:
+            raw.executemany(_FORGET_SQLITE, zip(*columns[:2], strict=True))
+        raw.executemany(_COUNT_SQLITE, [(n_changed, "ratings"), (n_new, "n_ratings")])
 
 
 def _array(column: npt.NDArray[Any]) -> str:

@@ -6,7 +6,7 @@ order of their numbers. Times are whole microseconds since 1970 where many ratin
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,9 +14,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, literal, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, literal, select
 
-from app.database import Counter, advance, driver, microseconds_of, revision, utc_now
+from app.database import Counter, advance, driver, microseconds_of, revision, time_of
 from app.errors import NotFound
 from app.items.models import Item
 from app.items.paging import cursor_after, key_before
@@ -85,31 +85,44 @@ class Totals(NamedTuple):
     n_items: int
 
 
+class StateOfRatings(NamedTuple):
+    """Equal states of one user are of equal ratings.
+
+    Whatever is recorded takes a new revision, so that what has come or changed raises `newest`; where it stayed,
+    ratings can only have gone, and then they are fewer. Whoever is erased and comes again has another key.
+    """
+
+    user_key: int | None
+    n_ratings: int
+    newest: int
+
+
 @dataclass(frozen=True, slots=True)
 class UserRatings:
-    """What a user rated, by item key; nobody has the key None and no ratings."""
+    """What a user rated, by item key, and the newest revision of it; nobody has the key None and no ratings."""
 
     user_key: int | None
     item_keys: Keys
     values: npt.NDArray[np.float64]
-    revisions: Keys
+    newest: int
+
+    @property
+    def state(self) -> StateOfRatings:
+        return StateOfRatings(self.user_key, self.values.size, self.newest)
 
 
-NO_RATINGS = UserRatings(None, np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
+NO_RATINGS = UserRatings(None, np.zeros(0, np.int64), np.zeros(0), 0)
 
 _LOOK_UP = select(
     User.user_key,
     Item.item_key,
     Rating.value,
-    Rating.rated_at,
-    DeletedRating.revision.label("deleted"),
 ).select_from(
     select(literal(1).label("one"))
     .subquery()
     .outerjoin(User, User.user_id == bindparam("user_id"))
     .outerjoin(Item, Item.item_id == bindparam("item_id"))
     .outerjoin(Rating, and_(Rating.user_key == User.user_key, Rating.item_key == Item.item_key))
-    .outerjoin(DeletedRating, and_(DeletedRating.user_key == User.user_key, DeletedRating.item_key == Item.item_key))
 )
 _GET = (
     select(User.user_id, Item.item_id, Rating.value, Rating.rated_at, Rating.revision)
@@ -122,99 +135,87 @@ def save(
     connection: Connection, user_id: str, item_id: str, value: float, rated_at: datetime | None, now: datetime
 ) -> SavedRating:
     """Record or replace one rating. The same value with no time or the same time changes nothing."""
-    newest = advance(connection, "ratings", 1)
-    found = connection.execute(_LOOK_UP, {"user_id": user_id, "item_id": item_id}).one()
-    if found.value == value and rated_at in (None, found.rated_at):
-        newest = advance(connection, "ratings", -1)  # given back under the lock: nobody has seen it
-        return SavedRating(user_id, item_id, value, found.rated_at, "unchanged", newest)
-    rated_at = rated_at or now
-    row = {"value": value, "rated_at": rated_at, "revision": newest}
-    if found.value is not None:
-        same_pair = and_(Rating.user_key == found.user_key, Rating.item_key == found.item_key)
-        connection.execute(update(Rating).where(same_pair).values(row))
-        return SavedRating(user_id, item_id, value, rated_at, "updated", newest)
-    _create(connection, user_id, item_id, found, row)
-    return SavedRating(user_id, item_id, value, rated_at, "created", newest)
+    rated_us = None if rated_at is None else microseconds_of(rated_at)
+    return save_each(connection, [NewRating(user_id, item_id, value, rated_us)], now)[0]
 
 
-def _create(connection: Connection, user_id: str, item_id: str, found: AnyRow, row: dict[str, Any]) -> None:
-    user_key, item_key = found.user_key, found.item_key
-    if user_key is None:
-        user_key = _ensure_users(connection, [user_id])[user_id]
-    if item_key is None:
-        item_key = ensure_items(connection, [item_id])[item_id]
-    connection.execute(insert(Rating).values(user_key=user_key, item_key=item_key, **row))
-    if found.deleted is not None:
-        connection.execute(
-            delete(DeletedRating).where(DeletedRating.user_key == user_key, DeletedRating.item_key == item_key)
-        )
-    advance(connection, "n_ratings", 1)
-
-
-def _ensure_users(connection: Connection, user_ids: Collection[str]) -> dict[str, int]:
-    """The key of each id; the ratings counter must be locked."""
-    keys = set_wise.user_keys_of(connection, user_ids)
-    missing = [user_id for user_id in user_ids if user_id not in keys]
-    if missing:
-        keys |= set_wise.add_users(connection, missing)
-        advance(connection, "n_users", len(missing))
-    return keys
+def save_each(connection: Connection, ratings: Sequence[NewRating], now: datetime | None = None) -> list[SavedRating]:
+    """As `save` would one by one, in this order; no two ratings of one pair. `now` defaults to the database's clock."""
+    written = _write(connection, ratings, now)
+    newest = (written.before + np.cumsum(written.is_changed)).tolist()
+    rated_us = written.rows.rated_us.tolist()
+    return [
+        SavedRating(rating.user_id, rating.item_id, rating.value, time_of(time), outcome, revision)
+        for rating, time, outcome, revision in zip(ratings, rated_us, written.outcomes(), newest, strict=True)
+    ]
 
 
 def save_many(connection: Connection, ratings: Sequence[NewRating], now: datetime | None = None) -> BatchCounts:
     """Record or replace many ratings as `save` would one by one; of several for one pair only the last counts."""
-    before = advance(connection, "ratings", 0)
-    latest = {(rating.user_id, rating.item_id): rating for rating in ratings}
-    if not latest:
-        return BatchCounts(0, 0, 0, before)
-    user_keys, item_keys = _keys_of_pairs(connection, latest)
-    pairs = user_keys << 32 | item_keys
-    values = np.fromiter((rating.value for rating in latest.values()), np.float64, len(latest))
-    given_us = (_ABSENT if rating.rated_us is None else rating.rated_us for rating in latest.values())
-    rated_us = np.fromiter(given_us, np.int64, len(latest))
-    is_new, is_changed = _compare(set_wise.stored_ratings(connection, pairs), values, rated_us)
-    rated_us[rated_us == _ABSENT] = microseconds_of(now or utc_now())
+    latest = {rating[:2]: rating for rating in ratings}
+    written = _write(connection, list(latest.values()), now)
+    n_new, n_changed = int(written.is_new.sum()), int(written.is_changed.sum())
+    return BatchCounts(n_new, n_changed - n_new, len(latest) - n_changed, written.before + n_changed)
+
+
+class _Written(NamedTuple):
+    """Ratings of different pairs as they are stored now; `before`: the newest revision before they were."""
+
+    rows: set_wise.RatingRows
+    is_new: npt.NDArray[np.bool_]
+    is_changed: npt.NDArray[np.bool_]
+    before: int
+
+    def outcomes(self) -> list[Outcome]:
+        names: tuple[Outcome, ...] = ("unchanged", "updated", "created")
+        return [names[place] for place in (self.is_changed.astype(np.int8) + self.is_new).tolist()]
+
+
+def _write(connection: Connection, ratings: Sequence[NewRating], now: datetime | None) -> _Written:
+    user_ids = dict.fromkeys(rating.user_id for rating in ratings)
+    item_ids = dict.fromkeys(rating.item_id for rating in ratings)
+    found = set_wise.take_turn(connection, user_ids, item_ids)
+    users, items = _with_new_ones(connection, found, user_ids, item_ids)
+    n, before = len(ratings), found.revision
+    user_keys = np.fromiter((users[rating.user_id] for rating in ratings), np.int64, n)
+    item_keys = np.fromiter((items[rating.item_id] for rating in ratings), np.int64, n)
+    values = np.fromiter((rating.value for rating in ratings), np.float64, n)
+    given_us = (_ABSENT if rating.rated_us is None else rating.rated_us for rating in ratings)
+    rated_us = np.fromiter(given_us, np.int64, n)
+    is_new, is_changed = _compare(set_wise.stored_ratings(connection, user_keys << 32 | item_keys), values, rated_us)
+    rated_us[rated_us == _ABSENT] = found.clock_us if now is None else microseconds_of(now)
     rows = set_wise.RatingRows(user_keys, item_keys, values, rated_us, before + np.cumsum(is_changed))
-    return _write(connection, rows, pairs, is_new, is_changed)
+    if is_changed.any():
+        set_wise.upsert(connection, rows.where(is_changed), is_new[is_changed])
+    return _Written(rows, is_new, is_changed, before)
 
 
-def _keys_of_pairs(connection: Connection, pairs: Collection[tuple[str, str]]) -> tuple[Keys, Keys]:
-    users = _ensure_users(connection, dict.fromkeys(user_id for user_id, _ in pairs))
-    items = ensure_items(connection, dict.fromkeys(item_id for _, item_id in pairs))
-    return (
-        np.fromiter((users[user_id] for user_id, _ in pairs), np.int64, len(pairs)),
-        np.fromiter((items[item_id] for _, item_id in pairs), np.int64, len(pairs)),
-    )
+def _with_new_ones(
+    connection: Connection, found: set_wise.Beginning, user_ids: Collection[str], item_ids: Collection[str]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """The key of each user and item; whoever is new is made."""
+    users, items = found.user_keys, found.item_keys
+    if new_users := [user_id for user_id in user_ids if user_id not in users]:
+        users = users | set_wise.add_users(connection, new_users)
+        advance(connection, "n_users", len(new_users))
+    if new_items := [item_id for item_id in item_ids if item_id not in items]:
+        items = items | ensure_items(connection, new_items)
+    return users, items
 
 
 def _compare(
     stored: set_wise.StoredRatings, values: npt.NDArray[np.float64], rated_us: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which of the given ratings are new, and which change something."""
+    """Which of the given ratings are new, and which change something; those that do not take their stored time."""
     is_new = np.ones(values.size, bool)
     is_new[stored.places] = False
     given_us = rated_us[stored.places]
     is_same = (stored.values == values[stored.places]) & ((given_us == _ABSENT) | (given_us == stored.rated_us))
     is_changed = np.ones(values.size, bool)
-    is_changed[stored.places[is_same]] = False
+    same = stored.places[is_same]
+    is_changed[same] = False
+    rated_us[same] = stored.rated_us[is_same]
     return is_new, is_changed
-
-
-def _write(
-    connection: Connection,
-    rows: set_wise.RatingRows,
-    pairs: Keys,
-    is_new: npt.NDArray[np.bool_],
-    is_changed: npt.NDArray[np.bool_],
-) -> BatchCounts:
-    n_new, n_changed = int(is_new.sum()), int(is_changed.sum())
-    if n_changed:
-        set_wise.upsert(connection, rows.where(is_changed))
-    if n_new:
-        set_wise.forget_tombstones(connection, pairs[is_new])
-        advance(connection, "n_ratings", n_new)
-    newest = advance(connection, "ratings", n_changed)
-    return BatchCounts(n_new, n_changed - n_new, pairs.size - n_changed, newest)
 
 
 def get(connection: Connection, user_id: str, item_id: str) -> AnyRow:
@@ -250,40 +251,43 @@ def remove(connection: Connection, user_id: str, item_id: str) -> int:
 
 # One row, not one per rating: SQLite's driver gives the GIL away at every row, and gets it back late in a busy process.
 _OF_USER_SQLITE = """
-    SELECT user_key, json_group_array(item_key), json_group_array(value), json_group_array(revision)
-    FROM (SELECT users.user_key, item_key, value, revision FROM users
-          LEFT JOIN ratings ON ratings.user_key = users.user_key WHERE user_id = ? ORDER BY item_key)"""
+    SELECT users.user_key, group_concat(item_key), group_concat(value), max(revision)
+    FROM users LEFT JOIN ratings ON ratings.user_key = users.user_key WHERE user_id = ?"""
 _OF_USER_POSTGRESQL = """
-    SELECT users.user_key, (
-        SELECT string_agg(int8send(item_key) || float8send(value) || int8send(revision), '' ORDER BY item_key)
-        FROM ratings WHERE ratings.user_key = users.user_key
-    ) FROM users WHERE user_id = %s"""
+    SELECT users.user_key, string_agg(int8send(item_key), '' ORDER BY item_key),
+        string_agg(float8send(value), '' ORDER BY item_key), max(revision)
+    FROM users LEFT JOIN ratings ON ratings.user_key = users.user_key WHERE user_id = %s GROUP BY users.user_key"""
+_STATE_OF_USER = """
+    SELECT users.user_key, count(item_key), max(revision)
+    FROM users LEFT JOIN ratings ON ratings.user_key = users.user_key WHERE user_id = {} GROUP BY users.user_key"""
 _OF_USER_ROW = np.dtype([("user_key", "i8"), ("item_key", "i8"), ("value", "f8"), ("revision", "i8")])
-_PACKED_ROW = np.dtype([("item_key", ">i8"), ("value", ">f8"), ("revision", ">i8")])
 
 
 def ratings_of_user(connection: Connection, user_id: str) -> UserRatings:
     """What a user rated. Every recommendation asks this, so it speaks to the driver itself: one statement."""
+    is_sqlite = set_wise.is_sqlite(connection)
     with driver(connection) as raw:
-        if not set_wise.is_sqlite(connection):
-            return _unpacked(raw.cursor(binary=True).execute(_OF_USER_POSTGRESQL, (user_id,)).fetchone())
-        user_key, *columns = raw.execute(_OF_USER_SQLITE, (user_id,)).fetchone()
-    if user_key is None:
+        cursor = raw if is_sqlite else raw.cursor(binary=True)
+        row = cursor.execute(_OF_USER_SQLITE if is_sqlite else _OF_USER_POSTGRESQL, (user_id,)).fetchone()
+    if row is None or row[0] is None:
         return NO_RATINGS
-    item_keys, values, revisions = ([] if column == "[null]" else json.loads(column) for column in columns)
-    return UserRatings(user_key, np.array(item_keys, np.int64), np.array(values), np.array(revisions, np.int64))
+    user_key, item_keys, values, newest = row
+    if newest is None:
+        return dataclasses.replace(NO_RATINGS, user_key=user_key)
+    if is_sqlite:
+        return UserRatings(
+            user_key, np.fromstring(item_keys, np.int64, sep=","), np.fromstring(values, sep=","), newest
+        )
+    keys, opinions = np.frombuffer(item_keys, ">i8"), np.frombuffer(values, ">f8")
+    return UserRatings(user_key, keys.astype(np.int64), opinions.astype(np.float64), newest)
 
 
-def _unpacked(row: tuple[int, bytes | None] | None) -> UserRatings:
-    if row is None:
-        return NO_RATINGS
-    packed = np.frombuffer(row[1] or b"", _PACKED_ROW)
-    return UserRatings(
-        int(row[0]),
-        packed["item_key"].astype(np.int64),
-        packed["value"].astype(np.float64),
-        packed["revision"].astype(np.int64),
-    )
+def state_of_user(connection: Connection, user_id: str) -> StateOfRatings:
+    """What `ratings_of_user(...).state` would be, for a fifth of the time."""
+    is_sqlite = set_wise.is_sqlite(connection)
+    with driver(connection) as raw:
+        row = raw.execute(_STATE_OF_USER.format("?" if is_sqlite else "%s"), (user_id,)).fetchone()
+    return NO_RATINGS.state if row is None else StateOfRatings(row[0], row[1], row[2] or 0)
 
 
 def ratings_of_users(connection: Connection, user_ids: Collection[str]) -> dict[str, UserRatings]:
@@ -298,10 +302,12 @@ def ratings_of_users(connection: Connection, user_ids: Collection[str]) -> dict[
     rows = np.fromiter(map(tuple, connection.execute(wanted)), _OF_USER_ROW)
     first = np.searchsorted(rows["user_key"], list(keys.values()), "left").tolist()
     last = np.searchsorted(rows["user_key"], list(keys.values()), "right").tolist()
-    return {
-        user_id: UserRatings(key, *(rows[name][low:high].copy() for name in ("item_key", "value", "revision")))
-        for (user_id, key), low, high in zip(keys.items(), first, last, strict=True)
-    }
+    found = {}
+    for (user_id, key), low, high in zip(keys.items(), first, last, strict=True):
+        own = rows[low:high]
+        newest = int(own["revision"].max()) if own.size else 0
+        found[user_id] = UserRatings(key, own["item_key"].copy(), own["value"].copy(), newest)
+    return found
 
 
 def count_changes_since(connection: Connection, since_revision: int) -> int:
