@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -115,17 +115,24 @@ def serve(
     """Start the service, and its trainer unless PALATE_TRAINER=external."""
     import uvicorn
 
+    from app.logs import set_up_logs
+    from app.metrics.processes import folder_of_figures
+
     with _database(is_made=True) as (database, settings):  # what is wrong with it is better said now than half started
         _refuse_open_door(database, settings, host)
-    uvicorn.run(
-        "app.main:app",
-        host=host,
-        port=port,
-        workers=workers,
-        log_level=settings.log_level,
-        access_log=access_log,
-        timeout_graceful_shutdown=20,
-    )
+    if access_log:
+        os.environ["PALATE_LOG_REQUESTS"] = "true"
+    set_up_logs(settings, "service")
+    with folder_of_figures() if workers > 1 else nullcontext():
+        uvicorn.run(
+            "app.main:app",
+            host=host,
+            port=port,
+            workers=workers,
+            log_config=None,  # the lines of the server look like ours
+            access_log=False,  # the service writes its own, which know the route
+            timeout_graceful_shutdown=20,
+        )
 
 
 @app.command()

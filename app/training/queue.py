@@ -23,7 +23,18 @@ from app.engine.losses.catalog import SQUARED
 from app.engine.trainers.base import EpochReport
 from app.errors import Conflict, NotFound
 from app.registry.models import ModelVersion
-from app.training.models import FINISHED, PHASES, Phase, RequestedBy, RunKind, RunStatus, TrainingEpoch, TrainingRun
+from app.training.models import (
+    FINISHED,
+    KINDS,
+    PHASES,
+    STATUSES,
+    Phase,
+    RequestedBy,
+    RunKind,
+    RunStatus,
+    TrainingEpoch,
+    TrainingRun,
+)
 
 RunRow = Row[Any]
 """The columns of TrainingRun."""
@@ -297,6 +308,20 @@ def prune(connection: Connection, keep: int) -> int:
 def running(connection: Connection) -> RunRow | None:
     """The one run that is being worked on, if any."""
     return connection.execute(select(TrainingRun.__table__).where(TrainingRun.status == "running")).one_or_none()
+
+
+def last_published(connection: Connection) -> RunRow | None:
+    """The latest run that published a version, if any has."""
+    published = select(TrainingRun.__table__).where(TrainingRun.status == "succeeded", TrainingRun.version.is_not(None))
+    return connection.execute(published.order_by(TrainingRun.id.desc()).limit(1)).one_or_none()
+
+
+def count_by_status(connection: Connection) -> list[tuple[str, str, int]]:
+    """Kind, status, and how many runs there are of them; those without any are counted as zero."""
+    kind, status = TrainingRun.kind, TrainingRun.status
+    found = connection.execute(select(kind, status, func.count()).group_by(kind, status))
+    counts = {(of_kind, of_status): n for of_kind, of_status, n in found}
+    return [(kind, status, counts.get((kind, status), 0)) for kind in KINDS for status in STATUSES]
 
 
 def is_training_queued(connection: Connection) -> bool:
