@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -22,6 +22,8 @@ from app.items.file_kinds import Encoding, FileFormat
 from app.settings import Settings, UnusableSettings, read_settings
 
 if TYPE_CHECKING:
+    from app.backup.backup import Backup
+    from app.backup.restore import Restored
     from app.database import Database
     from app.engine.losses.base import Loss
     from app.engine.recipe import Recipe
@@ -113,17 +115,24 @@ def serve(
     """Start the service, and its trainer unless PALATE_TRAINER=external."""
     import uvicorn
 
+    from app.logs import set_up_logs
+    from app.metrics.processes import folder_of_figures
+
     with _database(is_made=True) as (database, settings):  # what is wrong with it is better said now than half started
         _refuse_open_door(database, settings, host)
-    uvicorn.run(
-        "app.main:app",
-        host=host,
-        port=port,
-        workers=workers,
-        log_level=settings.log_level,
-        access_log=access_log,
-        timeout_graceful_shutdown=20,
-    )
+    if access_log:
+        os.environ["PALATE_LOG_REQUESTS"] = "true"
+    set_up_logs(settings, "service")
+    with folder_of_figures() if workers > 1 else nullcontext():
+        uvicorn.run(
+            "app.main:app",
+            host=host,
+            port=port,
+            workers=workers,
+            log_config=None,  # the lines of the server look like ours
+            access_log=False,  # the service writes its own, which know the route
+            timeout_graceful_shutdown=20,
+        )
 
 
 @app.command()
@@ -164,6 +173,21 @@ def migrate(
         console.print(f"the schema of {database.engine.url.render_as_string()} is current", soft_wrap=True)
         if first_key and (made := make_first_key(database, first_key)):
             console.print(f"API key {made.row.name!r} ({made.row.prefix}) is in {first_key}", soft_wrap=True)
+
+
+@app.command()
+def doctor() -> None:
+    """Look at settings, database, versions, caches, clocks, disk and trainer, and say what to do; 1 if any is ill."""
+    from app.doctor import examine
+
+    style = {"ok": "green", "warning": "yellow", "problem": "red"}
+    n_problems = 0
+    for found in examine():
+        n_problems += found.verdict == "problem"
+        line = f"{found.verdict:<8} {found.subject}: {found.told}" + (f"; {found.advice}" if found.advice else "")
+        console.print(line, style=style[found.verdict], markup=False, highlight=False, soft_wrap=True)
+    if n_problems:
+        raise typer.Exit(1)
 
 
 @app.command("warm-up")
@@ -263,6 +287,33 @@ def digest() -> None:
 
     with _database() as (database, _), database.read() as connection:
         console.print(ratings_digest(connection), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The archive to write; one that is there is replaced.")],
+) -> None:
+    """Write everything (ratings, items, runs, versions) into one archive, while the service runs."""
+    from app.backup.backup import back_up
+
+    with _database() as (database, settings):
+        made = back_up(database, settings, file)
+    _print_kept("backed up", made, made.problems)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="An archive of `palate backup`, of either kind of database.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put it in the place of everything that is there.")
+    ] = False,
+) -> None:
+    """Load an archive into an empty database of either kind; a damaged one changes nothing."""
+    from app.backup.restore import restore as restore_from
+
+    with _database(is_made=True) as (database, settings):
+        restored = restore_from(database, settings, file, replace=replace)
+    _print_kept("restored", restored, restored.warnings)
 
 
 @app.command()
@@ -490,7 +541,7 @@ def _database(*, is_made: bool = False, is_migrated: bool = False) -> Iterator[t
         try:
             if database.is_sqlite or is_migrated:
                 migrations.upgrade(database, settings)
-            elif not migrations.is_current(database):
+            elif not migrations.is_usable(database):
                 raise Failed("the database schema is not current: run `palate migrate` first")
             yield database, settings
         finally:
@@ -567,6 +618,13 @@ def _print_report(report: ImportReport, what: str) -> None:
     )
     for bad in report.bad_lines:
         console.print(f"  line {bad.line}: {bad.reason}: {bad.text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_kept(done: str, kept: Backup | Restored, warnings: Sequence[str]) -> None:
+    told = f"{done} {kept.n_ratings:,} ratings and {kept.n_versions} versions as of revision {kept.revision}"
+    console.print(f"{told}; digest {kept.digest}", highlight=False, soft_wrap=True)
+    for warning in warnings:
+        complaints.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

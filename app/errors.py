@@ -233,10 +233,12 @@ def _answer_database_away(_request: Request, error: Exception) -> Response:
     return _respond(problem(HTTPStatus.SERVICE_UNAVAILABLE, detail), {"Retry-After": "1"})
 
 
-def _answer_bug(_request: Request, _error: Exception) -> Response:
+def _answer_bug(request: Request, _error: Exception) -> Response:
     # Starlette hands the exception on to the server, which logs the traceback.
     detail = "this is a fault of the service, not of the request; it has been logged"
-    return _respond(problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
+    request_id = request.scope.get("palate.request_id")  # this answer is made outside of what adds it to all others
+    headers = {"X-Request-ID": request_id} if request_id else None
+    return _respond(problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail), headers)
 
 
 def field_path(location: Sequence[int | str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import threading
@@ -27,9 +28,13 @@ from app.database import Database, open_database
 from app.engine.warm_up import warm_up
 from app.errors import answer_problems, declare_problems
 from app.health.api import probes_router, status_router
+from app.health.figures import SharedFigures, keep_noting
 from app.items.api import router as items_router
 from app.limits import BodyLimits, declare_limits
 from app.logs import set_up_logs
+from app.metrics.api import router as metrics_router
+from app.metrics.observer import Observer
+from app.metrics.tracing import NoExporter, exports_traces
 from app.ratings.api import items_router as rated_items_router
 from app.ratings.api import router as ratings_router
 from app.ratings.api import users_router
@@ -84,6 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=_operation_id,
         separate_input_output_schemas=False,
         lifespan=_lifespan,
+        telemetry={"auto_configure": True, "metrics": False, "logs": False, "tracing": exports_traces()},
     )
     app.state.settings = settings
     answer_problems(app)
@@ -91,7 +97,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     declare_problems(app)
     app.add_middleware(BodyLimits, limits=settings.limits, any_length=ANY_LENGTH)
     declare_limits(app, ANY_LENGTH)
-    app.add_middleware(Guard, settings=settings)  # added last, so it comes before all else
+    app.add_middleware(Guard, settings=settings)  # before all of the above: what was added last comes first
+    app.add_middleware(Observer, is_logging=settings.log_requests)  # sees what the guard refuses, too
     declare_keys(app, settings)
     return app
 
@@ -112,6 +119,7 @@ def _mount(app: FastAPI) -> None:
     ):
         app.include_router(router, prefix="/v1")
     app.include_router(probes_router)
+    app.include_router(metrics_router)
     app.include_router(dashboard_router)
 
 
@@ -131,6 +139,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.keyring = keyring = Keyring(database)
     app.state.rating_writer = RatingWriter(database)
     app.state.recommender = recommender = Recommender(database, live, settings)
+    app.state.collectors = (SharedFigures(database),)
     app.state.is_stopping = False
     app.state.n_transfers = Counter[str]()  # imports and exports under way
     _on_sigterm(app)
@@ -139,9 +148,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await anyio.to_thread.run_sync(keyring.start)
         if trainer:
             trainer.start()
+        database.watch()
+        noting = asyncio.create_task(keep_noting(database, live))
         try:
             yield
         finally:
+            noting.cancel()
             if trainer:
                 await anyio.to_thread.run_sync(trainer.stop)
             await anyio.to_thread.run_sync(keyring.stop)
@@ -167,10 +179,10 @@ def _on_sigterm(app: FastAPI) -> None:
 
 def _open(settings: Settings) -> Database:
     """The database at its newest schema: an SQLite file is migrated here, a server only by `palate migrate`."""
-    database = open_database(settings)
+    database = open_database(settings, settings.database_statement_timeout)
     if database.is_sqlite:
         migrations.upgrade(database, settings)
-    elif not migrations.is_current(database):
+    elif not migrations.is_usable(database):
         database.dispose()
         raise SystemExit("the database schema is not current: run `palate migrate` first")
     return database
@@ -187,6 +199,6 @@ def __getattr__(name: str) -> Any:
     if name == "app":
         try:
             return create_app(read_settings())
-        except UnusableSettings as unusable:
+        except (UnusableSettings, NoExporter) as unusable:
             raise SystemExit(str(unusable)) from unusable
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,7 @@
 """Everything an operator can set, read once from the environment (prefix `PALATE_`) and frozen."""
 
+import os
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
 from importlib.util import find_spec
@@ -7,7 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
@@ -88,6 +96,9 @@ class Training(_Group):
         description="How long a silent trainer keeps its run before another takes it over.",
     )
     poll_interval: Duration = Field(timedelta(seconds=0.25), description="How often an idle trainer looks for a run.")
+    sign_of_life: Path | None = Field(
+        None, description="File that a living trainer touches every second, for health checks of containers."
+    )
     gate_margin: float = Field(
         0.02,
         ge=0,
@@ -134,6 +145,14 @@ class Versions(_Group):
     )
 
 
+class Runs(_Group):
+    """The history of training runs and searches."""
+
+    keep: int = Field(
+        1_000, ge=1, description="Runs kept, with epochs and trials; older ones are pruned after a publish."
+    )
+
+
 class Imports(_Group):
     """Streaming import of ratings."""
 
@@ -174,6 +193,25 @@ class Limits(_Group):
         return self
 
 
+class _NamedFiles(EnvSettingsSource):
+    """Settings from files, for secrets: PALATE_X_FILE names the file that holds PALATE_X, where X is in no group."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        named = {name.lower(): path for name, path in os.environ.items()}
+        return {
+            name.removesuffix("_file"): _read_setting(name, path)
+            for name, path in named.items()
+            if name.startswith(str(self.env_prefix).lower()) and name.endswith("_file") and path
+        }
+
+
+def _read_setting(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise SettingsError(f"{variable.upper()} cannot be read") from error
+
+
 class Settings(BaseSettings):
     """`PALATE_DATA_DIR=/var/lib/palate` sets `data_dir`; `PALATE_RATING_MIN=1` sets `rating.min`."""
 
@@ -192,6 +230,13 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         None,
         description="SQLAlchemy URL, e.g. postgresql://user:password@host/name; unset uses SQLite in data_dir.",
+    )
+    database_statement_timeout: Duration = Field(
+        timedelta(seconds=30),
+        description="Longest that a statement of a request may take on a PostgreSQL server; then it answers 503.",
+    )
+    database_password: str | None = Field(
+        None, repr=False, description="Password for the URL's user, where it shall not stand in the URL itself."
     )
     kernel_cache_dir: Path | None = Field(
         None, description="Folder of compiled kernels, kept between starts; unset uses `kernels` in data_dir."
@@ -215,15 +260,25 @@ class Settings(BaseSettings):
         description="Users whose vector and lists each process keeps for as long as nothing changes them; 0: none.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+    log_format: Literal["text", "json"] = Field("text", description="`json`: one object a line, for machines.")
+    log_requests: bool = Field(False, description="Log every request; `palate serve --access-log` turns it on too.")
     rating: RatingScale = Field(RatingScale(), description="The rating scale.")
     retrain: RetrainPolicy = Field(RetrainPolicy(), description="When a retrain starts by itself.")
     training: Training = Field(Training(), description="The trainer process.")
     versions: Versions = Field(Versions(), description="Published model versions.")
+    runs: Runs = Field(Runs(), description="History of runs.")
     imports: Imports = Field(Imports(), description="Streaming import.")
     limits: Limits = Field(Limits(), description="Limits on requests.")
     hyperparameters: dict[str, Any] = Field(
         {}, description='Defaults of every run as JSON, e.g. {"n_factors": 32}; a run may override them.'
     )
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]  # the sources always come by name
+        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then variables, then files that variables name: PALATE_DATABASE_PASSWORD_FILE=/run/secrets/x."""
+        return sources["init_settings"], sources["env_settings"], _NamedFiles(settings_cls)
 
     @field_validator("database_url")
     @classmethod
@@ -272,7 +327,13 @@ class Settings(BaseSettings):
     @cached_property
     def sqlalchemy_url(self) -> str:
         """The database that is really used."""
-        return self.database_url or f"sqlite:///{(self.data_dir / 'palate.db').absolute()}"
+        from sqlalchemy import make_url  # only where there is one
+
+        if not self.database_url:
+            return f"sqlite:///{(self.data_dir / 'palate.db').absolute()}"
+        if not self.database_password:
+            return self.database_url
+        return make_url(self.database_url).set(password=self.database_password).render_as_string(hide_password=False)
 
     @property
     def versions_dir(self) -> Path:

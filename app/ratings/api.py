@@ -21,6 +21,7 @@ from app.items.line_import import BLOCK_BYTES
 from app.items.line_reader import Encoding
 from app.items.schemas import BatchCountsOut, ImportReport
 from app.items.table_layout import FileFormat
+from app.metrics.instruments import count_ratings
 from app.ratings import erasure, everything, store
 from app.ratings.bulk_import import ImportOptions, begin_import
 from app.ratings.checks import refuse_bad_ratings
@@ -137,7 +138,9 @@ async def add_ratings(body: NewRatings, scale: ScaleDep, writer: WriterDep) -> B
     """Record or replace up to 10,000 ratings in one transaction: all of them or none."""
     ratings = [rating.to_row() for rating in body.ratings]
     refuse_bad_ratings(scale, ratings, "ratings[{}].")
-    return BatchCountsOut.model_validate(await writer.save_many(ratings))
+    counts = await writer.save_many(ratings)
+    count_ratings(created=counts.created, updated=counts.updated, unchanged=counts.unchanged)
+    return BatchCountsOut.model_validate(counts)
 
 
 @router.post(
@@ -277,6 +280,7 @@ def delete_rating(user_id: UserIdPath, item_id: ItemIdPath, database: DatabaseDe
     """Take the rating back; the next answer does not count it any more."""
     with database.write() as connection:
         newest = store.remove(connection, user_id, item_id)
+    count_ratings(removed=1)
     return DeletedRatingOut(user_id=user_id, item_id=item_id, revision=newest)
 
 
@@ -285,6 +289,7 @@ def erase_user(user_id: UserIdPath, database: DatabaseDep) -> ErasedUser:
     """Erase a user and all ratings of that user, for good."""
     with database.write() as connection:
         erased = erasure.erase_user(connection, user_id)
+    count_ratings(removed=erased.erased_ratings)
     return ErasedUser(user_id=user_id, erased_ratings=erased.erased_ratings, revision=erased.revision)
 
 
@@ -293,6 +298,7 @@ def erase_item(item_id: ItemIdPath, database: DatabaseDep) -> ErasedItem:
     """Erase an item and all ratings of it, for good. To only keep it out of lists, hide it instead."""
     with database.write() as connection:
         erased = erasure.erase_item(connection, item_id)
+    count_ratings(removed=erased.erased_ratings)
     return ErasedItem(item_id=item_id, erased_ratings=erased.erased_ratings, revision=erased.revision)
 
 
@@ -301,5 +307,6 @@ async def _save(
 ) -> SavedRatingOut:
     refuse_bad_ratings(scale, [body])
     saved = await writer.save(store.NewRating(user_id, item_id, body.value, body.rated_us))
+    count_ratings(**{saved.outcome: 1})
     response.status_code = HTTPStatus.CREATED if saved.outcome == "created" else HTTPStatus.OK
     return SavedRatingOut.model_validate(saved)

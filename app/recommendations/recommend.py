@@ -6,14 +6,15 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Annotated, Concatenate, NamedTuple, ParamSpec, TypeVar, get_args
 
 import anyio.to_thread
 import numpy as np
 from fastapi import Depends, Request
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
-from app.database import Database, Reader
+from app.database import DATABASE_IS_AWAY, Database, Reader
 from app.engine.arrays import Rows
 from app.engine.fold_in import INTERVAL_LEVEL, UserSide
 from app.engine.similarity import common_direction
@@ -21,6 +22,7 @@ from app.engine.top_n import best_rows
 from app.engine.top_n_index import Query
 from app.errors import BadInput, FieldError
 from app.items import store as items
+from app.metrics.instruments import TOP_N_SECONDS, USERS_ANSWERED
 from app.ratings import store as ratings
 from app.recommendations.encoding import items_json, object_json
 from app.recommendations.explaining import explanations
@@ -28,7 +30,7 @@ from app.recommendations.kept import KeptTastes, Taste
 from app.recommendations.moment import NO_ROWS, Moment, RatedItems, TooLongForTheLoop
 from app.recommendations.pages import Cursor, PagesGone, first_page, page_after
 from app.recommendations.popular import Popularity, RecentPopularity
-from app.recommendations.schemas import Filter, PredictionOut, PredictionsOut, Wish
+from app.recommendations.schemas import Filter, PredictionOut, PredictionsOut, Source, Wish
 from app.recommendations.served import Means, ServedModel
 from app.registry import artifacts, versions
 from app.registry.artifacts import LoadedVersion
@@ -43,6 +45,9 @@ USERS_AT_ONCE = 64
 MAX_EARLIER = 2
 """Versions that do not answer any more but are kept loaded for later pages."""
 DECIMALS = 4  # of predicted ratings in answers; lists are ordered by the exact numbers
+
+_ANSWERED_FROM = {source: USERS_ANSWERED.labels(source) for source in get_args(Source)}
+_KEPT = USERS_ANSWERED.labels("kept")
 
 
 class Intervals(NamedTuple):
@@ -86,7 +91,10 @@ class Recommender:
     async def list_for_user(self, user_id: str, wish: Wish) -> bytes:
         """The best items for a user by the ratings of this moment, as `RecommendationsOut`."""
         unchanged = self._unchanged_list(user_id, wish)
-        return unchanged if unchanged is not None else await self.answer(self.for_user, user_id, wish)
+        if unchanged is None:
+            return await self.answer(self.for_user, user_id, wish)
+        _KEPT.inc()
+        return unchanged
 
     def _unchanged_list(self, user_id: str, wish: Wish) -> bytes | None:
         """The list that was given last, if nothing at all has been committed since."""
@@ -111,10 +119,21 @@ class Recommender:
         return await anyio.to_thread.run_sync(partial(self.ask, question, *args, **kwargs))
 
     def ask(self, question: Callable[Concatenate[Moment, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """One of the questions below, asked in this thread."""
-        with self._database.read() as connection:
-            served = self._served(connection)
-            return question(Moment(connection, served, served.catalogue.view(connection)), *args, **kwargs)
+        """One of the questions below, asked in this thread; from memory alone while the database is away."""
+        try:
+            with self._database.read() as connection:
+                served = self._served(connection)
+                return question(Moment(connection, served, served.catalogue.view(connection)), *args, **kwargs)
+        except DATABASE_IS_AWAY as away:
+            moment = self._moment_in_memory(away)
+        return question(moment, *args, **kwargs)
+
+    def _moment_in_memory(self, away: DBAPIError) -> Moment:
+        """The last moment that is known; raises what it is given where nothing is."""
+        served = self._known(self._live.current)
+        if served is None or served.catalogue.last_view is None:
+            raise away
+        return Moment(away, served, served.catalogue.last_view)
 
     def _moment_at_hand(self, reader: Reader, connection: Connection) -> Moment | None:
         """The moment, if nothing has to be built or waited for."""
@@ -138,6 +157,7 @@ class Recommender:
         for user_id, places in _places_by_user(pairs).items():
             rated = _rated_items(served, users.get(user_id, ratings.NO_RATINGS))
             source = moment.source_of(rated, before="means")
+            _ANSWERED_FROM[source].inc()
             predicted = self.predict(served, moment.user_of(rated), rows[places], level)
             for place, value, lower, upper in zip(places, *predicted, strict=True):
                 found[place] = PredictionOut(
@@ -162,7 +182,9 @@ class Recommender:
         moment.expect_list(wish, n_named=taste.rated.rows.size)
         lists = taste.lists_at(moment.view, moment.changes)
         answer = lists.get(wish)
-        if answer is None:
+        if answer is not None:
+            _KEPT.inc()
+        else:
             answer = lists[wish] = self._listed(moment, taste.user, taste.rated, wish, cursor)
         return answer
 
@@ -303,11 +325,13 @@ class Recommender:
 
     def _listed(self, moment: Moment, user: UserSide, rated: RatedItems, wish: Wish, cursor: Cursor | None) -> bytes:
         source = moment.source_of(rated, before="popular")
-        if cursor is None:
-            page = first_page(moment, user, rated, wish, source)
-        else:
-            source, user = cursor.source, replace(user, bias=cursor.bias, factors=cursor.factors)
-            page = page_after(moment, cursor, user, rated, wish)
+        with TOP_N_SECONDS.time():
+            if cursor is None:
+                page = first_page(moment, user, rated, wish, source)
+            else:
+                source, user = cursor.source, replace(user, bias=cursor.bias, factors=cursor.factors)
+                page = page_after(moment, cursor, user, rated, wish)
+        _ANSWERED_FROM[source].inc()
         return self._told(moment, user, rated, wish, page.rows, {"source": source, "next_cursor": page.next_cursor})
 
     def _told(
