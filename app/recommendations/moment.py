@@ -17,6 +17,7 @@ from app.engine.bounds import best_by_bound
 from app.engine.diversity import POOL, diverse_order
 from app.engine.finder import Found, FullScan
 from app.engine.fold_in import UserSide
+from app.engine.relevance import best_by_relevance
 from app.engine.row_sets import RowSet
 from app.engine.top_n_index import Query
 from app.recommendations.catalogue import CatalogueView
@@ -136,6 +137,10 @@ class Moment:
             return served.finder.best(queries, n, candidates=candidates, among=among)
         if among is not None:
             candidates = among.rows() if candidates is None else np.intersect1d(candidates, among.rows())
+        if wish.rank_by == "relevance":
+            by_relevance = partial(best_by_relevance, served.model, n=n, candidates=candidates)
+            asked = zip(users, rated, excluded, strict=True)
+            return [by_relevance(user, rated=each.rows, excluded=rows) for user, each, rows in asked]
         by_bound = partial(best_by_bound, served.fold_in, n=n, end=wish.rank_by, candidates=candidates)
         return [by_bound(user, level=wish.level, excluded=rows) for user, rows in zip(users, excluded, strict=True)]
 

@@ -21,7 +21,7 @@ MAX_REASONS = 1_000
 MAX_CURSOR = 8_000
 
 
-RankBy = Literal["value", "lower", "upper"]
+RankBy = Literal["value", "lower", "upper", "relevance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +259,10 @@ class ListOptions(BaseModel):
     )
     rank_by: RankBy = Field(
         "value",
-        description="Order by predicted rating, or by the lower (cautious) or upper (curious) end of its interval.",
+        description=(
+            "Order by predicted rating, by the lower (cautious) or upper (curious) end of its interval, or by "
+            "relevance: the predicted rating, and how much users who rate the same come across the item."
+        ),
     )
     level: Level = INTERVAL_LEVEL
     explain: bool = Field(False, description="Whether to say what each rating of the user adds to each item's score.")

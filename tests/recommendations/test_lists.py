@@ -73,6 +73,20 @@ def test_a_list_can_be_ordered_by_either_end_of_the_interval(planted: Planted, e
     assert {item["item_id"]: item["value"] for item in items} == {item["item_id"]: item["value"] for item in plain}
 
 
+def test_by_relevance_what_is_rated_much_comes_before_what_is_liked_as_well_by_few(planted: Planted) -> None:
+    client, train = planted
+    for user in range(3):
+        rate(client, f"critic-{user}", "rare", 5.0)
+    train()
+    by_value, by_relevance = (everything(client, rank_by=order) for order in ("value", "relevance"))
+    assert set(by_value) == set(by_relevance)
+    assert by_relevance.index("rare") > by_value.index("rare")
+    assert everything(client, ASTRONAUT, rank_by="relevance", include_rated=True)[0].startswith("space")
+    assert everything(client, rank_by="relevance", category=["love"], exclude=["love-0"]) == [
+        item for item in by_relevance if item in LOVE[1:]
+    ]
+
+
 def test_intervals_are_as_wide_as_the_level_that_is_asked_for(planted: Planted) -> None:
     client, train = planted
     train()
