@@ -229,6 +229,6 @@ def test_an_upgrade_under_load_fails_no_request(
                 loads.append(other)
                 time.sleep(3)
         for load in loads:
-            assert len(load.acknowledged) > 100
+            assert len(load.acknowledged) > 20
             assert not load.failed
             assert {(what, status) for _, _, what, status, _ in load.answers if status >= 300} <= {("similar", 404)}
