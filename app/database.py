@@ -142,11 +142,17 @@ class Database:
         self.engine.dispose()
 
 
+Changes = tuple[int, int]
+"""What `Reader.changes` gives: the same again means that nothing has been committed between the two."""
+
+
 class Reader:
     """A connection that is kept, for a thread that must never wait for the pool, such as the event loop's."""
 
     def __init__(self, engine: Engine) -> None:
         self._connection = engine.connect()
+        self._seen: Any = None
+        self._n_opened = 0
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -156,6 +162,16 @@ class Reader:
         finally:
             if self._connection.in_transaction():
                 self._connection.rollback()
+
+    def changes(self) -> Changes:
+        """Different after every commit by anybody, this process or another; SQLite only, 4 microseconds.
+
+        SQLite counts for each connection by itself, so that a connection opened anew begins with another number.
+        """
+        with driver(self._connection) as raw:
+            if raw is not self._seen:
+                self._seen, self._n_opened = raw, self._n_opened + 1
+            return self._n_opened, raw.execute("PRAGMA data_version").fetchone()[0]
 
     def close(self) -> None:
         self._connection.close()

@@ -175,6 +175,11 @@ class Settings(BaseSettings):
         "loopback",
         description="`loopback`: refuse to listen on any other address; `off`: answer everybody who can connect.",
     )
+    kept_tastes: int = Field(
+        1_000,
+        ge=0,
+        description="Users whose vector and lists each process keeps for as long as nothing changes them; 0: none.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     rating: RatingScale = Field(RatingScale(), description="The rating scale.")
     retrain: RetrainPolicy = Field(RetrainPolicy(), description="When a retrain starts by itself.")

@@ -16,7 +16,7 @@ from app.engine.declared_fold_in import Evidence, solve_declared
 from app.engine.factors import FactorModel, Posterior
 from app.engine.intervals import calibrated_reach
 from app.engine.parts import in_parts, n_parts_of
-from app.engine.posteriors import add_held_out_errors, predict_items, solve_user
+from app.engine.posteriors import add_held_out_errors, predict_items, solve_user, trace_of_solved
 from app.engine.small_algebra import invert_positive
 
 INTERVAL_LEVEL = 0.8
@@ -196,7 +196,7 @@ class FoldIn:
         mean, weight = self._prior_of(posterior, item_rows[is_known])
         precision = weight * self._hinted_precision + (1.0 - weight) * self._prior_precision
         user = self._solve_once(item_rows, values, precision, precision @ mean)
-        return dataclasses.replace(user, noise_scale=self._found_noise(user, item_rows[is_known], values[is_known]))
+        return dataclasses.replace(user, noise_scale=self._found_noise(user, item_rows, values, precision))
 
     def _prior_of(self, posterior: Posterior, item_rows: Rows) -> tuple[Vector64, float]:
         """Prior mean of a user who rated these items (see `Posterior`), and how far its precision is the hinted one.
@@ -210,18 +210,25 @@ class FoldIn:
         crowd = self.model.user_prior.mean
         return crowd + n / (n + DAMPING) * (hinted - crowd), n / (n + _HINT_RATINGS)
 
-    def _found_noise(self, user: UserSide, item_rows: Rows, values: Vector32) -> float:
-        """The user's noise by the usual one, s2: (v + sum_i E (r_i - y_i'x)^2 / (s2 h_i)) / (v + n).
+    def _found_noise(self, user: UserSide, item_rows: Rows, values: Vector32, precision: Matrix64) -> float:
+        """The user's noise by the usual one, s2: (v + sum_i E (r_i - y_i'x)^2 / (s2 h_i)) / (v + n), of known items.
 
         One step of variational Bayes (Bishop 2006, section 10.3) for a Gamma prior on the precision that weighs v
         ratings; the expectation is over what is known of x. It widens or narrows intervals and does not weigh the
         ratings of x: the items' vectors have learned them, so errors on them look smaller than they are, and x so
         weighted predicts worse.
+
+        The doubts y_i' A^-1 y_i / (s2 h_i) add up to tr A^-1 (A - M) = k + 1 - tr A^-1 M, where M is what A holds
+        besides them: the prior's precision, and what unknown items say of b_u.
         """
-        predicted, variances = self.predict(user, item_rows)
-        noise = self._noise_variance * self._item_noise[item_rows].astype(np.float64)
-        errors = (values - predicted) ** 2 + variances - noise
-        return float((NOISE_RATINGS + (errors / noise).sum()) / (NOISE_RATINGS + item_rows.size))
+        is_known = item_rows >= 0
+        rows, model = item_rows[is_known], self.model
+        predicted = model.item_factors[rows] @ user.factors + model.item_bias[rows] + np.float32(model.mean + user.bias)
+        squared = ((values[is_known] - predicted) ** 2 / self._item_noise[rows]).sum(dtype=np.float64)
+        rest = precision.copy()
+        rest[0, 0] += (item_rows.size - rows.size) / (self._noise_variance + self._unknown_variance)
+        doubts = rest.shape[0] - trace_of_solved(user.upper, rest)
+        return float((NOISE_RATINGS + squared / self._noise_variance + doubts) / (NOISE_RATINGS + rows.size))
 
     def _solve_once(self, item_rows: Rows, values: Vector32, precision: Matrix64, pull: Vector64) -> UserSide:
         size = pull.size

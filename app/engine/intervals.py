@@ -21,6 +21,7 @@ LEVELS = (0.0, 0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 BUCKETS = (1, 3, 10, 30, 100, 300)
 """First number of ratings of every bucket but the first."""
 N_BUCKETS = len(BUCKETS) + 1
+_LEVELS, _BUCKETS = np.array(LEVELS), np.array(BUCKETS)
 _CALIBRATED = 0.8
 _WEIGHT = 60.0
 """Ratings that a widening of 1 weighs in a bucket."""
@@ -58,12 +59,12 @@ def calibrated_reach(
 ) -> Vector64:
     """Standard deviations on each side of a prediction, for items with so many ratings and a user with n_ratings."""
     user = posterior.user_widening[_buckets(np.array([n_ratings]))]
-    reach: Vector64 = np.interp(level, LEVELS, posterior.reach) * user * posterior.item_widening[_buckets(item_counts)]
+    reach: Vector64 = np.interp(level, _LEVELS, posterior.reach) * user * posterior.item_widening[_buckets(item_counts)]
     return reach
 
 
 def _buckets(counts: npt.NDArray[np.integer]) -> npt.NDArray[np.intp]:
-    return np.searchsorted(BUCKETS, counts, side="right")
+    return np.searchsorted(_BUCKETS, counts, side="right")
 
 
 def _shrunken(deviations: Vector64, whole: float) -> float:

@@ -107,6 +107,21 @@ def solve_user(
     solve_upper(upper, solution)
 
 
+@njit(float64(READ_MATRIX64, READ_MATRIX64), nogil=True, cache=True)
+def trace_of_solved(upper: Matrix64, matrix: Matrix64) -> float:
+    """tr(A^-1 M) for A = U'U and a symmetric M, both [n, n]."""
+    n, total = upper.shape[0], 0.0
+    column = np.empty(n)
+    for i in range(n):
+        column[:] = 0.0
+        column[i] = 1.0
+        solve_transposed(upper, column)
+        solve_upper(upper, column)
+        for j in range(n):
+            total += column[j] * matrix[i, j]
+    return total
+
+
 @njit(
     void(
         READ_VECTOR,

@@ -5,7 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable
 
-SERVING_KERNELS = ("app.engine.id_search", "app.engine.posteriors", "app.engine.top_n_kernels")
+SERVING_KERNELS = (
+    "app.engine.id_search",
+    "app.engine.posteriors",
+    "app.engine.top_n_kernels",
+    "app.engine.top_n_index_kernels",
+)
 """Modules whose kernels have explicit signatures: importing one compiles it, or loads it from the cache."""
 
 

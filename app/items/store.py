@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -30,6 +30,7 @@ from app.items.models import DeletedItem, Item
 from app.items.paging import cursor_after, key_before
 
 _FIELDS = (Item.item_id, Item.title, Item.categories, Item.attributes, Item.hidden, Item.revision)
+_ROWS_AT_ONCE = 10_000
 _EMPTY: dict[str, Any] = {"title": None, "categories": [], "attributes": {}, "hidden": False}
 
 
@@ -49,20 +50,18 @@ class ItemCounts(NamedTuple):
 
 
 class CatalogueItem(NamedTuple):
-    """What lists of items need to know."""
+    """What decides whether an item may be listed."""
 
     item_key: int
-    item_id: str
-    title: str | None
     categories: list[str]
     hidden: bool
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueChanges:
-    """Items changed and keys of items deleted after one revision and at least up to another."""
+    """Items changed and keys of items deleted after one revision and at least up to another; deletions come last."""
 
-    changed: list[CatalogueItem]
+    changed: Iterator[CatalogueItem]
     deleted: list[int]
     revision: int
 
@@ -124,6 +123,15 @@ def item_ids(connection: Connection) -> Ids:
     """All items, those without ratings too."""
     rows = connection.execute(select(Item.item_key, Item.item_id).order_by(Item.item_key)).all()
     return Ids(np.fromiter((row[0] for row in rows), np.int64, len(rows)), [row[1] for row in rows])
+
+
+def categories_by_item(connection: Connection) -> list[tuple[int, str, list[str]]]:
+    """Key, outside id and categories of all items that have any, by key."""
+    has_any = func.json_array_length(Item.categories) > 0
+    rows = connection.execute(
+        select(Item.item_key, Item.item_id, Item.categories).where(has_any).order_by(Item.item_key)
+    )
+    return [(row.item_key, row.item_id, row.categories) for row in rows]
 
 
 def ensure_items(connection: Connection, item_ids: Collection[str]) -> dict[str, int]:
@@ -250,16 +258,19 @@ def folded(text: str) -> str:
 
 
 def catalogue(connection: Connection, since_revision: int) -> CatalogueChanges:
-    """What changed after a revision; apply the deletions last.
+    """What changed after a revision, read as it is asked for.
 
     A change committed while this reads may be in it already; the next call then gives it again.
     """
     newest = revision(connection, "items")
-    changed = connection.execute(
-        select(Item.item_key, Item.item_id, Item.title, Item.categories, Item.hidden)
-        .where(Item.revision > since_revision)
-        .order_by(Item.item_key)
-    )
-    items = [CatalogueItem(*row) for row in changed]
     deleted = connection.execute(select(DeletedItem.item_key).where(DeletedItem.revision > since_revision)).scalars()
-    return CatalogueChanges(items, list(deleted), newest)
+    wanted = select(Item.item_key, Item.categories, Item.hidden).where(Item.revision > since_revision)
+    gone = list(deleted)
+    rows = connection.execute(wanted.execution_options(yield_per=_ROWS_AT_ONCE))
+    return CatalogueChanges(map(CatalogueItem._make, rows), gone, newest)
+
+
+def describe(connection: Connection, item_keys: Sequence[int]) -> dict[int, tuple[str | None, list[str]]]:
+    """Title and categories of those items that are still there."""
+    wanted = select(Item.item_key, Item.title, Item.categories).where(Item.item_key.in_(item_keys))
+    return {key: (title, categories) for key, title, categories in connection.execute(wanted)}

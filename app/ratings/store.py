@@ -6,7 +6,7 @@ order of their numbers. Times are whole microseconds since 1970 where many ratin
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -86,17 +86,33 @@ class Totals(NamedTuple):
     n_items: int
 
 
+class StateOfRatings(NamedTuple):
+    """Equal states of one user are of equal ratings.
+
+    Whatever is recorded takes a new revision, so that what has come or changed raises `newest`; where it stayed,
+    ratings can only have gone, and then they are fewer. Whoever is erased and comes again has another key.
+    """
+
+    user_key: int | None
+    n_ratings: int
+    newest: int
+
+
 @dataclass(frozen=True, slots=True)
 class UserRatings:
-    """What a user rated, by item key; nobody has the key None and no ratings."""
+    """What a user rated, by item key, and the newest revision of it; nobody has the key None and no ratings."""
 
     user_key: int | None
     item_keys: Keys
     values: npt.NDArray[np.float64]
-    revisions: Keys
+    newest: int
+
+    @property
+    def state(self) -> StateOfRatings:
+        return StateOfRatings(self.user_key, self.values.size, self.newest)
 
 
-NO_RATINGS = UserRatings(None, np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
+NO_RATINGS = UserRatings(None, np.zeros(0, np.int64), np.zeros(0), 0)
 
 _LOOK_UP = select(
     User.user_key,
@@ -231,40 +247,43 @@ def remove(connection: Connection, user_id: str, item_id: str) -> int:
 
 # One row, not one per rating: SQLite's driver gives the GIL away at every row, and gets it back late in a busy process.
 _OF_USER_SQLITE = """
-    SELECT user_key, json_group_array(item_key), json_group_array(value), json_group_array(revision)
-    FROM (SELECT users.user_key, item_key, value, revision FROM users
-          LEFT JOIN ratings ON ratings.user_key = users.user_key WHERE user_id = ? ORDER BY item_key)"""
+    SELECT users.user_key, group_concat(item_key), group_concat(value), max(revision)
+    FROM users LEFT JOIN ratings ON ratings.user_key = users.user_key WHERE user_id = ?"""
 _OF_USER_POSTGRESQL = """
-    SELECT users.user_key, (
-        SELECT string_agg(int8send(item_key) || float8send(value) || int8send(revision), '' ORDER BY item_key)
-        FROM ratings WHERE ratings.user_key = users.user_key
-    ) FROM users WHERE user_id = %s"""
+    SELECT users.user_key, string_agg(int8send(item_key), '' ORDER BY item_key),
+        string_agg(float8send(value), '' ORDER BY item_key), max(revision)
+    FROM users LEFT JOIN ratings ON ratings.user_key = users.user_key WHERE user_id = %s GROUP BY users.user_key"""
+_STATE_OF_USER = """
+    SELECT users.user_key, count(item_key), max(revision)
+    FROM users LEFT JOIN ratings ON ratings.user_key = users.user_key WHERE user_id = {} GROUP BY users.user_key"""
 _OF_USER_ROW = np.dtype([("user_key", "i8"), ("item_key", "i8"), ("value", "f8"), ("revision", "i8")])
-_PACKED_ROW = np.dtype([("item_key", ">i8"), ("value", ">f8"), ("revision", ">i8")])
 
 
 def ratings_of_user(connection: Connection, user_id: str) -> UserRatings:
     """What a user rated. Every recommendation asks this, so it speaks to the driver itself: one statement."""
+    is_sqlite = set_wise.is_sqlite(connection)
     with driver(connection) as raw:
-        if not set_wise.is_sqlite(connection):
-            return _unpacked(raw.cursor(binary=True).execute(_OF_USER_POSTGRESQL, (user_id,)).fetchone())
-        user_key, *columns = raw.execute(_OF_USER_SQLITE, (user_id,)).fetchone()
-    if user_key is None:
+        cursor = raw if is_sqlite else raw.cursor(binary=True)
+        row = cursor.execute(_OF_USER_SQLITE if is_sqlite else _OF_USER_POSTGRESQL, (user_id,)).fetchone()
+    if row is None or row[0] is None:
         return NO_RATINGS
-    item_keys, values, revisions = ([] if column == "[null]" else json.loads(column) for column in columns)
-    return UserRatings(user_key, np.array(item_keys, np.int64), np.array(values), np.array(revisions, np.int64))
+    user_key, item_keys, values, newest = row
+    if newest is None:
+        return dataclasses.replace(NO_RATINGS, user_key=user_key)
+    if is_sqlite:
+        return UserRatings(
+            user_key, np.fromstring(item_keys, np.int64, sep=","), np.fromstring(values, sep=","), newest
+        )
+    keys, opinions = np.frombuffer(item_keys, ">i8"), np.frombuffer(values, ">f8")
+    return UserRatings(user_key, keys.astype(np.int64), opinions.astype(np.float64), newest)
 
 
-def _unpacked(row: tuple[int, bytes | None] | None) -> UserRatings:
-    if row is None:
-        return NO_RATINGS
-    packed = np.frombuffer(row[1] or b"", _PACKED_ROW)
-    return UserRatings(
-        int(row[0]),
-        packed["item_key"].astype(np.int64),
-        packed["value"].astype(np.float64),
-        packed["revision"].astype(np.int64),
-    )
+def state_of_user(connection: Connection, user_id: str) -> StateOfRatings:
+    """What `ratings_of_user(...).state` would be, for a fifth of the time."""
+    is_sqlite = set_wise.is_sqlite(connection)
+    with driver(connection) as raw:
+        row = raw.execute(_STATE_OF_USER.format("?" if is_sqlite else "%s"), (user_id,)).fetchone()
+    return NO_RATINGS.state if row is None else StateOfRatings(row[0], row[1], row[2] or 0)
 
 
 def ratings_of_users(connection: Connection, user_ids: Collection[str]) -> dict[str, UserRatings]:
@@ -279,10 +298,12 @@ def ratings_of_users(connection: Connection, user_ids: Collection[str]) -> dict[
     rows = np.fromiter(map(tuple, connection.execute(wanted)), _OF_USER_ROW)
     first = np.searchsorted(rows["user_key"], list(keys.values()), "left").tolist()
     last = np.searchsorted(rows["user_key"], list(keys.values()), "right").tolist()
-    return {
-        user_id: UserRatings(key, *(rows[name][low:high].copy() for name in ("item_key", "value", "revision")))
-        for (user_id, key), low, high in zip(keys.items(), first, last, strict=True)
-    }
+    found = {}
+    for (user_id, key), low, high in zip(keys.items(), first, last, strict=True):
+        own = rows[low:high]
+        newest = int(own["revision"].max()) if own.size else 0
+        found[user_id] = UserRatings(key, own["item_key"].copy(), own["value"].copy(), newest)
+    return found
 
 
 def count_changes_since(connection: Connection, since_revision: int) -> int:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request, Response
 
 from app.errors import declared
-from app.identifiers import ItemIdPath, OutsideId, UserIdPath
-from app.recommendations.recommend import RecommenderDep, Wish
+from app.identifiers import ItemIdPath, UserIdPath
+from app.recommendations.encoding import etag_of
+from app.recommendations.query import WishDep, query_parameters
+from app.recommendations.recommend import RecommenderDep
 from app.recommendations.schemas import (
     MAX_N,
-    MAX_OFFSET,
     PopularItemsOut,
     PredictionsIn,
     PredictionsOut,
     RecommendationsIn,
     RecommendationsOut,
+    RecommendationsQuery,
     SimilarItemsOut,
     SinglePredictionOut,
 )
@@ -26,10 +28,42 @@ router = APIRouter(tags=["recommendations"])
 similar_router = APIRouter(prefix="/items", tags=["recommendations"])
 
 NQuery = Annotated[int, Query(ge=1, le=MAX_N, description="How many items; fewer when fewer are left.")]
-OffsetQuery = Annotated[int, Query(ge=0, le=MAX_OFFSET, description="How many of the best items to pass over.")]
 CategoryQuery = Annotated[
     list[str], Query(max_length=100, description="Only items in any of these categories; repeat for several.")
 ]
+
+_ETAG = {"description": "Names these very bytes.", "schema": {"type": "string"}}
+_REVALIDATED: dict[int | str, dict[str, Any]] = {
+    HTTPStatus.OK.value: {"headers": {"ETag": _ETAG}},
+    HTTPStatus.NOT_MODIFIED.value: {"description": "The answer is still the one named by If-None-Match."},
+}
+_IF_NONE_MATCH = {
+    "parameters": [
+        {
+            "name": "If-None-Match",
+            "in": "header",
+            "required": False,
+            "description": "The ETag of an earlier answer: if it is still right, 304 comes back without a body.",
+            "schema": {"type": "string"},
+        }
+    ]
+}
+
+
+@router.get(
+    "/users/{user_id}/recommendations",  # asked the most, so the first that is tried
+    response_model=RecommendationsOut,
+    responses=_REVALIDATED,
+    openapi_extra={"parameters": query_parameters(RecommendationsQuery) + _IF_NONE_MATCH["parameters"]},
+)
+async def recommend(
+    user_id: UserIdPath,
+    wish: WishDep,
+    recommender: RecommenderDep,
+    request: Request,
+) -> Response:
+    """The best items for a user by the ratings of this moment: a rating posted now counts in the next answer."""
+    return _revalidated(await recommender.list_for_user(user_id, wish), request)
 
 
 @router.get("/users/{user_id}/predictions/{item_id}")
@@ -49,47 +83,51 @@ async def predict_many(body: PredictionsIn, recommender: RecommenderDep) -> Pred
     return await recommender.answer(recommender.predictions, [(pair.user_id, pair.item_id) for pair in body.pairs])
 
 
-@router.get("/users/{user_id}/recommendations")
-async def recommend(
-    user_id: UserIdPath,
-    recommender: RecommenderDep,
-    n: NQuery = 10,
-    offset: OffsetQuery = 0,
-    category: CategoryQuery = [],  # noqa: B006  (FastAPI copies it)
-    exclude: Annotated[
-        list[OutsideId], Query(max_length=1_000, description="Items that must not appear; repeat for several.")
-    ] = [],  # noqa: B006
-    include_rated: Annotated[bool, Query(description="Whether items that the user has rated may appear.")] = False,
-) -> RecommendationsOut:
-    """The best items for a user by the ratings of this moment: a rating posted now counts in the next answer."""
-    wish = Wish(n, offset, category, exclude, None, include_rated)
-    return await recommender.answer(recommender.for_user, user_id, wish)
-
-
-@router.post("/recommendations")
-async def recommend_for_ratings(body: RecommendationsIn, recommender: RecommenderDep) -> RecommendationsOut:
+@router.post("/recommendations", response_model=RecommendationsOut)
+async def recommend_for_ratings(body: RecommendationsIn, recommender: RecommenderDep) -> Response:
     """The best items for ratings given in the body: anonymous visitors and what-if questions. Nothing is stored."""
-    wish = Wish(body.n, body.offset, body.categories, body.exclude, body.candidates, body.include_rated)
     given = [(rating.item_id, rating.value) for rating in body.ratings]
-    return await recommender.answer(recommender.for_ratings, given, wish)
+    return _json(await recommender.answer(recommender.for_ratings, given, body.wish()))
 
 
-@similar_router.get("/popular")
+@similar_router.get("/popular", response_model=PopularItemsOut, responses=_REVALIDATED, openapi_extra=_IF_NONE_MATCH)
 async def list_popular_items(
     recommender: RecommenderDep,
+    request: Request,
     n: NQuery = 10,
-    category: CategoryQuery = [],  # noqa: B006
-) -> PopularItemsOut:
+    category: CategoryQuery = [],  # noqa: B006  (FastAPI copies it)
+) -> Response:
     """The items with the highest Bayesian mean rating."""
-    return await recommender.answer(recommender.popular, n, category)
+    return _revalidated(await recommender.answer(recommender.popular, n, category), request)
 
 
-@similar_router.get("/{item_id}/similar", responses=declared(HTTPStatus.NOT_FOUND))
+@similar_router.get(
+    "/{item_id}/similar",
+    response_model=SimilarItemsOut,
+    responses={**_REVALIDATED, **declared(HTTPStatus.NOT_FOUND)},
+    openapi_extra=_IF_NONE_MATCH,
+)
 async def list_similar_items(
     item_id: ItemIdPath,
     recommender: RecommenderDep,
+    request: Request,
     n: NQuery = 10,
     category: CategoryQuery = [],  # noqa: B006
-) -> SimilarItemsOut:
+) -> Response:
     """The items whose vectors point the same way; an item too new for the model has none yet."""
-    return await recommender.answer(recommender.similar, item_id, n, category)
+    return _revalidated(await recommender.answer(recommender.similar, item_id, n, category), request)
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
+def _revalidated(body: bytes, request: Request) -> Response:
+    """The answer, or only the word that the client has it already (RFC 9110, section 13.1.2)."""
+    etag = etag_of(body)
+    headers = {"ETag": etag, "Cache-Control": "no-cache"}
+    if known := request.headers.get("if-none-match"):
+        names = {name.strip().removeprefix("W/") for name in known.split(",")}
+        if etag in names or "*" in names:
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return Response(body, headers=headers, media_type="application/json")

@@ -1,58 +1,88 @@
-"""Titles, categories and visibility of a model's items by row, kept in memory and exact at every request."""
+"""What lists need to know of a model's items by row: who is hidden, categories, and what is told of them."""
 
 from __future__ import annotations
 
 import threading
+from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection
 
 from app.database import peek_revision
-from app.engine.arrays import Rows
+from app.engine.arrays import Mask, Rows
+from app.engine.row_sets import RowSet
 from app.items import store as items
+from app.recommendations.schemas import ItemRef
 
-_BLOCK = 512
-"""Rows that are copied together when one of them changes."""
+Keys = npt.NDArray[np.int64]
 
-
-class Description(NamedTuple):
-    """What is told of an item in a list."""
-
-    title: str | None
-    categories: list[str]
-
-
-NOTHING = Description(None, [])
+MAX_TEXTS = 100_000
+"""Items whose description is kept: some 25 MB."""
+MAX_SETS = 64
+"""Choices of categories whose items are kept as a set."""
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueView:
-    """The items of one model as of one items revision; never changed, only replaced, and shared as far as possible."""
+    """The items of one model as of one items revision; never changed, only replaced, and shared as far as possible.
+
+    Descriptions are read when they are first asked for, and may then be newer than the revision.
+    """
 
     revision: int
-    blocks: list[list[Description]]
-    is_hidden: npt.NDArray[np.bool_]
-    hidden: Rows
+    is_hidden: Mask
     rows_by_category: Mapping[str, Rows]
-
-    def described(self, row: int) -> Description:
-        return self.blocks[row // _BLOCK][row % _BLOCK]
+    visible: RowSet | None
+    """None where nothing is hidden."""
+    _texts: dict[int, str]
+    _sets: dict[frozenset[str], RowSet] = field(default_factory=dict)
 
     def rows_in(self, categories: Iterable[str]) -> Rows:
         """Rows of the items that lie in any of the categories, sorted."""
         found = [self.rows_by_category[name] for name in categories if name in self.rows_by_category]
         return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int32)
 
+    def among(self, categories: Collection[str] = ()) -> RowSet | None:
+        """Items that may be listed: not hidden, and in any of the categories, where there are some; None means all."""
+        if not categories:
+            return self.visible
+        wanted = frozenset(categories)
+        found = self._sets.get(wanted)
+        if found is None:
+            found = RowSet.of(self.rows_in(wanted), self.is_hidden.size)
+            found = found & self.visible if self.visible else found
+            if len(self._sets) >= MAX_SETS:
+                self._sets.clear()
+            self._sets[wanted] = found
+        return found
+
+    def texts(
+        self, connection: Connection, item_rows: Rows, item_keys: Keys, ids: Callable[[Rows], list[str]]
+    ) -> list[str]:
+        """Each item as the JSON of `ItemRef`, without the brace at its end."""
+        rows = item_rows.tolist()
+        found = [self._texts.get(row) for row in rows]
+        unread = [place for place, text in enumerate(found) if text is None]
+        if unread:
+            described = items.describe(connection, item_keys[item_rows[unread]].tolist())
+            for place, item_id in zip(unread, ids(item_rows[unread]), strict=True):
+                title, categories = described.get(int(item_keys[rows[place]]), (None, []))
+                told = ItemRef(item_id=item_id, title=title, categories=categories)
+                found[place] = told.model_dump_json()[:-1]
+            if len(self._texts) + len(unread) > MAX_TEXTS:
+                self._texts.clear()
+            self._texts.update((rows[place], found[place] or "") for place in unread)
+        return [text for text in found if text is not None]
+
 
 class Catalogue:
     """Gives each request a view, for the rows of one model, that holds every committed item change."""
 
-    def __init__(self, n_items: int, item_rows_of: Callable[[npt.NDArray[np.int64]], Rows]) -> None:
+    def __init__(self, n_items: int, item_rows_of: Callable[[Keys], Rows]) -> None:
         self._n_items = n_items
         self._item_rows_of = item_rows_of
         self._lock = threading.Lock()
@@ -76,61 +106,56 @@ class Catalogue:
     def _brought_up_to_date(self, connection: Connection, old: CatalogueView | None) -> CatalogueView:
         old = old or _blank(self._n_items)
         changes = items.catalogue(connection, old.revision)
-        known = self._item_rows_of(np.array([item.item_key for item in changes.changed], np.int64)).tolist()
-        changed = {
-            row: (Description(item.title, item.categories), item.hidden)
-            for row, item in zip(known, changes.changed, strict=True)
-            if row >= 0
-        }
-        deleted = self._item_rows_of(np.array(changes.deleted, np.int64)).tolist()
-        return _replaced(old, changes.revision, changed | {row: (NOTHING, True) for row in deleted if row >= 0})
+        keys, hidden = array("q"), array("b")
+        members: defaultdict[str, array[int]] = defaultdict(lambda: array("q"))
+        for item in changes.changed:
+            keys.append(item.item_key)
+            hidden.append(item.hidden)
+            for name in item.categories:
+                members[name].append(item.item_key)
+        gone = self._rows(changes.deleted)
+        rows = self._rows(keys)
+        is_known = rows >= 0
+        if not is_known.any() and not gone.size:
+            return replace(old, revision=changes.revision)
+        is_hidden = old.is_hidden.copy()
+        is_hidden[rows[is_known]] = np.array(hidden, np.bool_)[is_known]
+        is_hidden[gone[gone >= 0]] = True
+        changed = np.union1d(rows[is_known], gone[gone >= 0]).astype(np.int32)
+        gained = {name: np.setdiff1d(self._rows(found), gone) for name, found in members.items()}
+        texts = old._texts.copy()
+        for row in changed.tolist() if texts else ():
+            texts.pop(row, None)
+        by_category = _moved(old.rows_by_category, changed, gained)
+        visible = RowSet.where(~is_hidden) if is_hidden.any() else None
+        return CatalogueView(changes.revision, is_hidden, by_category, visible, texts)
+
+    def _rows(self, keys: Collection[int]) -> Rows:
+        return self._item_rows_of(np.array(keys, np.int64))
 
 
 def _blank(n_items: int) -> CatalogueView:
     """A row without an item is an item deleted since the model was trained: it stays hidden."""
-    blocks = [[NOTHING] * min(_BLOCK, n_items - first) for first in range(0, n_items, _BLOCK)]
-    return CatalogueView(0, blocks, np.ones(n_items, bool), np.arange(n_items, dtype=np.int32), {})
+    return CatalogueView(0, np.ones(n_items, np.bool_), {}, RowSet.of(np.zeros(0, np.int32), n_items), {})
 
 
-def _replaced(old: CatalogueView, revision: int, changed: Mapping[int, tuple[Description, bool]]) -> CatalogueView:
-    """Costs as much as the changes, and copies of what they touch; an item that the model does not know is nothing."""
-    if not changed:
-        return replace(old, revision=revision)
-    blocks = list(old.blocks)
-    for number in {row // _BLOCK for row in changed}:
-        blocks[number] = list(blocks[number])
-    is_hidden = old.is_hidden.copy()
-    for row, (description, item_is_hidden) in changed.items():
-        blocks[row // _BLOCK][row % _BLOCK] = description
-        is_hidden[row] = item_is_hidden
-    hidden = np.flatnonzero(is_hidden).astype(np.int32)
-    return CatalogueView(revision, blocks, is_hidden, hidden, _moved(old, changed))
+def _moved(old: Mapping[str, Rows], changed: Rows, now: Mapping[str, Rows]) -> Mapping[str, Rows]:
+    """Rows by category after changes; only categories that gain or lose an item are copied.
 
-
-def _moved(old: CatalogueView, changed: Mapping[int, tuple[Description, bool]]) -> Mapping[str, Rows]:
-    """Rows by category, where only categories that gain or lose an item are copied."""
-    gained: dict[str, list[int]] = defaultdict(list)
-    lost: dict[str, list[int]] = defaultdict(list)
-    for row, (description, _) in sorted(changed.items()):
-        before, after = set(old.described(row).categories), set(description.categories)
-        for name in after - before:
-            gained[name].append(row)
-        for name in before - after:
-            lost[name].append(row)
-    if not gained and not lost:
-        return old.rows_by_category
-    rows = dict(old.rows_by_category)
-    for name in gained.keys() | lost.keys():
-        rows[name] = _merged(rows.get(name), gained.get(name, []), lost.get(name, []))
-        if not rows[name].size:
-            del rows[name]
-    return rows
-
-
-def _merged(rows: Rows | None, gained: list[int], lost: list[int]) -> Rows:
-    """Sorted rows with some more and some fewer."""
-    added = np.array(gained, np.int32)
-    if rows is None:
-        return added
-    kept = np.delete(rows, np.searchsorted(rows, lost))
-    return np.insert(kept, np.searchsorted(kept, added), added)
+    changed: rows that have changed, ascending   now: those of them, and of items outside the model, by category
+    """
+    rows_by_category = dict(old)
+    for name in old.keys() | now.keys():
+        before = old.get(name, np.zeros(0, np.int32))
+        members = np.unique(now.get(name, np.zeros(0, np.int32)))
+        members = members[members >= 0].astype(np.int32)
+        were = changed[np.isin(changed, before)] if before.size else before
+        if np.array_equal(were, members):
+            continue
+        kept = np.setdiff1d(before, were, assume_unique=True)
+        after = np.union1d(kept, members).astype(np.int32)
+        if after.size:
+            rows_by_category[name] = after
+        else:
+            rows_by_category.pop(name, None)
+    return rows_by_category

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +14,19 @@ Source = Literal["trained", "folded_in", "prior", "means", "popular"]
 MAX_PAIRS = 10_000
 MAX_N = 1_000
 MAX_OFFSET = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a list may hold: how many items, from where, and which not."""
+
+    n: int = 10
+    offset: int = 0
+    categories: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    candidates: tuple[str, ...] | None = None
+    include_rated: bool = False
+
 
 SourceField = Annotated[
     Source,
@@ -121,6 +135,23 @@ class BodyRating(BaseModel):
     value: float = Field(strict=True, allow_inf_nan=False, examples=[4.5])
 
 
+class RecommendationsQuery(BaseModel):
+    """What a list may hold."""
+
+    n: N = 10
+    offset: Offset = 0
+    category: list[str] = Field(
+        [], max_length=100, description="Only items in any of these categories; repeat for several."
+    )
+    exclude: list[OutsideId] = Field(
+        [], max_length=1_000, description="Items that must not appear; repeat for several."
+    )
+    include_rated: bool = Field(False, description="Whether items that the user has rated may appear.")
+
+    def wish(self) -> Wish:
+        return Wish(self.n, self.offset, tuple(self.category), tuple(self.exclude), None, self.include_rated)
+
+
 class RecommendationsIn(BaseModel):
     """Ratings of somebody who need not be known, and what the list may hold."""
 
@@ -138,6 +169,10 @@ class RecommendationsIn(BaseModel):
     exclude: list[OutsideId] = Field(default=[], description="Items that must not appear.")
     candidates: list[OutsideId] | None = Field(default=None, description="The only items that may appear; null: all.")
     include_rated: bool = Field(default=False, description="Whether items rated in this body may appear.")
+
+    def wish(self) -> Wish:
+        candidates = None if self.candidates is None else tuple(self.candidates)
+        return Wish(self.n, self.offset, tuple(self.categories), tuple(self.exclude), candidates, self.include_rated)
 
 
 class SimilarItem(ItemRef):

@@ -16,6 +16,7 @@ from app.database import revision
 from app.engine.arrays import Rows, Vector32
 from app.engine.dataset import Vocabulary
 from app.engine.factors import FactorModel, UserPrior
+from app.engine.finder import Finder, FullScan
 from app.engine.fold_in import FoldIn
 from app.engine.top_n import bayesian_means
 from app.items.models import Item
@@ -39,6 +40,7 @@ class ServedModel:
     trained_through: int
     model: FactorModel
     fold_in: FoldIn
+    finder: Finder
     item_ids: Vocabulary
     item_keys: Keys
     item_rows_of: Callable[[Keys], Rows]
@@ -56,7 +58,7 @@ class ServedModel:
         row = self.user_row_of(known.user_key)
         if row is None or self.model.user_counts[row] != known.values.size:
             return None
-        return row if int(known.revisions.max()) <= self.trained_through else None
+        return row if known.newest <= self.trained_through else None
 
     @classmethod
     def of_version(cls, loaded: LoadedVersion) -> ServedModel:
@@ -65,6 +67,7 @@ class ServedModel:
             loaded.trained_through,
             loaded.model,
             loaded.fold_in,
+            loaded.finder,
             loaded.item_ids,
             loaded.item_keys,
             loaded.item_rows_of,
@@ -117,6 +120,7 @@ def _means(connection: Connection, newest: int, scale: RatingScale) -> ServedMod
         trained_through=newest,
         model=(model := _bias_model(counts, sums, float(squares.sum()), scale)),
         fold_in=FoldIn(model),
+        finder=FullScan(model),
         item_ids=vocabulary,
         item_keys=keys,
         item_rows_of=(item_rows_of := partial(look_up, rows_by_key(keys))),

@@ -21,8 +21,10 @@ import numpy.typing as npt
 from app.engine.arrays import InvalidArray, Rows
 from app.engine.dataset import Vocabulary
 from app.engine.factors import FactorModel
+from app.engine.finder import Finder, finder_of
 from app.engine.fold_in import FoldIn
 from app.engine.losses.base import Loss
+from app.engine.top_n_index import TopNIndex
 from app.errors import Damaged
 
 FORMAT = 2
@@ -40,6 +42,8 @@ _PUBLISHED_START = "published_start_"
 _EXAMINED_START = "examined_start_"
 _KEPT = (_EXAMINER, _PUBLISHED_START, _EXAMINED_START)
 """Prefixes of the files of models that do not answer."""
+_INDEX = "index_"
+"""Prefix of the arrays of the index of the best items; a version of few items has none."""
 _NOT_HERE = -1
 
 
@@ -77,6 +81,8 @@ class VersionContents:
         named |= {"item_ids_text": text, "item_ids_offsets": offsets}
         named |= {"user_keys": self.user_keys, "item_keys": self.item_keys}
         named |= {"user_row_of_key": rows_by_key(self.user_keys), "item_row_of_key": rows_by_key(self.item_keys)}
+        if index := TopNIndex.build(self.model):
+            named |= {f"{_INDEX}{name}": array for name, array in index.arrays().items()}
         for prefix, kept in zip(_KEPT, (self.examiner, self.published_start, self.examined_start), strict=True):
             if kept:
                 named |= {f"{prefix}{name}": array for name, array in kept.arrays().items()}
@@ -95,6 +101,7 @@ class LoadedVersion:
     user_keys: Keys
     manifest: Manifest
     fold_in: FoldIn
+    finder: Finder
     _item_row_of_key: Rows
     _user_row_of_key: Rows
     derived: dict[str, Any] = field(default_factory=dict)
@@ -204,6 +211,7 @@ def load(folder: Path, version: int, published: Manifest | None = None) -> Loade
             user_keys=arrays["user_keys"],
             manifest=manifest,
             fold_in=FoldIn(model),
+            finder=_finder(model, arrays),
             _item_row_of_key=arrays["item_row_of_key"],
             _user_row_of_key=arrays["user_row_of_key"],
         )
@@ -211,6 +219,12 @@ def load(folder: Path, version: int, published: Manifest | None = None) -> Loade
         raise DamagedVersion(folder, f"{invalid.name}.npy", invalid.reason) from invalid
     except KeyError as missing:
         raise DamagedVersion(folder, MANIFEST, f"lacks {missing}") from missing
+
+
+def _finder(model: FactorModel, arrays: Mapping[str, npt.NDArray[Any]]) -> Finder:
+    """The stored index; folders written before there were any get one now."""
+    stored = {name.removeprefix(_INDEX): array for name, array in arrays.items() if name.startswith(_INDEX)}
+    return TopNIndex.from_arrays(model, stored) if stored else finder_of(model)
 
 
 def load_examiner(folder: Path, published: Manifest | None = None) -> Examiner | None:

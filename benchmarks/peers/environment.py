@@ -58,7 +58,7 @@ def versions() -> dict[str, str]:
         _build()
     listed = _run(["-m", "pip", "list", "--format=json", "--disable-pip-version-check"]).stdout
     found = {package["name"]: package["version"] for package in json.loads(listed)}
-    wanted = ("libmf", "scikit-surprise", "implicit", "funk-svd", "numpy", "numba", "matplotlib")
+    wanted = ("libmf", "scikit-surprise", "implicit", "faiss-cpu", "funk-svd", "numpy", "numba", "matplotlib")
     return {name: found[name] for name in wanted if name in found}
 
 
@@ -95,6 +95,7 @@ def _build() -> None:
     _install(*LIBMF, must=True, environment=LIBMF_FLAGS)
     _install("scikit-surprise")
     _install("implicit")
+    _install("faiss-cpu")
     # It asks for Python < 3.10 and runs on later ones; its dependencies are in BASE.
     _install("--no-deps", "--ignore-requires-python", os.environ.get("FUNK_SVD_SOURCE", FUNK_SVD))
     (ENVIRONMENT / "complete").touch()

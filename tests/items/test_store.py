@@ -149,15 +149,21 @@ def test_the_catalogue_tells_what_changed_and_what_is_gone(database: Database) -
         store.remove(connection, heat := store.key_of(connection, "heat"))
     write(database, dune={"title": "Dune"})
     with database.read() as connection:
-        everything, latest = store.catalogue(connection, 0), store.catalogue(connection, 4)
-        nothing = store.catalogue(connection, 5)
-    assert [(item.item_id, item.title, item.hidden) for item in everything.changed] == [
-        ("dune", "Dune", False),
-        ("alien", None, True),
-    ]
-    assert (everything.deleted, everything.revision) == ([heat], 5)
-    assert ([item.item_id for item in latest.changed], latest.deleted) == (["dune"], [])
-    assert (nothing.changed, nothing.deleted) == ([], [])
+        everything = store.catalogue(connection, 0)
+        keys = [store.key_of(connection, name) for name in ("dune", "alien")]
+        assert sorted(everything.changed) == [(keys[0], DUNE["categories"], False), (keys[1], [], True)]
+        assert (everything.deleted, everything.revision) == ([heat], 5)
+        latest, nothing = store.catalogue(connection, 4), store.catalogue(connection, 5)
+        assert ([item.item_key for item in latest.changed], latest.deleted) == (keys[:1], [])
+        assert (list(nothing.changed), nothing.deleted) == ([], [])
+
+
+def test_items_are_described_as_far_as_they_are_there(database: Database) -> None:
+    write(database, dune=DUNE, heat={})
+    with database.read() as connection:
+        dune, heat = (store.key_of(connection, name) for name in ("dune", "heat"))
+        told = store.describe(connection, [dune, heat, 99])
+    assert told == {dune: (DUNE["title"], DUNE["categories"]), heat: (None, [])}
 
 
 def test_the_metadata_of_many_items_at_once(database: Database) -> None:

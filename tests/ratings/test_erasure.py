@@ -66,7 +66,7 @@ def test_erasing_an_item_removes_it_and_every_rating_of_it(rated: Database) -> N
     with rated.read() as connection:
         assert store.ratings_of_user(connection, "bob").values.tolist() == []
         changes = items.catalogue(connection, 2)
-    assert (changes.changed, changes.deleted, changes.revision) == ([], [key], 3)
+        assert (list(changes.changed), changes.deleted, changes.revision) == ([], [key], 3)
 
 
 def test_an_item_that_comes_back_has_a_new_key(rated: Database) -> None:

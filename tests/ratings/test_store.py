@@ -1,13 +1,16 @@
 """Saving, replacing and deleting ratings, and the revisions that tell it."""
 
+import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import select
 
 from app.database import Database, microseconds_of, revision
 from app.items import store as items
 from app.ratings import store
 from app.ratings.erasure import erase_item, erase_user
+from app.ratings.models import Rating
 from app.ratings.store import NewRating, SavedRating
 
 MONDAY = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -86,11 +89,7 @@ def test_every_changed_rating_of_a_batch_has_a_revision_of_its_own(database: Dat
     save_many(database, ("ann", "dune", 3), ("bob", "dune", 3))
     save_many(database, ("ann", "dune", 3), ("ann", "heat", 3), ("bob", "dune", 4))
     with database.read() as connection:
-        revisions = [
-            revision
-            for user_id in ("ann", "bob")
-            for revision in store.ratings_of_user(connection, user_id).revisions.tolist()
-        ]
+        revisions = connection.execute(select(Rating.revision)).scalars().all()
     assert sorted(revisions) == [1, 3, 4]
 
 
@@ -159,7 +158,7 @@ def test_a_user_without_ratings_and_nobody_have_none(database: Database) -> None
     with database.read() as connection:
         ann, nobody = store.ratings_of_user(connection, "ann"), store.ratings_of_user(connection, "nobody")
     assert ann.user_key is not None
-    assert ann.item_keys.size == ann.values.size == ann.revisions.size == 0
+    assert ann.item_keys.size == ann.values.size == ann.newest == 0
     assert nobody.user_key is None
     assert nobody.item_keys.size == 0
 
@@ -176,8 +175,44 @@ def test_the_ratings_of_many_users_equal_those_asked_one_by_one(database: Databa
             assert together[name].user_key == alone.user_key
             assert together[name].item_keys.tolist() == alone.item_keys.tolist() == sorted(alone.item_keys)
             assert together[name].values.tolist() == alone.values.tolist()
-            assert together[name].revisions.tolist() == alone.revisions.tolist()
+            assert together[name].state == alone.state == store.state_of_user(connection, name)
     assert set(together) == set(names[1:7])
+
+
+def test_the_state_of_a_user_changes_with_every_change_of_the_ratings_and_with_nothing_else(database: Database) -> None:
+    def state() -> store.StateOfRatings:
+        with database.read() as connection:
+            found = store.state_of_user(connection, "ann")
+            assert store.ratings_of_user(connection, "ann").state == found
+            return found
+
+    seen = [state()]
+    for act in (
+        lambda: save_many(database, ("ann", "dune", 3), ("ann", "heat", 4)),
+        lambda: save_many(database, ("ann", "dune", 5)),
+        lambda: remove(database, "ann", "heat"),
+        lambda: save_many(database, ("ann", "heat", 4)),
+        lambda: remove(database, "ann", "heat"),
+        lambda: erase(database, "ann"),
+        lambda: save_many(database, ("ann", "dune", 5)),
+    ):
+        act()
+        seen.append(state())
+        save_many(database, ("bob", "dune", 3.0 + len(seen) / 100))
+        assert state() == seen[-1]
+    assert all(before != after for before, after in itertools.pairwise(seen))
+    assert seen[3] == seen[5]  # the same ratings
+    assert seen[0] == seen[6]  # nobody
+
+
+def remove(database: Database, user_id: str, item_id: str) -> None:
+    with database.write() as connection:
+        store.remove(connection, user_id, item_id)
+
+
+def erase(database: Database, user_id: str) -> None:
+    with database.write() as connection:
+        erase_user(connection, user_id)
 
 
 def test_times_are_kept_to_the_microsecond(database: Database) -> None:
@@ -191,6 +226,7 @@ def test_rated_items_exist_and_take_an_items_revision_each(database: Database) -
     save_many(database, ("ann", "dune", 3), ("ann", "heat", 4), ("bob", "dune", 4))
     with database.read() as connection:
         changes = items.catalogue(connection, 0)
-        assert sorted(item.item_id for item in changes.changed) == ["dune", "heat"]
+        keys = {items.key_of(connection, item_id) for item_id in ("dune", "heat")}
+        assert {item.item_key for item in changes.changed} == keys
         assert changes.revision == 2
         assert {items.get(connection, item_id).revision for item_id in ("dune", "heat")} == {1, 2}

@@ -10,9 +10,10 @@ import pytest
 from fastapi import FastAPI
 
 from app.database import Database, open_database
+from app.engine.finder import FullScan
 from app.engine.hyperparameters import Hyperparameters
 from app.main import create_app
-from app.recommendations import recommend
+from app.recommendations import moment, recommend
 from app.settings import Settings
 from app.training.foreground import train_now
 from tests.asgi import serving
@@ -73,14 +74,14 @@ def test_who_has_to_wait_for_a_connection_too_long_is_told_to_try_again(
 def on_loop(app: FastAPI, client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each list that is scored from now on, whether that happened on the event loop."""
     seen: list[bool] = []
-    for name in ("top_n", "similar_items", "best_rows"):
-        original = getattr(recommend, name)
+    for owner, name in ((FullScan, "best"), (recommend, "best_rows")):
+        original = getattr(owner, name)
 
         def noted(*args: Any, original: Any = original, **kwargs: Any) -> Any:
             seen.append(is_in_a_running_loop())
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(recommend, name, noted)
+        monkeypatch.setattr(owner, name, noted)
     return seen
 
 
@@ -113,7 +114,7 @@ def test_a_long_list_is_made_in_a_thread(client: httpx.Client, on_loop: list[boo
 def test_a_large_model_is_scored_in_a_thread(
     client: httpx.Client, on_loop: list[bool], path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recommend, "MAX_PRODUCTS_AT_ONCE", 10)
+    monkeypatch.setattr(moment, "MAX_PRODUCTS_AT_ONCE", 10)
     assert client.get(path).status_code == 200
     assert on_loop == [False]
 
@@ -139,8 +140,8 @@ def test_the_list_of_somebody_with_very_many_ratings_is_made_in_a_thread(
 
 def test_changed_items_are_read_in_a_thread(client: httpx.Client, on_loop: list[bool]) -> None:
     client.patch("/v1/items/space-1", json={"title": "New"}).raise_for_status()
-    for _ in range(2):
-        client.get("/v1/users/ann/recommendations").raise_for_status()
+    for n in (5, 6):
+        client.get(f"/v1/users/ann/recommendations?n={n}").raise_for_status()
     assert on_loop == [False, True]
 
 

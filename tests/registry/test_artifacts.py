@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.engine.top_n_index import Query, TopNIndex
 from app.errors import status_of
 from app.registry import artifacts
 from app.registry.artifacts import DamagedVersion
-from tests.registry.world import ITEM_KEYS, ITEMS, contents, facts, model
+from tests.registry.world import ITEM_KEYS, ITEMS, USER_KEYS, contents, facts, model
 
 
 @pytest.fixture
@@ -134,3 +135,23 @@ def test_the_examiner_is_kept_apart_from_what_answers(tmp_path: Path) -> None:
 
 def test_a_version_without_examiner_says_so(folder: Path) -> None:
     assert artifacts.load_examiner(folder) is None
+
+
+def test_the_index_of_a_large_version_is_stored_and_mapped_and_older_folders_get_one(tmp_path: Path) -> None:
+    n = 600
+    large = artifacts.VersionContents(
+        model(n_items=n, k=4), USER_KEYS, np.arange(n), artifacts.Vocabulary.of([f"i{row:03}" for row in range(n)])
+    )
+    manifest = artifacts.write(tmp_path, "large", large, facts())
+    loaded = artifacts.load(tmp_path / "large", 1)
+    assert isinstance(loaded.finder, TopNIndex)
+    assert isinstance(loaded.finder.arrays()["lead"].base, np.memmap)
+    query = Query(np.ones(4, np.float32), 3.0)
+    [(rows, scores)] = loaded.finder.best([query], 5)
+    assert rows.tolist() == [599, 598, 597, 596, 595]
+    for file in [name for name in manifest["files"] if name.startswith("index_")]:
+        (tmp_path / "large" / file).unlink()
+        del manifest["files"][file]
+    (tmp_path / "large" / "manifest.json").write_text(json.dumps(manifest))
+    [(own_rows, own_scores)] = artifacts.load(tmp_path / "large", 1).finder.best([query], 5)
+    assert (own_rows.tolist(), own_scores.tolist()) == (rows.tolist(), scores.tolist())

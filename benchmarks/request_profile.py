@@ -1,0 +1,123 @@
+"""Where the microseconds of a recommendation go, inside the worker.
+
+    .venv/bin/python -m benchmarks.request_profile FOLDER USER [--kept]
+
+FOLDER is a service's data folder with an active version (`benchmarks.recommendations_http --keep FOLDER` leaves one).
+Requests go straight to the ASGI app; named parts are timed, each without the parts inside it, in the quickest of eight
+rounds of 500. What the server around the app takes is not in it. Prints a table for docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from app.engine.finder import FullScan
+from app.engine.fold_in import FoldIn
+from app.engine.top_n_index import TopNIndex
+from app.main import create_app
+from app.ratings import store
+from app.recommendations import api, query, recommend
+from app.recommendations.moment import Moment
+from app.recommendations.recommend import Recommender
+from app.settings import Settings
+
+PARTS: tuple[tuple[str, Any, str], ...] = (
+    ("reading the query string", query, "_read"),
+    ("is the kept list still right?", Recommender, "_unchanged_list"),
+    ("model, items and changes at hand", Recommender, "_moment_at_hand"),
+    ("reading the ratings", store, "ratings_of_user"),
+    ("has the user changed?", store, "state_of_user"),
+    ("rows of the rated items", recommend, "_rated_items"),
+    ("folding in", Moment, "user_of"),
+    ("the best items", TopNIndex, "best"),
+    ("the best items", FullScan, "best"),
+    ("values", FoldIn, "predict"),
+    ("intervals", FoldIn, "interval"),
+    ("JSON", Moment, "texts_of"),
+    ("JSON", recommend, "items_json"),
+    ("JSON", recommend, "object_json"),
+    ("ETag and response", api, "_revalidated"),
+    ("the recommender around these", Recommender, "for_user"),
+)
+ROUNDS, REQUESTS = 8, 500
+
+
+class Stopwatch:
+    """Time spent in functions, without that in timed functions that they call."""
+
+    def __init__(self) -> None:
+        self.spent: defaultdict[str, float] = defaultdict(float)
+        self._inner: list[float] = []
+
+    def watch(self, label: str, owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            self._inner.append(0.0)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                taken = time.perf_counter() - started
+                self.spent[label] += taken - self._inner.pop()
+                if self._inner:
+                    self._inner[-1] += taken
+
+        setattr(owner, name, timed)
+
+
+async def profile(settings: Settings, user: str) -> dict[str, float]:
+    """Microseconds a request by part."""
+    watch = Stopwatch()
+    for part in PARTS:
+        watch.watch(*part)
+    app = create_app(settings)
+    path = f"/v1/users/{user}/recommendations"
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+    }
+    scope |= {"path": path, "raw_path": path.encode(), "query_string": b"n=10", "root_path": ""}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        assert message.get("status", 200) == 200
+
+    best: dict[str, float] = {}
+    async with app.router.lifespan_context(app):
+        for _ in range(ROUNDS):
+            watch.spent.clear()
+            started = time.perf_counter()
+            for _ in range(REQUESTS):
+                await app({**scope, "headers": [(b"host", b"palate")]}, receive, send)
+            whole = time.perf_counter() - started
+            found = {**watch.spent, "FastAPI: routing, dependencies": whole - sum(watch.spent.values()), "all": whole}
+            if not best or whole < best["all"]:
+                best = found
+    return {label: seconds / REQUESTS * 1e6 for label, seconds in best.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("user")
+    parser.add_argument("--kept", action="store_true", help="keep tastes as the service does; else read every time")
+    arguments = parser.parse_args()
+    n_kept = 1_000 if arguments.kept else 0
+    settings = Settings(data_dir=arguments.folder, trainer="external", kept_tastes=n_kept)
+    for label, micros in sorted(asyncio.run(profile(settings, arguments.user)).items(), key=lambda each: -each[1]):
+        print(f"| {label} | {micros:.0f} |")
+
+
+if __name__ == "__main__":
+    main()

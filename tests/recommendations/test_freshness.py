@@ -1,0 +1,131 @@
+"""Lists that are kept hold every change that anybody has committed: another process, or this one."""
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from app.main import create_app
+from app.recommendations.recommend import Recommender
+from app.settings import Settings
+from tests.asgi import serving
+from tests.recommendations.conftest import LOVE, SPACE, Train
+
+Planted = tuple[httpx.Client, Train]
+
+# One rating (a value), one deletion (no value) or one title (no user) a line, each committed before it is acknowledged.
+OTHER_PROCESS = """
+import sys
+from app.database import open_database, utc_now
+from app.items import store as items
+from app.ratings import store
+from app.settings import Settings
+
+database = open_database(Settings.model_validate_json(sys.stdin.readline()))
+for line in sys.stdin:
+    user_id, item_id, value = line.rstrip("\\n").split("\\t")
+    with database.write() as connection:
+        if not user_id:
+            items.write_many(connection, {item_id: {"title": value, "hidden": value.startswith("hidden")}})
+        elif value:
+            store.save(connection, user_id, item_id, float(value), None, utc_now())
+        else:
+            store.remove(connection, user_id, item_id)
+    print("committed", flush=True)
+"""
+
+
+@contextmanager
+def another_process(settings: Settings) -> Iterator[Callable[[str, str, str], None]]:
+    command = [sys.executable, "-c", OTHER_PROCESS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        answers = process.stdout
+
+        def tell(line: str) -> None:
+            assert process.stdin
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+
+        def commit(user_id: str, item_id: str, value: str) -> None:
+            tell(f"{user_id}\t{item_id}\t{value}")
+            assert answers.readline() == "committed\n"
+
+        tell(settings.model_dump_json())
+        yield commit
+        process.stdin.close()
+
+
+def test_what_another_process_has_committed_is_in_the_next_list(planted: Planted, settings: Settings) -> None:
+    client, train = planted
+    train()
+    dice = random.Random(8)
+    forgetful = settings.model_copy(update={"kept_tastes": 0})
+    rated: set[tuple[str, str]] = set()
+    with another_process(settings) as commit, serving(create_app(forgetful)) as always_anew:
+        for turn in range(60):
+            user, item = dice.choice(["ann", "astronaut-1"]), dice.choice(SPACE + LOVE)
+            kind = dice.random()
+            if kind < 0.15:
+                commit("", item, f"{dice.choice(['hidden', 'shown'])} {turn}")
+            elif kind < 0.4 and rated:
+                commit(*rated.pop(), "")
+            elif kind < 0.8:
+                commit(user, item, str(dice.randint(1, 10) / 2))
+                rated.add((user, item))
+            for user in ("ann", "astronaut-1", "stranger"):
+                for query in ("", "?n=3&category=space"):
+                    path = f"/v1/users/{user}/recommendations{query}"
+                    assert client.get(path).content == always_anew.get(path).content
+
+
+def test_a_list_is_not_made_again_while_nothing_changes_for_its_user(
+    planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, train = planted
+    train()
+    made: list[str] = []
+    original = Recommender._listed
+
+    def noted(*args, **kwargs):
+        made.append("list")
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(Recommender, "_listed", noted)
+
+    def ask(user: str = "ann") -> int:
+        made.clear()
+        client.get(f"/v1/users/{user}/recommendations").raise_for_status()
+        return len(made)
+
+    assert [ask(), ask()] == [1, 0]
+    client.post("/v1/ratings", json={"user_id": "ben", "item_id": "love-1", "value": 3}).raise_for_status()
+    assert [ask(), ask("ben")] == [0, 1]
+    client.post("/v1/ratings", json={"user_id": "ann", "item_id": "love-1", "value": 3}).raise_for_status()
+    assert [ask(), ask()] == [1, 0]
+    client.patch("/v1/items/love-1", json={"hidden": True}).raise_for_status()
+    assert [ask(), ask()] == [1, 0]
+    train()
+    assert [ask(), ask()] == [1, 0]
+
+
+def test_an_answer_that_the_client_has_already_is_not_sent_again(planted: Planted) -> None:
+    client, train = planted
+    train()
+    for path in ("/v1/users/ann/recommendations", "/v1/items/popular", "/v1/items/space-1/similar"):
+        first = client.get(path)
+        etag = first.headers["etag"]
+        for known in (etag, f"W/{etag}", f'"else", {etag}', "*"):
+            again = client.get(path, headers={"If-None-Match": known})
+            assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+        assert client.get(path, headers={"If-None-Match": '"else"'}).content == first.content
+    path, etag = "/v1/users/ann/recommendations", client.get("/v1/users/ann/recommendations").headers["etag"]
+    client.post("/v1/ratings", json={"user_id": "ann", "item_id": "love-1", "value": 3}).raise_for_status()
+    changed = client.get(path, headers={"If-None-Match": etag})
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != etag
