@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -43,9 +42,6 @@ from app.tuning.api import router as searches_router
 log = logging.getLogger(__name__)
 
 THREADS = 8  # for database work; more only queue behind each other (SQLite) or behind the GIL
-SWITCH_INTERVAL = 0.0005
-"""Seconds after which a busy thread must hand the GIL to one that waits: a thread whose database has answered, or the
-event loop. Python's own 5 ms are several times what a whole write takes."""
 
 DESCRIPTION = """\
 Palate learns from ratings and answers with predicted ratings and recommendations.
@@ -114,7 +110,6 @@ def _operation_id(route: APIRoute) -> str:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     set_up_logs(settings, "service")
-    sys.setswitchinterval(SWITCH_INTERVAL)
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     database = await anyio.to_thread.run_sync(_open, settings)
     live = LiveModel(database, settings)
