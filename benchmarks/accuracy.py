@@ -157,7 +157,7 @@ def _orders(models: dict[str, FactorModel], known: Ratings) -> dict[str, Callabl
 
     orders: dict[str, Callable[[int], np.ndarray]] = {}
     for name, model in models.items():
-        orders[name] = lambda user, model=model: model.item_bias + model.item_factors @ model.user_factors[user]
+        orders[name] = functools.partial(_by_trained_vector, model)
     orders["posterior, lower ends of intervals"] = lower
     for name in ("posterior", "posterior with categories"):
         orders[f"{name}, relevance"] = relevance(models[name], relevance_model(models[name]))
@@ -165,6 +165,11 @@ def _orders(models: dict[str, FactorModel], known: Ratings) -> dict[str, Callabl
     orders["popularity (damped mean)"] = lambda _: damped
     orders["biases"] = lambda _: sgd.item_bias
     return orders
+
+
+def _by_trained_vector(model: FactorModel, user_row: int) -> np.ndarray:
+    scores: np.ndarray = model.item_bias + model.item_factors @ model.user_factors[user_row]
+    return scores
 
 
 def measure_folds(folds: list[int], n_threads: int) -> None:
@@ -209,8 +214,8 @@ def measure_folds(folds: list[int], n_threads: int) -> None:
     print(
         f"\nmean nDCG@{TOP}: of all items not rated in training, hits liked; of each user's test items, gains ratings"
     )
-    for name, both in ndcg.items():
-        of_all, of_tested = np.mean(both, axis=0)
+    for name, pairs in ndcg.items():
+        of_all, of_tested = np.mean(pairs, axis=0)
         print(f"  {name:45} {of_all:.4f}  {of_tested:.4f}")
     _print_coverage(covered)
 

@@ -514,8 +514,10 @@ def _end(run: _Run, status: RunStatus, error: str | None = None) -> None:
 def _prune(run: _Run) -> None:
     try:
         pruned = versions.prune(run.database, run.settings.versions_dir, run.settings.versions.keep)
+        with run.database.write() as connection:
+            queue.prune(connection, run.settings.runs.keep)
     except DATABASE_IS_AWAY as error:  # the next publish does it
-        log.warning("old versions are not pruned: %s", error.orig)
+        log.warning("old versions and runs are not pruned: %s", error.orig)
     else:
         if pruned:
             log.info("pruned model versions %s", ", ".join(map(str, pruned)))
