@@ -211,7 +211,7 @@ def load_on(address: str, requests: Sequence[bytes], connections: int, seconds: 
 
 def request(path: str, body: Any) -> bytes:
     encoded = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: palate\r\nContent-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(encoded)}\r\n\r\n".encode() + encoded
 
 
