@@ -10,6 +10,7 @@ SERVING_KERNELS = (
     "app.engine.posteriors",
     "app.engine.top_n_kernels",
     "app.engine.top_n_index_kernels",
+    "app.engine.diversity",
 )
 """Modules whose kernels have explicit signatures: importing one compiles it, or loads it from the cache."""
 
