@@ -133,6 +133,16 @@ class Database:
             with connection.begin():
                 yield connection
 
+    @contextmanager
+    def write_at_once(self) -> Iterator[Connection]:
+        """As `write`, for a block that is one statement on a server: begun and committed without asking for it."""
+        if self.is_sqlite:
+            with self.write() as connection:
+                yield connection
+            return
+        with self.engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
     def open_reader(self) -> "Reader":
         """A connection of one thread's own; close it."""
         return Reader(self.engine)

@@ -57,6 +57,7 @@ ASKED_OF_THE_DRIVER: dict[str, Callable[[Connection], object]] = {
     "peek_revision": lambda connection: peek_revision(connection, "items"),
     "keys_by_id": lambda connection: keys_by_id(connection, "item", ["dune"]),
     "ratings_of_user": lambda connection: store.ratings_of_user(connection, "ann"),
+    "save_each": lambda connection: store.save_each(connection, [store.NewRating("ann", "dune", 4.0)]),
     "stored_ratings": lambda connection: set_wise.stored_ratings(connection, np.array([1 << 32 | 1])),
     "ids_of_keys": lambda connection: everything.ids_of_keys(connection, "user", [1]),
 }

@@ -6,14 +6,14 @@ A rating is addressed by its pair, `user_key << 32 | item_key`, so that any numb
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
-from typing import Any, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, insert, select
 
-from app.database import driver, microseconds_of, peek_revision, utc_now
+from app.database import driver, peek_revision
 from app.items.store import Ids, given_ids, keys_by_id
 from app.ratings.models import User
 
@@ -56,40 +56,22 @@ _STORED_POSTGRESQL = """
         WHERE user_key = (given.pair >> 32)::int AND item_key = (given.pair & 4294967295)::int OFFSET 0
     ) AS stored"""
 _STORED_ROW = np.dtype([("place", "i8"), ("value", "f8"), ("rated_us", "i8")])
-_LOCK_POSTGRESQL = """
-    SELECT value, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
-    FROM counters WHERE name = 'ratings' FOR UPDATE"""
 _KEYS_SQLITE = """
     SELECT (SELECT json_group_object(user_id, user_key) FROM users
             WHERE user_id IN (SELECT value FROM json_each(?))),
            (SELECT json_group_object(item_id, item_key) FROM items
             WHERE item_id IN (SELECT value FROM json_each(?)))"""
-_KEYS_POSTGRESQL = """
-    SELECT (SELECT json_object_agg(user_id, user_key) FROM users
-            WHERE user_id = ANY (ARRAY (SELECT json_array_elements_text(%s::json)))),
-           (SELECT json_object_agg(item_id, item_key) FROM items
-            WHERE item_id = ANY (ARRAY (SELECT json_array_elements_text(%s::json))))"""
 _UPSERT_SQLITE = """
     INSERT INTO ratings (user_key, item_key, value, rated_at, revision) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (user_key, item_key) DO UPDATE
     SET value = excluded.value, rated_at = excluded.rated_at, revision = excluded.revision"""
 _FORGET_SQLITE = "DELETE FROM deleted_ratings WHERE user_key = ? AND item_key = ?"
 _COUNT_SQLITE = "UPDATE counters SET value = value + ? WHERE name = ?"
-# One statement, so that the server is asked once: the parts do not see each other, and need not.
-_UPSERT_POSTGRESQL = """
-    WITH given AS (
-        SELECT * FROM unnest(%s::int[], %s::int[], %s::float8[], %s::bigint[], %s::bigint[])
-                      AS given (user_key, item_key, value, rated_at, revision)
-    ), written AS (
-        INSERT INTO ratings (user_key, item_key, value, rated_at, revision) SELECT * FROM given
-        ON CONFLICT (user_key, item_key) DO UPDATE
-        SET value = excluded.value, rated_at = excluded.rated_at, revision = excluded.revision
-    ), rated_again AS (
-        DELETE FROM deleted_ratings AS deleted USING given
-        WHERE deleted.user_key = given.user_key AND deleted.item_key = given.item_key
-    )
-    UPDATE counters SET value = value + CASE name WHEN 'ratings' THEN %s ELSE %s END
-    WHERE name IN ('ratings', 'n_ratings')"""
+_WRITE_POSTGRESQL = """
+    SELECT before, written FROM write_ratings(
+        ARRAY (SELECT json_array_elements_text(%s::json)), ARRAY (SELECT json_array_elements_text(%s::json)),
+        %s::float8[], %s::bigint[], %s::bigint)"""
+_WRITTEN_ROW = np.dtype([("rated_us", ">i8"), ("change", ">i8")])
 
 
 def is_sqlite(connection: Connection) -> bool:
@@ -101,26 +83,43 @@ def user_keys_of(connection: Connection, user_ids: Collection[str]) -> dict[str,
     return keys_by_id(connection, "user", user_ids)
 
 
+class Written(NamedTuple):
+    """What became of ratings: their times as stored now, and 0, 1 or 2 for unchanged, updated, created.
+
+    `before` is the newest revision before them; each that changed took the next one.
+    """
+
+    before: int
+    rated_us: npt.NDArray[np.int64]
+    change: npt.NDArray[np.int64]
+
+
+def write_at_once(
+    connection: Connection, ratings: Collection[tuple[str, str, float, int | None]], now_us: int | None
+) -> Written:
+    """Everything that a write of ratings of different pairs is, in one question to PostgreSQL."""
+    users, items, values, times = zip(*ratings, strict=True) if ratings else ((),) * 4
+    given = (json.dumps(users), json.dumps(items), _array(values), _array(times), now_us)
+    with driver(connection) as raw:
+        before, packed = raw.cursor(binary=True).execute(_WRITE_POSTGRESQL, given).fetchone()
+    written = np.frombuffer(packed or b"", _WRITTEN_ROW)
+    return Written(before, written["rated_us"].astype(np.int64), written["change"].astype(np.int64))
+
+
 class Beginning(NamedTuple):
-    """What a writer finds when its turn comes: times in microseconds since 1970, ids that are not there left out."""
+    """What a writer on SQLite finds when its turn comes: ids that are not there are left out."""
 
     revision: int
-    clock_us: int
     user_keys: dict[str, int]
     item_keys: dict[str, int]
 
 
-def take_turn(connection: Connection, user_ids: Collection[str], item_ids: Collection[str]) -> Beginning:
-    """Waits for the writers' turn, which lasts until the commit, and looks up the keys."""
-    given = (json.dumps(list(user_ids)), json.dumps(list(item_ids)))
+def look_up(connection: Connection, user_ids: Collection[str], item_ids: Collection[str]) -> Beginning:
+    """The keys and the newest revision; the transaction holds the file's lock since it began."""
     with driver(connection) as raw:
-        if is_sqlite(connection):  # the transaction holds the file's lock since it began
-            users, items = map(json.loads, raw.execute(_KEYS_SQLITE, given).fetchone())
-            return Beginning(peek_revision(connection, "ratings"), microseconds_of(utc_now()), users, items)
-        # Two statements: the second looks at the data as they are when the first has the lock.
-        revision, clock_us = raw.execute(_LOCK_POSTGRESQL).fetchone()
-        users, items = raw.execute(_KEYS_POSTGRESQL, given).fetchone()
-    return Beginning(revision, clock_us, users or {}, items or {})
+        found = raw.execute(_KEYS_SQLITE, (json.dumps(list(user_ids)), json.dumps(list(item_ids)))).fetchone()
+    users, items = map(json.loads, found)
+    return Beginning(peek_revision(connection, "ratings"), users, items)
 
 
 def user_ids(connection: Connection) -> Ids:
@@ -142,26 +141,24 @@ def stored_ratings(connection: Connection, pairs: Pairs) -> StoredRatings:
         if is_sqlite(connection):
             found = np.fromiter(raw.execute(_STORED_SQLITE, (json.dumps(pairs[order].tolist()),)), _STORED_ROW)
         else:
-            packed = raw.cursor(binary=True).execute(_STORED_POSTGRESQL, (_array(pairs[order]),)).fetchone()[0]
+            given = _array(pairs[order].tolist())
+            packed = raw.cursor(binary=True).execute(_STORED_POSTGRESQL, (given,)).fetchone()[0]
             found = np.frombuffer(packed or b"", _STORED_ROW.newbyteorder(">")).astype(_STORED_ROW)
     return StoredRatings(order[found["place"]], found["value"], found["rated_us"])
 
 
 def upsert(connection: Connection, rows: RatingRows, is_new: npt.NDArray[np.bool_]) -> None:
-    """Insert or replace, and count; sorted by key first, which is what the table's pages like best."""
+    """Insert or replace on SQLite, and count; sorted by key first, which is what the table's pages like best."""
     order = np.lexsort((rows.item_keys, rows.user_keys))
     n_changed, n_new = order.size, int(is_new.sum())
+    columns = [column[order].tolist() for column in rows]
     with driver(connection) as raw:
-        if not is_sqlite(connection):
-            raw.execute(_UPSERT_POSTGRESQL, (*(_array(column[order]) for column in rows), n_changed, n_new))
-            return
-        columns = [column[order].tolist() for column in rows]
         raw.executemany(_UPSERT_SQLITE, zip(*columns, strict=True))
         if n_new and raw.execute("SELECT EXISTS (SELECT 1 FROM deleted_ratings)").fetchone()[0]:
             raw.executemany(_FORGET_SQLITE, zip(*columns[:2], strict=True))
         raw.executemany(_COUNT_SQLITE, [(n_changed, "ratings"), (n_new, "n_ratings")])
 
 
-def _array(column: npt.NDArray[Any]) -> str:
+def _array(column: Sequence[float | None]) -> str:
     """A PostgreSQL array in its own writing; psycopg would look at every number one by one."""
-    return "{" + json.dumps(column.tolist())[1:-1] + "}"
+    return "{" + json.dumps(column)[1:-1] + "}"

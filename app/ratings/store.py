@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, literal, select
 
-from app.database import Counter, advance, driver, microseconds_of, revision, time_of
+from app.database import Counter, advance, driver, microseconds_of, revision, time_of, utc_now
 from app.errors import NotFound
 from app.items.models import Item
 from app.items.paging import cursor_after, key_before
@@ -30,6 +30,7 @@ from app.ratings.models import DeletedRating, Rating, User
 from app.ratings.set_wise import user_ids as user_ids
 
 Outcome = Literal["created", "updated", "unchanged"]
+_OUTCOMES: tuple[Outcome, ...] = ("unchanged", "updated", "created")
 Keys = npt.NDArray[np.int64]
 AnyRow = Row[*tuple[Any, ...]]
 
@@ -142,11 +143,11 @@ def save(
 def save_each(connection: Connection, ratings: Sequence[NewRating], now: datetime | None = None) -> list[SavedRating]:
     """As `save` would one by one, in this order; no two ratings of one pair. `now` defaults to the database's clock."""
     written = _write(connection, ratings, now)
-    newest = (written.before + np.cumsum(written.is_changed)).tolist()
-    rated_us = written.rows.rated_us.tolist()
+    newest = (written.before + np.cumsum(written.change > 0)).tolist()
+    rated_us, change = written.rated_us.tolist(), written.change.tolist()
     return [
-        SavedRating(rating.user_id, rating.item_id, rating.value, time_of(time), outcome, revision)
-        for rating, time, outcome, revision in zip(ratings, rated_us, written.outcomes(), newest, strict=True)
+        SavedRating(rating.user_id, rating.item_id, rating.value, time_of(time), _OUTCOMES[place], revision)
+        for rating, time, place, revision in zip(ratings, rated_us, change, newest, strict=True)
     ]
 
 
@@ -154,27 +155,22 @@ def save_many(connection: Connection, ratings: Sequence[NewRating], now: datetim
     """Record or replace many ratings as `save` would one by one; of several for one pair only the last counts."""
     latest = {rating[:2]: rating for rating in ratings}
     written = _write(connection, list(latest.values()), now)
-    n_new, n_changed = int(written.is_new.sum()), int(written.is_changed.sum())
-    return BatchCounts(n_new, n_changed - n_new, len(latest) - n_changed, written.before + n_changed)
+    unchanged, updated, created = np.bincount(written.change, minlength=len(_OUTCOMES)).tolist()
+    return BatchCounts(created, updated, unchanged, written.before + updated + created)
 
 
-class _Written(NamedTuple):
-    """Ratings of different pairs as they are stored now; `before`: the newest revision before they were."""
-
-    rows: set_wise.RatingRows
-    is_new: npt.NDArray[np.bool_]
-    is_changed: npt.NDArray[np.bool_]
-    before: int
-
-    def outcomes(self) -> list[Outcome]:
-        names: tuple[Outcome, ...] = ("unchanged", "updated", "created")
-        return [names[place] for place in (self.is_changed.astype(np.int8) + self.is_new).tolist()]
+def _write(connection: Connection, ratings: Sequence[NewRating], now: datetime | None) -> set_wise.Written:
+    """Saves ratings of different pairs."""
+    if set_wise.is_sqlite(connection):
+        return _write_in_steps(connection, ratings, microseconds_of(now or utc_now()))
+    return set_wise.write_at_once(connection, ratings, None if now is None else microseconds_of(now))
 
 
-def _write(connection: Connection, ratings: Sequence[NewRating], now: datetime | None) -> _Written:
+def _write_in_steps(connection: Connection, ratings: Sequence[NewRating], now_us: int) -> set_wise.Written:
+    """As `set_wise.write_at_once`, on SQLite, which is asked without a way to a server."""
     user_ids = dict.fromkeys(rating.user_id for rating in ratings)
     item_ids = dict.fromkeys(rating.item_id for rating in ratings)
-    found = set_wise.take_turn(connection, user_ids, item_ids)
+    found = set_wise.look_up(connection, user_ids, item_ids)
     users, items = _with_new_ones(connection, found, user_ids, item_ids)
     n, before = len(ratings), found.revision
     user_keys = np.fromiter((users[rating.user_id] for rating in ratings), np.int64, n)
@@ -183,11 +179,11 @@ def _write(connection: Connection, ratings: Sequence[NewRating], now: datetime |
     given_us = (_ABSENT if rating.rated_us is None else rating.rated_us for rating in ratings)
     rated_us = np.fromiter(given_us, np.int64, n)
     is_new, is_changed = _compare(set_wise.stored_ratings(connection, user_keys << 32 | item_keys), values, rated_us)
-    rated_us[rated_us == _ABSENT] = found.clock_us if now is None else microseconds_of(now)
+    rated_us[rated_us == _ABSENT] = now_us
     rows = set_wise.RatingRows(user_keys, item_keys, values, rated_us, before + np.cumsum(is_changed))
     if is_changed.any():
         set_wise.upsert(connection, rows.where(is_changed), is_new[is_changed])
-    return _Written(rows, is_new, is_changed, before)
+    return set_wise.Written(before, rated_us, is_changed.astype(np.int64) + is_new)
 
 
 def _with_new_ones(

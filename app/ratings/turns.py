@@ -58,9 +58,9 @@ class RatingWriter:
             return await anyio.to_thread.run_sync(self._commit, list(group.ratings.values()))
 
     def _commit(self, ratings: list[NewRating]) -> list[SavedRating]:
-        with self._database.write() as connection:
+        with self._database.write_at_once() as connection:
             return store.save_each(connection, ratings)
 
     def _commit_many(self, ratings: list[NewRating]) -> BatchCounts:
-        with self._database.write() as connection:
+        with self._database.write_at_once() as connection:
             return store.save_many(connection, ratings)

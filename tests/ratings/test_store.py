@@ -230,3 +230,23 @@ def test_rated_items_exist_and_take_an_items_revision_each(database: Database) -
         assert {item.item_key for item in changes.changed} == keys
         assert changes.revision == 2
         assert {items.get(connection, item_id).revision for item_id in ("dune", "heat")} == {1, 2}
+
+
+def test_ids_of_any_characters_are_kept_as_they_are(database: Database) -> None:
+    odd = ['a"b', "a\\b", "{a,b}", "null", "é\u2028\N{DANCER}", "a b", "'; --"]
+    for expected in ((len(odd), 0, 0), (0, 0, len(odd))):
+        assert save_many(database, *((odd_id, odd_id, 3.5) for odd_id in odd))[:3] == expected
+    with database.read() as connection:
+        assert store.user_ids(connection).ids == odd
+        assert store.item_ids(connection).ids == odd
+
+
+def test_new_items_of_ratings_are_numbered_in_the_order_in_which_they_are_first_named(database: Database) -> None:
+    save_many(database, ("ann", "dune", 3))
+    save_many(database, ("bob", "heat", 3), ("ann", "dune", 4), ("cleo", "alien", 3), ("bob", "alien", 3))
+    with database.read() as connection:
+        rows = connection.exec_driver_sql("SELECT item_id, revision FROM items ORDER BY item_key").all()
+        assert [tuple(row) for row in rows] == [("dune", 1), ("heat", 2), ("alien", 3)]
+        assert revision(connection, "items") == 3
+        assert store.user_ids(connection).ids == ["ann", "bob", "cleo"]
+        assert store.totals(connection) == (4, 3, 3)
