@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from app.database import Database, Reader
 from app.engine.arrays import Rows
-from app.engine.fold_in import INTERVAL_LEVEL, UserSide
+from app.engine.fold_in import UserSide
 from app.engine.top_n import best_rows
 from app.engine.top_n_index import Query
 from app.errors import BadInput, FieldError
@@ -227,10 +227,9 @@ class Recommender:
 
     def predict(self, served: ServedModel, user: UserSide, rows: Rows) -> Intervals:
         """Value and interval of each row, on the rating scale."""
-        values, variances = served.fold_in.predict(user, rows)
-        ends = served.fold_in.interval(user, rows, values, variances, INTERVAL_LEVEL)
-        on_scale = np.array([values, *ends], np.float64).clip(self._scale.min, self._scale.max)
-        return Intervals(*on_scale.round(DECIMALS).tolist())
+        told = served.fold_in.with_intervals(user, rows)
+        np.minimum(np.maximum(told, self._scale.min, out=told), self._scale.max, out=told)
+        return Intervals(*told.round(DECIMALS).tolist())
 
 
 def _rated_items(served: ServedModel, known: ratings.UserRatings) -> RatedItems:
