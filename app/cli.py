@@ -5,11 +5,10 @@ Heavy modules are imported inside the commands, so that `palate --help` answers 
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -23,6 +22,8 @@ from app.items.file_kinds import Encoding, FileFormat
 from app.settings import Settings, UnusableSettings, read_settings
 
 if TYPE_CHECKING:
+    from app.backup.backup import Backup
+    from app.backup.restore import Restored
     from app.database import Database
     from app.engine.losses.base import Loss
     from app.engine.recipe import Recipe
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Palate: recommendations from rating values.")
 models_app = typer.Typer(no_args_is_help=True, help="Published model versions.")
 app.add_typer(models_app, name="models")
+keys_app = typer.Typer(no_args_is_help=True, help="API keys: who may ask for what.")
+app.add_typer(keys_app, name="keys")
 
 console = Console()
 complaints = Console(stderr=True)
@@ -65,6 +68,14 @@ class StrategyName(StrEnum):
     grid = "grid"
     random = "random"
     tpe = "tpe"
+
+
+class ScopeName(StrEnum):
+    """As `KeyScope` of the API keys."""
+
+    read = "read"
+    write = "write"
+    admin = "admin"
 
 
 class PruningName(StrEnum):
@@ -104,20 +115,24 @@ def serve(
     """Start the service, and its trainer unless PALATE_TRAINER=external."""
     import uvicorn
 
-    settings = _settings()
-    if settings.auth != "off" and not _is_loopback(host):
-        raise Failed(f"{host} is open to other machines: say PALATE_AUTH=off to answer everybody who can connect", 2)
-    with _database(is_made=True):
-        pass  # what is wrong with it is better said now than by a server that is half started
-    uvicorn.run(
-        "app.main:app",
-        host=host,
-        port=port,
-        workers=workers,
-        log_level=settings.log_level,
-        access_log=access_log,
-        timeout_graceful_shutdown=20,
-    )
+    from app.logs import set_up_logs
+    from app.metrics.processes import folder_of_figures
+
+    with _database(is_made=True) as (database, settings):  # what is wrong with it is better said now than half started
+        _refuse_open_door(database, settings, host)
+    if access_log:
+        os.environ["PALATE_LOG_REQUESTS"] = "true"
+    set_up_logs(settings, "service")
+    with folder_of_figures() if workers > 1 else nullcontext():
+        uvicorn.run(
+            "app.main:app",
+            host=host,
+            port=port,
+            workers=workers,
+            log_config=None,  # the lines of the server look like ours
+            access_log=False,  # the service writes its own, which know the route
+            timeout_graceful_shutdown=20,
+        )
 
 
 @app.command()
@@ -146,10 +161,33 @@ def demo(
 
 
 @app.command()
-def migrate() -> None:
+def migrate(
+    first_key: Annotated[
+        Path | None, typer.Option(help="Where there is no API key yet, make one for an admin and write it here.")
+    ] = None,
+) -> None:
     """Bring the database schema up to date."""
+    from app.api_keys.commands import make_first_key
+
     with _database(is_made=True, is_migrated=True) as (database, _):
         console.print(f"the schema of {database.engine.url.render_as_string()} is current", soft_wrap=True)
+        if first_key and (made := make_first_key(database, first_key)):
+            console.print(f"API key {made.row.name!r} ({made.row.prefix}) is in {first_key}", soft_wrap=True)
+
+
+@app.command()
+def doctor() -> None:
+    """Look at settings, database, versions, caches, clocks, disk and trainer, and say what to do; 1 if any is ill."""
+    from app.doctor import examine
+
+    style = {"ok": "green", "warning": "yellow", "problem": "red"}
+    n_problems = 0
+    for found in examine():
+        n_problems += found.verdict == "problem"
+        line = f"{found.verdict:<8} {found.subject}: {found.told}" + (f"; {found.advice}" if found.advice else "")
+        console.print(line, style=style[found.verdict], markup=False, highlight=False, soft_wrap=True)
+    if n_problems:
+        raise typer.Exit(1)
 
 
 @app.command("warm-up")
@@ -214,6 +252,33 @@ def digest() -> None:
 
     with _database() as (database, _), database.read() as connection:
         console.print(ratings_digest(connection), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The archive to write; one that is there is replaced.")],
+) -> None:
+    """Write everything (ratings, items, runs, versions) into one archive, while the service runs."""
+    from app.backup.backup import back_up
+
+    with _database() as (database, settings):
+        made = back_up(database, settings, file)
+    _print_kept("backed up", made, made.problems)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="An archive of `palate backup`, of either kind of database.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put it in the place of everything that is there.")
+    ] = False,
+) -> None:
+    """Load an archive into an empty database of either kind; a damaged one changes nothing."""
+    from app.backup.restore import restore as restore_from
+
+    with _database(is_made=True) as (database, settings):
+        restored = restore_from(database, settings, file, replace=replace)
+    _print_kept("restored", restored, restored.warnings)
 
 
 @app.command()
@@ -359,6 +424,63 @@ def delete_model(version: Annotated[int, typer.Argument(help="Its number.")]) ->
     console.print(f"version {version} is deleted")
 
 
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="Who uses it.")],
+    scope: Annotated[
+        list[ScopeName], typer.Option(help="What it may do; admin may do everything; repeat for several.")
+    ],
+    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; never by default.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Where to write it instead of printing it.")] = None,
+) -> None:
+    """Make an API key and print it; it is stored nowhere, so nobody can look it up later."""
+    from datetime import timedelta
+
+    from app.api_keys.commands import make_key
+
+    with _database(is_made=True) as (database, _):
+        made = make_key(database, name, [each.value for each in scope], timedelta(days) if days else None, file)
+    where = f"is in {file}" if file else "is"
+    complaints.print(f"API key {made.row.name!r} ({made.row.prefix}) {where}", soft_wrap=True)
+    if file is None:
+        console.print(made.token, markup=False, highlight=False, soft_wrap=True)
+
+
+@keys_app.command("list")
+def list_keys() -> None:
+    """List the API keys, newest first."""
+    from app.api_keys import keys
+    from app.api_keys.commands import table_of
+
+    with _database() as (database, _), database.read() as connection:
+        console.print(table_of(keys.history(connection, limit=1000)))
+
+
+@keys_app.command("revoke")
+def revoke_key(name: Annotated[str, typer.Argument(help="Its name.")]) -> None:
+    """Revoke an API key for good; every process refuses it within two seconds."""
+    from app.api_keys import keys
+
+    with _database() as (database, _), database.write() as connection:
+        row = keys.revoke(connection, name, database.now(connection))
+    console.print(f"API key {row.name!r} ({row.prefix}) is revoked")
+
+
+def _refuse_open_door(database: Database, settings: Settings, host: str) -> None:
+    from app.api_keys import keys
+    from app.api_keys.guard import is_loopback
+
+    if settings.auth == "off" or is_loopback(host):
+        return
+    with database.read() as connection:
+        if not keys.is_any(connection):
+            raise Failed(
+                f"{host} is open to other machines and there are no API keys: make one with `palate keys create NAME "
+                "--scope admin`, or say PALATE_AUTH=off to answer everybody who can connect",
+                2,
+            )
+
+
 def _settings() -> Settings:
     try:
         return read_settings()
@@ -384,7 +506,7 @@ def _database(*, is_made: bool = False, is_migrated: bool = False) -> Iterator[t
         try:
             if database.is_sqlite or is_migrated:
                 migrations.upgrade(database, settings)
-            elif not migrations.is_current(database):
+            elif not migrations.is_usable(database):
                 raise Failed("the database schema is not current: run `palate migrate` first")
             yield database, settings
         finally:
@@ -419,13 +541,6 @@ def _refusals_told() -> Iterator[None]:
         raise  # `palate export - | head`: whoever read has seen enough, and typer ends without a word
     except OSError as error:
         raise Failed(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _import(file: Path, begin: Callable[[OnProgress], LineImport[Any]], what: str) -> None:
@@ -468,6 +583,13 @@ def _print_report(report: ImportReport, what: str) -> None:
     )
     for bad in report.bad_lines:
         console.print(f"  line {bad.line}: {bad.reason}: {bad.text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_kept(done: str, kept: Backup | Restored, warnings: Sequence[str]) -> None:
+    told = f"{done} {kept.n_ratings:,} ratings and {kept.n_versions} versions as of revision {kept.revision}"
+    console.print(f"{told}; digest {kept.digest}", highlight=False, soft_wrap=True)
+    for warning in warnings:
+        complaints.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -26,12 +26,15 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+from app.postgres import DatabaseAway, Watch, connect_engine
 from app.settings import Settings
 
+DATABASE_IS_AWAY = (OperationalError, InterfaceError)
+"""What is raised where the database cannot be reached, or does not answer in time."""
 ID_LENGTH = 128
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_CONNECTIONS = 32
@@ -93,15 +96,27 @@ def time_of(microseconds: int) -> datetime:
 class Database:
     """Read and write transactions on one engine; safe to use from many threads."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, watch: Watch | None = None) -> None:
         self.engine = engine
         self.is_sqlite = engine.dialect.name == "sqlite"
+        self._watch = watch
         # SQLite's own queue for writers is a back-off with sleeps; a lock lets them follow at once.
         self._sqlite_writer = threading.Lock()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the server is known not to answer; never where nobody watches it."""
+        return self._watch is not None and self._watch.is_away
+
+    def watch(self) -> None:
+        """Find out in the background when a server is away, and let nobody wait for it meanwhile."""
+        if self._watch:
+            self._watch.start()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the data (SQLite) or the latest commits (PostgreSQL)."""
+        self._refuse_while_away()
         with self.engine.connect() as connection:
             yield connection
 
@@ -109,6 +124,7 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """A transaction that is committed when the block ends, and undone when it raises."""
         if not self.is_sqlite:
+            self._refuse_while_away()
             with self.engine.begin() as connection:
                 yield connection
             return
@@ -129,7 +145,13 @@ class Database:
         return now.astimezone(UTC)
 
     def dispose(self) -> None:
+        if self._watch:
+            self._watch.stop()
         self.engine.dispose()
+
+    def _refuse_while_away(self) -> None:
+        if self.is_away:
+            raise DatabaseAway
 
 
 Changes = tuple[int, int]
@@ -167,8 +189,11 @@ class Reader:
         self._connection.close()
 
 
-def open_database(settings: Settings) -> Database:
-    """Open the database of `settings`; the folder of an SQLite file is made."""
+def open_database(settings: Settings, statement_timeout: timedelta | None = None) -> Database:
+    """Open the database of `settings`; the folder of an SQLite file is made.
+
+    A server gives up on statements that take longer than `statement_timeout`.
+    """
     url = make_url(settings.sqlalchemy_url)
     half = MAX_CONNECTIONS // 2
     pool = {"pool_size": half, "max_overflow": MAX_CONNECTIONS - half, "pool_timeout": POOL_PATIENCE}
@@ -176,9 +201,10 @@ def open_database(settings: Settings) -> Database:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         engine = create_engine(url, connect_args={"timeout": 30}, **pool)
         _prepare_sqlite(engine, settings.sqlite_synchronous)
-    else:
-        engine = create_engine(url, pool_pre_ping=True, **pool)
-    return Database(engine)
+        return Database(engine)
+    watch = Watch(url)
+    seconds = statement_timeout.total_seconds() if statement_timeout else None
+    return Database(connect_engine(url, lambda: watch.is_away, seconds, **pool), watch)
 
 
 def _prepare_sqlite(engine: Engine, synchronous: str) -> None:

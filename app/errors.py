@@ -1,7 +1,7 @@
 """The kinds of service error, the one status table, and the one problem+json body (RFC 9457)."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -105,37 +105,51 @@ def declared(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     return {status.value: {"description": status.phrase, "content": content} for status in statuses}
 
 
+def declare_on(operation: dict[str, Any], *statuses: HTTPStatus) -> None:
+    """The same for an operation of the finished document."""
+    operation["responses"].update({str(status): entry for status, entry in declared(*statuses).items()})
+
+
 def declare_problems(app: FastAPI) -> None:
     """Put Problem into the OpenAPI document, and give every operation the errors that any of them can answer."""
-    undeclared = app.openapi
+
+    def amend(document: dict[str, Any]) -> None:
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for schema in (Problem, FieldError):
+            schemas[schema.__name__] = schema.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas["Problem"].pop("$defs", None)
+        for framework_schema in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(framework_schema, None)
+        for _, _, operation in operations_of(document):
+            _declare_common_problems(operation)
+
+    amend_document(app, amend)
+
+
+def amend_document(app: FastAPI, amend: Callable[[dict[str, Any]], None]) -> None:
+    """Have `amend` change the OpenAPI document, once, after all that made or changed it so far."""
+    make = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            document = undeclared()
-            schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            for schema in (Problem, FieldError):
-                schemas[schema.__name__] = schema.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas["Problem"].pop("$defs", None)
-            for framework_schema in ("HTTPValidationError", "ValidationError"):
-                schemas.pop(framework_schema, None)
-            for operation in _operations(document):
-                _declare_common_problems(operation)
+            amend(make())  # which FastAPI keeps as `openapi_schema`
         assert app.openapi_schema is not None
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
 
 
-def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for path in document["paths"].values():
-        yield from path.values()
+def operations_of(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Method, path and operation."""
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            yield method.upper(), path, operation
 
 
 def _declare_common_problems(operation: dict[str, Any]) -> None:
-    common = [HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE]
+    declare_on(operation, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)
     if "parameters" in operation or "requestBody" in operation:
-        common.append(HTTPStatus.UNPROCESSABLE_ENTITY)
-    operation["responses"].update({str(status): entry for status, entry in declared(*common).items()})
+        declare_on(operation, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 def answer_problems(app: FastAPI) -> None:
@@ -146,6 +160,11 @@ def answer_problems(app: FastAPI) -> None:
     app.add_exception_handler(DBAPIError, _answer_database_error)
     app.add_exception_handler(PoolTimeout, _answer_database_away)
     app.add_exception_handler(Exception, _answer_bug)
+
+
+def respond(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The problem as a response, for what answers before any route does."""
+    return _respond(problem(status, detail), headers)
 
 
 def _respond(answer: Problem, headers: Mapping[str, str] | None = None) -> Response:
@@ -214,10 +233,12 @@ def _answer_database_away(_request: Request, error: Exception) -> Response:
     return _respond(problem(HTTPStatus.SERVICE_UNAVAILABLE, detail), {"Retry-After": "1"})
 
 
-def _answer_bug(_request: Request, _error: Exception) -> Response:
+def _answer_bug(request: Request, _error: Exception) -> Response:
     # Starlette hands the exception on to the server, which logs the traceback.
     detail = "this is a fault of the service, not of the request; it has been logged"
-    return _respond(problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
+    request_id = request.scope.get("palate.request_id")  # this answer is made outside of what adds it to all others
+    headers = {"X-Request-ID": request_id} if request_id else None
+    return _respond(problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail), headers)
 
 
 def field_path(location: Sequence[int | str]) -> str:

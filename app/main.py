@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import FrameType
@@ -18,13 +20,21 @@ from threadpoolctl import threadpool_limits
 
 import migrations
 from app import __version__
+from app.api_keys.api import router as keys_router
+from app.api_keys.guard import Guard, declare_keys
+from app.api_keys.keyring import Keyring
 from app.dashboard.api import router as dashboard_router
 from app.database import Database, open_database
 from app.engine.warm_up import warm_up
 from app.errors import answer_problems, declare_problems
 from app.health.api import probes_router, status_router
+from app.health.figures import SharedFigures, keep_noting
 from app.items.api import router as items_router
+from app.limits import BodyLimits, declare_limits
 from app.logs import set_up_logs
+from app.metrics.api import router as metrics_router
+from app.metrics.observer import Observer
+from app.metrics.tracing import NoExporter, exports_traces
 from app.ratings.api import items_router as rated_items_router
 from app.ratings.api import router as ratings_router
 from app.ratings.api import users_router
@@ -43,6 +53,8 @@ log = logging.getLogger(__name__)
 
 THREADS = 8  # for database work; more only queue behind each other (SQLite) or behind the GIL
 
+ANY_LENGTH = {"/v1/ratings/import"}  # read in blocks, never held as a whole
+
 DESCRIPTION = """\
 Palate learns from ratings and answers with predicted ratings and recommendations.
 
@@ -59,6 +71,7 @@ TAGS = [
     {"name": "training", "description": "Training runs and their progress."},
     {"name": "searches", "description": "Searches of hyperparameters and their trials."},
     {"name": "models", "description": "Published model versions: history, activation, rollback."},
+    {"name": "keys", "description": "API keys: who may ask for what."},
     {"name": "service", "description": "Liveness, readiness and counts."},
 ]
 
@@ -76,11 +89,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=_operation_id,
         separate_input_output_schemas=False,
         lifespan=_lifespan,
+        telemetry={"auto_configure": True, "metrics": False, "logs": False, "tracing": exports_traces()},
     )
     app.state.settings = settings
     answer_problems(app)
     _mount(app)
     declare_problems(app)
+    app.add_middleware(BodyLimits, limits=settings.limits, any_length=ANY_LENGTH)
+    declare_limits(app, ANY_LENGTH)
+    app.add_middleware(Guard, settings=settings)  # before all of the above: what was added last comes first
+    app.add_middleware(Observer, is_logging=settings.log_requests)  # sees what the guard refuses, too
+    declare_keys(app, settings)
     return app
 
 
@@ -95,10 +114,12 @@ def _mount(app: FastAPI) -> None:
         training_router,
         searches_router,
         models_router,
+        keys_router,
         status_router,
     ):
         app.include_router(router, prefix="/v1")
     app.include_router(probes_router)
+    app.include_router(metrics_router)
     app.include_router(dashboard_router)
 
 
@@ -115,19 +136,27 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     live = LiveModel(database, settings)
     trainer = EmbeddedTrainer(settings) if settings.trainer == "embedded" else None
     app.state.database, app.state.live = database, live
+    app.state.keyring = keyring = Keyring(database)
     app.state.rating_writer = RatingWriter(database)
     app.state.recommender = recommender = Recommender(database, live, settings)
+    app.state.collectors = (SharedFigures(database),)
     app.state.is_stopping = False
+    app.state.n_transfers = Counter[str]()  # imports and exports under way
     _on_sigterm(app)
     with threadpool_limits(1):  # a solve of a few dozen numbers is slower on several threads than on one
         await anyio.to_thread.run_sync(_warm, live)
+        await anyio.to_thread.run_sync(keyring.start)
         if trainer:
             trainer.start()
+        database.watch()
+        noting = asyncio.create_task(keep_noting(database, live))
         try:
             yield
         finally:
+            noting.cancel()
             if trainer:
                 await anyio.to_thread.run_sync(trainer.stop)
+            await anyio.to_thread.run_sync(keyring.stop)
             live.stop()
             recommender.close()
             database.dispose()
@@ -150,10 +179,10 @@ def _on_sigterm(app: FastAPI) -> None:
 
 def _open(settings: Settings) -> Database:
     """The database at its newest schema: an SQLite file is migrated here, a server only by `palate migrate`."""
-    database = open_database(settings)
+    database = open_database(settings, settings.database_statement_timeout)
     if database.is_sqlite:
         migrations.upgrade(database, settings)
-    elif not migrations.is_current(database):
+    elif not migrations.is_usable(database):
         database.dispose()
         raise SystemExit("the database schema is not current: run `palate migrate` first")
     return database
@@ -170,6 +199,6 @@ def __getattr__(name: str) -> Any:
     if name == "app":
         try:
             return create_app(read_settings())
-        except UnusableSettings as unusable:
+        except (UnusableSettings, NoExporter) as unusable:
             raise SystemExit(str(unusable)) from unusable
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

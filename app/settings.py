@@ -1,12 +1,21 @@
 """Everything an operator can set, read once from the environment (prefix `PALATE_`) and frozen."""
 
+import os
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
@@ -87,6 +96,9 @@ class Training(_Group):
         description="How long a silent trainer keeps its run before another takes it over.",
     )
     poll_interval: Duration = Field(timedelta(seconds=0.25), description="How often an idle trainer looks for a run.")
+    sign_of_life: Path | None = Field(
+        None, description="File that a living trainer touches every second, for health checks of containers."
+    )
     gate_margin: float = Field(
         0.02,
         ge=0,
@@ -133,12 +145,71 @@ class Versions(_Group):
     )
 
 
+class Runs(_Group):
+    """The history of training runs and searches."""
+
+    keep: int = Field(
+        1_000, ge=1, description="Runs kept, with epochs and trials; older ones are pruned after a publish."
+    )
+
+
 class Imports(_Group):
     """Streaming import of ratings."""
 
     batch_size: int = Field(20_000, ge=1, description="Ratings per committed batch.")
     max_bad_lines: int = Field(1_000, ge=0, description="Bad lines after which an import stops.")
     shown_bad_lines: int = Field(20, ge=0, description="Bad lines that the report quotes.")
+
+
+class Limits(_Group):
+    """What a single client may ask of a process."""
+
+    body_bytes: int = Field(16 * 2**20, ge=2**10, description="Longest request body; imports may have any length.")
+    body_timeout: Duration = Field(
+        timedelta(seconds=30),
+        description="How long a body may keep the service waiting, and a second more for each KiB that has come.",
+    )
+    rate: str | None = Field(
+        None, description="Requests of one key, or of one address without one, e.g. `100/second`; unset: no limit."
+    )
+    rate_store: str = Field(
+        "memory://",
+        description="Where they are counted: each process for itself, or a redis:// URL (`palate[redis]`) for all.",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_rate(self) -> Self:
+        if self.rate is not None:
+            import limits  # only where there is one: `palate --help` answers at once
+
+            try:
+                limits.parse(self.rate)
+            except ValueError:
+                raise ValueError(f"limits rate {self.rate!r} must be like 100/second or 5000/hour") from None
+        if not self.rate_store.startswith(("memory://", "redis://", "rediss://")):
+            raise ValueError("limits rate_store must be memory:// or a redis:// URL")
+        if self.rate_store.startswith("redis") and find_spec("redis") is None:
+            raise ValueError("limits rate_store: Redis needs a package more, pip install palate[redis]")
+        return self
+
+
+class _NamedFiles(EnvSettingsSource):
+    """Settings from files, for secrets: PALATE_X_FILE names the file that holds PALATE_X, where X is in no group."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        named = {name.lower(): path for name, path in os.environ.items()}
+        return {
+            name.removesuffix("_file"): _read_setting(name, path)
+            for name, path in named.items()
+            if name.startswith(str(self.env_prefix).lower()) and name.endswith("_file") and path
+        }
+
+
+def _read_setting(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise SettingsError(f"{variable.upper()} cannot be read") from error
 
 
 class Settings(BaseSettings):
@@ -160,6 +231,13 @@ class Settings(BaseSettings):
         None,
         description="SQLAlchemy URL, e.g. postgresql://user:password@host/name; unset uses SQLite in data_dir.",
     )
+    database_statement_timeout: Duration = Field(
+        timedelta(seconds=30),
+        description="Longest that a statement of a request may take on a PostgreSQL server; then it answers 503.",
+    )
+    database_password: str | None = Field(
+        None, repr=False, description="Password for the URL's user, where it shall not stand in the URL itself."
+    )
     kernel_cache_dir: Path | None = Field(
         None, description="Folder of compiled kernels, kept between starts; unset uses `kernels` in data_dir."
     )
@@ -171,9 +249,10 @@ class Settings(BaseSettings):
         "embedded",
         description="`embedded`: the service starts the trainer process itself; `external`: run `palate worker`.",
     )
-    auth: Literal["loopback", "off"] = Field(
-        "loopback",
-        description="`loopback`: refuse to listen on any other address; `off`: answer everybody who can connect.",
+    auth: Literal["keys", "off"] = Field(
+        "keys",
+        description="`keys`: requests need an API key; before the first is made, only this machine is answered. "
+        "`off`: everybody who can connect is.",
     )
     kept_tastes: int = Field(
         1_000,
@@ -181,14 +260,25 @@ class Settings(BaseSettings):
         description="Users whose vector and lists each process keeps for as long as nothing changes them; 0: none.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+    log_format: Literal["text", "json"] = Field("text", description="`json`: one object a line, for machines.")
+    log_requests: bool = Field(False, description="Log every request; `palate serve --access-log` turns it on too.")
     rating: RatingScale = Field(RatingScale(), description="The rating scale.")
     retrain: RetrainPolicy = Field(RetrainPolicy(), description="When a retrain starts by itself.")
     training: Training = Field(Training(), description="The trainer process.")
     versions: Versions = Field(Versions(), description="Published model versions.")
+    runs: Runs = Field(Runs(), description="History of runs.")
     imports: Imports = Field(Imports(), description="Streaming import.")
+    limits: Limits = Field(Limits(), description="Limits on requests.")
     hyperparameters: dict[str, Any] = Field(
         {}, description='Defaults of every run as JSON, e.g. {"n_factors": 32}; a run may override them.'
     )
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]  # the sources always come by name
+        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then variables, then files that variables name: PALATE_DATABASE_PASSWORD_FILE=/run/secrets/x."""
+        return sources["init_settings"], sources["env_settings"], _NamedFiles(settings_cls)
 
     @field_validator("database_url")
     @classmethod
@@ -237,7 +327,13 @@ class Settings(BaseSettings):
     @cached_property
     def sqlalchemy_url(self) -> str:
         """The database that is really used."""
-        return self.database_url or f"sqlite:///{(self.data_dir / 'palate.db').absolute()}"
+        from sqlalchemy import make_url  # only where there is one
+
+        if not self.database_url:
+            return f"sqlite:///{(self.data_dir / 'palate.db').absolute()}"
+        if not self.database_password:
+            return self.database_url
+        return make_url(self.database_url).set(password=self.database_password).render_as_string(hide_password=False)
 
     @property
     def versions_dir(self) -> Path:

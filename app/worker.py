@@ -31,6 +31,7 @@ log = logging.getLogger("app.worker")  # also where it runs as __main__
 PATIENCE = 1.5
 """Seconds that a run has to stop by itself at shutdown; then it is handed back over its head."""
 _GLANCE = 0.1
+_SHOWN_EVERY = 1.0
 _LONGEST_WAIT = 5.0
 _PR_SET_PDEATHSIG = 1
 
@@ -45,6 +46,7 @@ class Worker:
         self._watch = Watch(settings.retrain, settings.versions_dir)
         self._defaults = settings.recipe
         self._name = queue.worker_name()
+        self._shown_at = 0.0
         self._is_told_to_stop = False  # no Event: setting one in a signal handler may wait for itself
 
     def stop(self) -> None:
@@ -74,7 +76,14 @@ class Worker:
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while not self.is_stopping() and (left := until - time.monotonic()) > 0:
+            self._show_life()
             time.sleep(min(left, _GLANCE))
+
+    def _show_life(self) -> None:
+        file = self._settings.training.sign_of_life
+        if file and time.monotonic() - self._shown_at >= _SHOWN_EVERY:
+            file.touch()
+            self._shown_at = time.monotonic()
 
     def _next(self) -> Claim | None:
         """The next run to work on: one that waits, or one that the policy asks for now."""
@@ -95,6 +104,7 @@ class Worker:
         thread = threading.Thread(target=self._execute, args=(claim,), name="run", daemon=True)
         thread.start()
         while thread.is_alive() and not self.is_stopping():
+            self._show_life()
             thread.join(_GLANCE)
         thread.join(PATIENCE)
         if thread.is_alive():

@@ -1,8 +1,10 @@
 """Accuracy through HTTP on MovieLens small: import the training folds, train, predict every test pair.
 
-    .venv/bin/python -m benchmarks.http_folds ../shared/data/ml-latest-small/ratings.csv
+    .venv/bin/python -m benchmarks.http_folds ../shared/data/ml-latest-small/ratings.csv [--categories] [--unseen-films]
 
 Folds: crc32("userId,movieId") % 5. Test pairs of unknown items count too. Nothing is chosen on the test folds.
+With --categories the service is told the genres of all films, from movies.csv beside the ratings. With --unseen-films
+folds are films, crc32("movieId") % 5: nobody's ratings of a film of the test fold are known.
 """
 
 from __future__ import annotations
@@ -29,24 +31,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ratings", type=Path)
     parser.add_argument("--folds", type=int, nargs="*", default=list(range(N_FOLDS)))
+    parser.add_argument("--categories", action="store_true")
+    parser.add_argument("--unseen-films", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     rows = [row[:3] for row in csv.reader(arguments.ratings.open())][1:]
-    folds = [zlib.crc32(f"{user},{item}".encode()) % N_FOLDS for user, item, _ in rows]
+    keys = [item if arguments.unseen_films else f"{user},{item}" for user, item, _ in rows]
+    folds = [zlib.crc32(key.encode()) % N_FOLDS for key in keys]
+    genres = _genres(arguments.ratings.parent / "movies.csv") if arguments.categories else {}
     print(f"{'fold':>4} {'train':>7} {'test':>6} {'RMSE':>7} {'MAE':>7} {'80 % cover':>10} {'training s':>10}")
-    results = [_measure(rows, folds, fold) for fold in arguments.folds]
+    results = [_measure(rows, folds, fold, genres, arguments.threads) for fold in arguments.folds]
     means = [statistics.mean(column) for column in zip(*results, strict=True)]
     print(f"mean {'':>14} {means[0]:7.4f} {means[1]:7.4f} {means[2]:10.3f} {means[3]:10.1f}")
 
 
-def _measure(rows: list[list[str]], folds: list[int], fold: int) -> tuple[float, float, float, float]:
+def _genres(path: Path) -> dict[str, list[str]]:
+    """Genres of each film; "(no genres listed)" is none."""
+    films = list(csv.reader(path.open(encoding="utf-8")))[1:]
+    return {film: [name for name in genres.split("|") if not name.startswith("(")] for film, _, genres in films}
+
+
+def _measure(
+    rows: list[list[str]], folds: list[int], fold: int, genres: dict[str, list[str]], n_threads: int
+) -> tuple[float, float, float, float]:
     known = [row for row, its in zip(rows, folds, strict=True) if its != fold]
     test = [row for row, its in zip(rows, folds, strict=True) if its == fold]
+    environment = {"PALATE_RETRAIN_IS_ON": "false", "PALATE_TRAINING_N_THREADS": str(n_threads)}
     with (
         tempfile.TemporaryDirectory() as folder,
-        running_service(Path(folder), environment={"PALATE_RETRAIN_IS_ON": "false"}) as service,
+        running_service(Path(folder), environment=environment) as service,
         httpx.Client(base_url=service.url, timeout=300) as client,
     ):
         _import(client, known)
+        _describe(client, genres)
         seconds = train(client)
         predictions = _predict(client, test)
     actual = np.array([float(value) for _, _, value in test])
@@ -64,6 +81,12 @@ def _import(client: httpx.Client, rows: list[list[str]]) -> None:
     headers = {"Content-Type": "text/csv"}
     report = client.post("/v1/ratings/import", content=body.getvalue(), headers=headers).raise_for_status().json()
     assert report["created"] == len(rows), report
+
+
+def _describe(client: httpx.Client, genres: dict[str, list[str]]) -> None:
+    items = [{"item_id": film, "categories": names} for film, names in genres.items()]
+    for start in range(0, len(items), CHUNK):
+        client.post("/v1/items/batch", json={"items": items[start : start + CHUNK]}).raise_for_status()
 
 
 def train(client: httpx.Client) -> float:

@@ -1,6 +1,12 @@
-"""Alembic migrations of the database, and the two questions asked of them: upgrade it, is it current?"""
+"""Alembic migrations of the database: upgrade it, and can this release work with it?
+
+A migration only adds (docs/decisions/0053): a release works with the schema of the next one too, so that both may run
+side by side while one takes the other's place.
+"""
 
 import fcntl
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,30 +16,81 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 
 from app.database import Database
 from app.settings import Settings
 
 VERSION_TABLE = "palate_alembic_version"  # other tools that use Alembic keep their own table in the same database
 _ADVISORY_LOCK = 0x70616C61  # any constant of our own: "pala"
+_LOCK_PATIENCE = "2s"
+"""A statement that waits longer for a table makes everybody else wait behind it: it steps back and tries again."""
+_LOCK_NOT_AVAILABLE = "55P03"
+_TRIES, _PAUSE = 30, 1.0
+
+log = logging.getLogger(__name__)
 
 
 def upgrade(database: Database, settings: Settings) -> None:
-    """Bring the schema to the newest revision; processes that start together take turns."""
-    with _one_at_a_time(database, settings), database.engine.connect() as connection:
+    """Bring the schema to the newest revision; processes that start together take turns.
+
+    The schema of a newer release is left as it is. On a server that is in use a migration waits for tables only
+    briefly, again and again, so that it never holds up requests for long.
+    """
+    with _one_at_a_time(database, settings):
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                _upgrade(database)
+                break
+            except OperationalError as error:
+                if database.is_sqlite or getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or not tries_left:
+                    raise
+            log.info("the tables are in use; trying again in %.0f s", _PAUSE)
+            time.sleep(_PAUSE)
+
+
+def _upgrade(database: Database) -> None:
+    with database.engine.connect() as connection:
         if database.is_sqlite:
             connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")
         with connection.begin():
+            if not database.is_sqlite:
+                connection.execute(text(f"SET LOCAL lock_timeout TO '{_LOCK_PATIENCE}'"))
+            if _is_newer(current(connection)):
+                return
             config = _config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
 
-def is_current(database: Database) -> bool:
-    """Whether the schema is at the newest revision that this code knows."""
+def is_usable(database: Database) -> bool:
+    """Whether this code works with the schema: its own, or that of a newer release, which only adds to it."""
     with database.read() as connection:
-        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-        return context.get_current_revision() == ScriptDirectory.from_config(_config()).get_current_head()
+        return works_with(current(connection))
+
+
+def works_with(schema: str | None) -> bool:
+    """Whether this code works with that revision."""
+    return schema == head() or _is_newer(schema)
+
+
+def _is_newer(schema: str | None) -> bool:
+    return schema is not None and not knows(schema)
+
+
+def current(connection: Connection) -> str | None:
+    """The revision of the database's schema; None before the first migration."""
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+
+
+def head() -> str | None:
+    """The newest revision that this code knows."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def knows(schema: str) -> bool:
+    """Whether this is a revision that this code knows."""
+    return any(script.revision == schema for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def _config() -> Config:

@@ -32,6 +32,6 @@ def serving(app: FastAPI) -> Iterator[httpx.Client]:
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(app.router.lifespan_context(app)),
-        httpx.Client(transport=PortalTransport(app, portal), base_url="http://palate") as client,
+        httpx.Client(transport=PortalTransport(app, portal), base_url="http://localhost") as client,
     ):
         yield client

@@ -4,6 +4,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 from uuid import uuid4
@@ -76,12 +77,17 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setting
         _migrate(settings)
         yield settings
         return
+    with empty_postgres(request) as url:
+        yield Settings(data_dir=tmp_path, trainer="external", kernel_cache_dir=KERNELS, database_url=url)
+
+
+@contextmanager
+def empty_postgres(request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of an empty, migrated PostgreSQL database of its own."""
     server, template = request.getfixturevalue("postgres_url"), request.getfixturevalue("postgres_template")
     name = f"palate_{uuid4().hex[:12]}"
     _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield Settings(
-        data_dir=tmp_path, trainer="external", kernel_cache_dir=KERNELS, database_url=_database(server, name)
-    )
+    yield _database(server, name)
     _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -117,6 +123,15 @@ def sqlite_client(sqlite_settings: Settings) -> Iterator[httpx.Client]:
 
     with serving(create_app(sqlite_settings)) as client:
         yield client
+
+
+@contextmanager
+def unmigrated_postgres(request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a PostgreSQL database without any table."""
+    server, name = request.getfixturevalue("postgres_url"), f"palate_{uuid4().hex[:12]}"
+    _administer(server, f"CREATE DATABASE {name}")
+    yield _database(server, name)
+    _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _migrate(settings: Settings) -> None:

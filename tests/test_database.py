@@ -1,16 +1,18 @@
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, make_url
 from sqlalchemy.exc import DBAPIError
 
 import migrations
-from app.database import Base, Database, advance, peek_revision, revision
+from app import postgres
+from app.database import Base, Database, advance, open_database, peek_revision, revision
 from app.items.store import keys_by_id
 from app.main import create_app
 from app.ratings import everything, set_wise, store
@@ -27,7 +29,7 @@ def test_migrations_make_exactly_the_tables_that_the_code_declares(database: Dat
 
 def test_upgrading_an_upgraded_database_changes_nothing(database: Database, settings) -> None:
     migrations.upgrade(database, settings)
-    assert migrations.is_current(database)
+    assert migrations.is_usable(database)
 
 
 def test_a_write_that_raises_gives_its_revisions_back(database: Database) -> None:
@@ -108,3 +110,34 @@ def test_a_request_whose_connection_is_cut_is_told_to_try_again(settings: Settin
         assert is_cut.is_set()
         assert (answer.status_code, answer.headers.get("retry-after")) == (503, "1")
         assert client.get(path).status_code == 200
+
+
+def test_what_the_url_of_a_server_says_is_kept_beside_the_timeouts(request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue("postgres_url")
+    options = "-c statement_timeout=7000 -c search_path=elsewhere"
+    asked = make_url(url).update_query_dict({"options": options}).render_as_string(hide_password=False)
+    database = open_database(Settings(database_url=asked), timedelta(seconds=30))
+    with database.read() as connection:
+        told = [
+            connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in ("search_path", "statement_timeout")
+        ]
+    database.dispose()
+    assert told == ["elsewhere", "7s"]
+
+
+def test_a_connection_that_rested_is_asked_whether_it_lives_before_it_is_used(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "_TRUSTED_FOR", 0.0)
+    database = open_database(Settings(database_url=request.getfixturevalue("postgres_url")))
+    with database.read() as connection, database.read() as second:
+        numbers = [each.connection.driver_connection.info.backend_pid for each in (connection, second)]  # type: ignore[union-attr]
+    other = open_database(Settings(database_url=request.getfixturevalue("postgres_url")))
+    with other.read() as connection:
+        for number in numbers:
+            connection.exec_driver_sql(f"SELECT pg_terminate_backend({number})")
+    for _ in range(2):
+        with database.read() as connection:
+            assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
+    other.dispose()
+    database.dispose()

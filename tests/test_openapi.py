@@ -65,17 +65,8 @@ def test_every_body_and_every_answer_shows_an_example(document: dict[str, Any]) 
     assert not bare, "\n".join(bare)
 
 
-def test_an_unknown_path_is_answered_with_the_declared_problem() -> None:
-    app = create_app(Settings(trainer="external"))
-
-    async def call() -> httpx.Response:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://palate") as client:
-            return await client.get("/v1/nothing-here")
-
-    import anyio
-
-    response = anyio.run(call)
+def test_an_unknown_path_is_answered_with_the_declared_problem(sqlite_client: httpx.Client) -> None:
+    response = sqlite_client.get("/v1/nothing-here")
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["title"] == "Not Found"

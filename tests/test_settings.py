@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import make_url
 
 from app.settings import RatingScale, Settings, UnusableSettings, read_settings
 
@@ -28,6 +29,9 @@ def test_variables_reach_the_settings_they_name(monkeypatch: pytest.MonkeyPatch)
         ("PALATE_RATING_MAKS", "5", "Extra inputs"),
         ("PALATE_HYPERPARAMETERS", '{"n_factors": 0}', "n_factors must be"),
         ("PALATE_TRAINER", "maybe", "'embedded' or 'external'"),
+        ("PALATE_AUTH", "loopback", "'keys' or 'off'"),
+        ("PALATE_LIMITS_RATE", "fast", "must be like 100/second"),
+        ("PALATE_LIMITS_RATE_STORE", "https://localhost", "must be memory:// or a redis:// URL"),
         ("PALATE_DATABASE_URL", "nonsense", "is not the URL of a database"),
         ("PALATE_DATABASE_URL", "mysql://somebody@localhost/name", "must begin with postgresql:// or sqlite:///"),
         ("PALATE_DATABASE_URL", "postgres://somebody@localhost/name", "must begin with postgresql:// or sqlite:///"),
@@ -86,4 +90,29 @@ def test_the_default_loss_is_declared_by_its_settings(monkeypatch: pytest.Monkey
 def test_a_default_loss_that_cannot_be_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PALATE_TRAINING_LOSS", "(r - r_hat)**2 + sin(r)")
     with pytest.raises(UnusableSettings, match="the function sin is not known at character 18"):
+        read_settings()
+
+
+def test_a_setting_can_come_from_a_file_and_a_password_goes_into_the_url(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("p@ss/word%\n")
+    monkeypatch.setenv("PALATE_DATABASE_URL", "postgresql://palate@db/palate")
+    monkeypatch.setenv("PALATE_DATABASE_PASSWORD_FILE", str(tmp_path / "password"))
+    settings = Settings()
+    assert make_url(settings.sqlalchemy_url).password == "p@ss/word%"
+    assert "p@ss" not in repr(settings)
+
+
+def test_a_variable_wins_over_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "level").write_text("debug")
+    monkeypatch.setenv("PALATE_LOG_LEVEL_FILE", str(tmp_path / "level"))
+    assert Settings().log_level == "debug"
+    monkeypatch.setenv("PALATE_LOG_LEVEL", "warning")
+    assert Settings().log_level == "warning"
+
+
+def test_a_file_that_cannot_be_read_stops_the_start_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PALATE_DATABASE_PASSWORD_FILE", "/nowhere/password")
+    with pytest.raises(UnusableSettings, match=r"PALATE_DATABASE_PASSWORD_FILE cannot be read: .*/nowhere/password"):
         read_settings()

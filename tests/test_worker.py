@@ -197,3 +197,17 @@ def test_a_trainer_killed_at_any_moment_leaves_no_half_version(
     assert live.current.version == active(database) == listed(database)[0]
     published = {folder.name for folder in quick_lease.versions_dir.iterdir()}
     assert len(published) == len(listed(database))
+
+
+def test_a_worker_shows_that_it_lives_while_it_waits_and_while_it_works(
+    database: Database, quick_lease: Settings, start: Start
+) -> None:
+    sign = quick_lease.data_dir / "alive"
+    training = quick_lease.training.model_copy(update={"sign_of_life": sign})
+    start(quick_lease.model_copy(update={"training": training}))
+    wait_until(sign.exists)
+    fill(database, ratings_of(200, 100))
+    run = enqueue(database, ENDLESS)
+    wait_until(lambda: _is_learning(database, run.id))
+    before = sign.stat().st_mtime_ns
+    wait_until(lambda: sign.stat().st_mtime_ns > before)

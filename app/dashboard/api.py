@@ -15,7 +15,7 @@ _FILES = {path.name: path for path in _FOLDER.iterdir() if path.suffix in _MEDIA
 
 # Titles and ids come from outside: even if one were taken for markup, nothing in it could load or run.
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",

@@ -50,8 +50,9 @@ class Side:
     """[n, D]: the features, a column of ones, and zeros up to a multiple of 16."""
     n_features: int
     feature_products: Matrix64
+    """Over the rows with ratings; rows without say nothing of the prior."""
     vectors: Matrix32
-    """As drawn last."""
+    """As drawn last; 0 where there are no ratings."""
     expected: Matrix32
     """The means of what they were drawn from."""
     prior_means: Matrix32
@@ -72,8 +73,10 @@ class Side:
         wide[:, :d] = features.values
         wide[:, d] = 1.0
         state = [aligned_matrix(n, COLUMNS) for _ in range(3)]
-        state[0][:] = vectors
-        products = cross_products(pool, sparse.parts, wide, wide)
+        is_rated = sparse.counts > 0
+        state[0][is_rated] = vectors[is_rated]
+        known = wide if is_rated.all() else wide * is_rated[:, None]
+        products = cross_products(pool, sparse.parts, known, known)
         drawn, expected, prior_means = state
         weights = np.ones(n, np.float32)
         side = cls(sparse, values, wide, d, products, drawn, expected, prior_means, np.zeros(n), weights)
@@ -81,16 +84,20 @@ class Side:
         return side
 
     @property
-    def n_rows(self) -> int:
-        return int(self.vectors.shape[0])
+    def n_rated(self) -> int:
+        return int(np.count_nonzero(self.sparse.counts))
+
+    def sample(self) -> Matrix32:
+        """The vectors drawn last, and the prior means of rows without ratings."""
+        return np.where(self.sparse.counts[:, None] > 0, self.vectors, self.expected)
 
     def second_moment(self, pool: Executor) -> Matrix64:
-        """sum x x' over the rows, as drawn last."""
+        """sum x x' over the rows with ratings, as drawn last."""
         return cross_products(pool, self.sparse.parts, self.vectors, self.vectors)
 
     def draw_prior(self, pool: Executor, rng: np.random.Generator) -> None:
-        """Mean, precision and link given the vectors, and with them the prior mean of every row."""
-        d, n = self.n_features, self.n_rows
+        """Mean, precision and link given the vectors of rows with ratings; and so the prior mean of every row."""
+        d, n = self.n_features, self.n_rated
         sums = cross_products(pool, self.sparse.parts, self.features, self.vectors)
         squares = self.second_moment(pool)
         of_features, feature_sums = self.feature_products[:d, :d], self.feature_products[:d, d]

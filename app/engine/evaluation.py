@@ -75,6 +75,20 @@ def ndcg_at(recommended: Rows, relevant: Rows, n: int) -> float:
     return float(gained / discounts[:n_reachable].sum())
 
 
+def graded_ndcg_at(scores: npt.ArrayLike, values: npt.ArrayLike, n: int) -> float:
+    """nDCG of rated items put in the order of their scores, ties as they come; gains are ratings above the lowest.
+
+    Järvelin & Kekäläinen 2002. NaN where the ratings are all equal: every order is as good.
+    """
+    ratings = np.asarray(values, np.float64)
+    if not ratings.size or ratings.min() == ratings.max():
+        return float("nan")
+    gains = ratings - ratings.min()
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")[:n]
+    discounts = 1.0 / np.log2(np.arange(2, order.size + 2))
+    return float((gains[order] * discounts).sum() / (np.sort(gains)[::-1][: order.size] * discounts).sum())
+
+
 def interval_coverage(actual: Vector32, lower: Vector32, upper: Vector32) -> float:
     """Share of ratings inside their interval, ends included: the level, if intervals are honest; NaN of nothing."""
     if not actual.size:

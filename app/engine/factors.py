@@ -64,6 +64,8 @@ _POSTERIOR_DTYPES: dict[str, tuple[type[np.generic], int]] = {
     "user_widening": (np.float64, 1),
     "item_widening": (np.float64, 1),
     "trust": (np.float64, 1),
+    "item_appeal": (np.float32, 2),
+    "usual_interest": (np.float64, 1),
 }
 """The arrays that a model has besides where it is the mean of a posterior."""
 
@@ -93,6 +95,10 @@ class Posterior:
     item_widening: Vector64
     trust: Vector64
     """What the hold-out made of hinted_covariance and item_noise, by what they were estimated to be."""
+    item_appeal: Matrix32
+    """[n_items, d]: what users like this one come across, in rating units; see `app.engine.relevance`."""
+    usual_interest: Vector64
+    """[d]: the interest of somebody who has rated nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +223,7 @@ class FactorModel:
 def _posterior_of(mapping: Mapping[str, npt.NDArray[Any]]) -> Posterior | None:
     if not any(name.startswith(_POSTERIOR) for name in mapping):
         return None
+    mapping = {**_no_appeal(mapping["item_bias"].size), **mapping}
     for name, kind in _POSTERIOR_DTYPES.items():
         _check_kind(_POSTERIOR + name, kind, mapping)
     n_items, k = mapping["item_factors"].shape
@@ -226,10 +233,17 @@ def _posterior_of(mapping: Mapping[str, npt.NDArray[Any]]) -> Posterior | None:
         "count_hint": (k + 1,),
         "hint_base": (k + 1,),
         "hinted_covariance": (k + 1, k + 1),
+        "item_appeal": (n_items, mapping[_POSTERIOR + "usual_interest"].size),
     }
     for name, shape in shapes.items():
         _check_shape(_POSTERIOR + name, shape, mapping)
     return Posterior(**{name: mapping[_POSTERIOR + name] for name in _POSTERIOR_DTYPES})
+
+
+def _no_appeal(n_items: int) -> Arrays:
+    """What versions lack that were made before lists were ordered by relevance: there it is the predicted rating."""
+    arrays: Arrays = {"item_appeal": np.zeros((n_items, 0), np.float32), "usual_interest": np.zeros(0)}
+    return {_POSTERIOR + name: array for name, array in arrays.items()}
 
 
 def _check_kind(name: str, kind: tuple[type[np.generic], int], mapping: Mapping[str, npt.NDArray[Any]]) -> None:

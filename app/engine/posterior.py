@@ -29,7 +29,7 @@ from app.engine.posterior_model import Averages, published
 from app.engine.row_parts import cut, product
 from app.engine.sorting import sort_by
 from app.engine.tally import count_rows
-from app.engine.trainers.base import FitCancelled
+from app.engine.trainers.base import FitCancelled, WarmStart
 
 MAX_RANK = 16
 _WIDTH = 32
@@ -38,6 +38,8 @@ _ROWS_PER_DIRECTION = 10
 """Users and items that there must be for each feature of who rated what: few rows say nothing of many weights."""
 _WORK_PER_ROW = 400
 """What a row costs beside its ratings, in ratings: drawing 16 numbers."""
+_UNRATED_SHARE = 0.5
+"""An item that nobody rated may be new, or what nobody cares for: halfway between the usual item and the latter."""
 _SETTLED = 2e-4
 """Relative fall of the hold-out error, over a fourth of the sweeps planned, that is not worth as many again."""
 
@@ -74,7 +76,7 @@ class PosteriorFit:
 
 
 def average_posterior(
-    start: FactorModel,
+    start: FactorModel | WarmStart,
     ratings: Ratings,
     *,
     seed: int,
@@ -86,7 +88,7 @@ def average_posterior(
     on_sweep: Callable[[SweepReport], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> PosteriorFit:
-    """The mean over a chain that starts at a model's trained vectors, compressed to one model over the same rows.
+    """The mean over a chain that starts at trained vectors, compressed to one model over the same rows.
 
     With a hold-out the chain ends when the error of the running mean has settled, and noise, rank and intervals are
     measured on it. Without one they are those of `first`, the fit that had one, and so is the number of sweeps.
@@ -111,7 +113,7 @@ class _Run:
     def __init__(
         self,
         pool: ThreadPoolExecutor,
-        start: FactorModel,
+        start: FactorModel | WarmStart,
         ratings: Ratings,
         holdout: Ratings | None,
         item_features: Matrix32 | None,
@@ -126,10 +128,12 @@ class _Run:
         users, items, values_by_item = _both_ways(ratings)
         n_directions = max(1, min(settings.n_directions, min(ratings.n_users, ratings.n_items) // _ROWS_PER_DIRECTION))
         of_users, of_items, self.hints = who_rated_what(pool, users, items, n_directions, seed)
+        n_who_rated = of_items.shape[1]
         if item_features is not None:
             of_items = np.hstack([of_items, item_features.astype(np.float32)])
         self.user_features = standardised(of_users, users.counts > 0)
         item_side_features = standardised(of_items, items.counts > 0)
+        item_side_features.values[items.counts == 0, :n_who_rated] *= _UNRATED_SHARE
         self.features_seconds = time.perf_counter() - started
         left, right = _sampler_columns(pool, start, users, items)
         self.chain = Chain(
@@ -201,9 +205,9 @@ class _Run:
         That is the side with more rows, so with fewer ratings each.
         """
         users, items = self.chain.users, self.chain.items
-        left = users.vectors if self.mean_of_items else users.expected
-        right = items.expected if self.mean_of_items else items.vectors
-        self._waiting.append((left.copy(), right.copy()))
+        left = users.sample() if self.mean_of_items else users.expected.copy()
+        right = items.expected.copy() if self.mean_of_items else items.sample()
+        self._waiting.append((left, right))
         if len(self._waiting) * COLUMNS == _WIDTH:
             self._merge()
         self.n_kept += 1
@@ -214,13 +218,16 @@ class _Run:
         self._item_doubt += self._doubt_of_items()
 
     def _doubt_of_items(self) -> Vector64:
-        """Of each item the mean over users of (x.(y - E y))^2, y being the draw: on average, x' cov(y) x."""
+        """Of each item the mean over users of (x.(y - E y))^2, y being the draw: on average, x' cov(y) x.
+
+        Of an item without ratings that average itself, over the prior.
+        """
         users, items = self.chain.users, self.chain.items
-        rated = int((users.sparse.counts > 0).sum())
-        second_moment = users.second_moment(self.pool) / rated
+        second_moment = users.second_moment(self.pool) / users.n_rated
         surprise = items.vectors - items.expected
         through = product(self.pool, items.sparse.parts, surprise, second_moment)
         doubt: Vector64 = np.einsum("nk,nk->n", through, surprise).astype(np.float64)
+        doubt[items.sparse.counts == 0] = np.trace(np.linalg.solve(items.precision, second_moment))
         return doubt
 
     def _merge(self) -> None:
@@ -263,14 +270,15 @@ def _sparse(counts: Counts, others: Rows) -> Sparse:
 
 
 def _sampler_columns(
-    pool: ThreadPoolExecutor, model: FactorModel, users: Sparse, items: Sparse
+    pool: ThreadPoolExecutor, start: FactorModel | WarmStart, users: Sparse, items: Sparse
 ) -> tuple[Matrix32, Matrix32]:
     """b_u + b_i + p.q as vectors of the sampler: the best approximation with so many columns.
 
     Both sides with the same mean square, as the priors of both sides are.
     """
-    left = np.column_stack([model.user_bias, np.ones(model.n_users), model.user_factors]).astype(np.float32)
-    right = np.column_stack([np.ones(model.n_items), model.item_bias, model.item_factors]).astype(np.float32)
+    n_users, n_items = start.user_bias.size, start.item_bias.size
+    left = np.column_stack([start.user_bias, np.ones(n_users), start.user_factors]).astype(np.float32)
+    right = np.column_stack([np.ones(n_items), start.item_bias, start.item_factors]).astype(np.float32)
     narrow = truncate(pool, left, right, COLUMNS, users.parts, items.parts)
-    balance = np.float32((model.n_users / max(model.n_items, 1)) ** 0.25)
+    balance = np.float32((n_users / max(n_items, 1)) ** 0.25)
     return narrow.left * balance, narrow.right / balance

@@ -154,12 +154,17 @@ def draw_rows(
 
     drawn, expected [n_rows, COLUMNS]: the draw and the mean of what it was drawn from   squared_errors [n_rows]: sum
     (r - mean - x.y)^2 over the ratings of each row, x being the draw, where all other_weights are 1. All three are
-    overwritten in first..last.
+    overwritten in first..last. A row without ratings is not drawn, since nothing would depend on it: drawn is 0 there.
     """
     part, part_pull = np.empty((COLUMNS, COLUMNS), np.float32), np.empty(COLUMNS, np.float32)
     gram, pull = np.empty((COLUMNS, COLUMNS)), np.empty(COLUMNS)
     upper, centre, noise = np.empty((COLUMNS, COLUMNS)), np.empty(COLUMNS), np.empty(COLUMNS)
     for row in range(first, last):
+        if starts[row] == starts[row + 1]:
+            expected[row, :] = prior_means[row, :]
+            drawn[row, :] = float32(0)
+            squared_errors[row] = 0.0
+            continue
         squares = _sum_up(
             others, values, mean, other_vectors, other_weights, starts[row], starts[row + 1],
             part, part_pull, gram, pull,

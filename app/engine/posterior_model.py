@@ -20,6 +20,7 @@ from app.engine.features import Features
 from app.engine.fold_in import FoldIn, UserSide
 from app.engine.intervals import LEVELS, N_BUCKETS, calibrated
 from app.engine.low_rank import LowRank, truncate
+from app.engine.relevance import with_appeal
 from app.engine.row_parts import Parts, product
 from app.engine.tally import count_rows, tally
 
@@ -93,7 +94,7 @@ def published(
         popularity_shrinkage=popularity_shrinkage(counted, means),
         posterior=_with_hints(averages, np.column_stack([user_bias, narrow.left]), user_counts > 0, item_noise),
     )
-    model = _with_doubt_of_users(model, ratings)
+    model = with_appeal(_with_doubt_of_users(model, ratings), averages.hints, averages.user_features)
     if first is not None:
         return _like(model, first)
     questions = _asked(ratings, holdout)
@@ -150,6 +151,8 @@ def _with_hints(averages: Averages, users: Matrix32, is_rated: np.ndarray, item_
         user_widening=np.ones(N_BUCKETS),
         item_widening=np.ones(N_BUCKETS),
         trust=np.ones(2),
+        item_appeal=np.zeros((item_noise.size, 0), np.float32),
+        usual_interest=np.zeros(0),
     )
 
 

@@ -125,6 +125,15 @@ def item_ids(connection: Connection) -> Ids:
     return Ids(np.fromiter((row[0] for row in rows), np.int64, len(rows)), [row[1] for row in rows])
 
 
+def categories_by_item(connection: Connection) -> list[tuple[int, str, list[str]]]:
+    """Key, outside id and categories of all items that have any, by key."""
+    has_any = func.json_array_length(Item.categories) > 0
+    rows = connection.execute(
+        select(Item.item_key, Item.item_id, Item.categories).where(has_any).order_by(Item.item_key)
+    )
+    return [(row.item_key, row.item_id, row.categories) for row in rows]
+
+
 def ensure_items(connection: Connection, item_ids: Collection[str]) -> dict[str, int]:
     """The key of each id; an item without metadata is made for every id that is new."""
     keys = keys_of(connection, item_ids)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -19,6 +21,7 @@ from app.items.line_import import BLOCK_BYTES
 from app.items.line_reader import Encoding
 from app.items.schemas import BatchCountsOut, ImportReport
 from app.items.table_layout import FileFormat
+from app.metrics.instruments import count_ratings
 from app.ratings import erasure, everything, store
 from app.ratings.bulk_import import ImportOptions, begin_import
 from app.ratings.checks import refuse_bad_ratings
@@ -90,23 +93,38 @@ WriterDep = Annotated[RatingWriter, Depends(_writer_of)]
 MAX_EXPORTS = 4
 """Exports at once: each holds a connection and one state of the data for as long as its client takes."""
 
-
-class TooManyExports(NotReady):
-    def __init__(self) -> None:
-        super().__init__(f"{MAX_EXPORTS} exports are being read already; try again when one of them is over")
+MAX_IMPORTS = 4
+"""Imports at once: each holds a block of lines and waits for its turn to write."""
 
 
-async def _place_of_export(request: Request) -> AsyncIterator[None]:
-    """A place among the exports, given back when the answer is sent or its client has gone."""
-    state = request.app.state
-    n_exports: int = getattr(state, "n_exports", 0)
-    if n_exports >= MAX_EXPORTS:
-        raise TooManyExports
-    state.n_exports = n_exports + 1
-    try:
-        yield
-    finally:
-        state.n_exports -= 1
+class TooManyTransfers(NotReady):
+    """As many exports, or imports, are under way in this process as may be."""
+
+    def __init__(self, what: str, most: int) -> None:
+        super().__init__(f"{most} {what} are under way already; try again when one of them is over")
+        self.what = what
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Places of long requests: each takes one, and gives it back when it is answered or its client has gone."""
+
+    what: str
+    most: int
+
+    async def __call__(self, request: Request) -> AsyncIterator[None]:
+        n_taken: Counter[str] = request.app.state.n_transfers
+        if n_taken[self.what] >= self.most:
+            raise TooManyTransfers(self.what, self.most)
+        n_taken[self.what] += 1
+        try:
+            yield
+        finally:
+            n_taken[self.what] -= 1
+
+
+_place_of_export = _Places("exports", MAX_EXPORTS)
+_place_of_import = _Places("imports", MAX_IMPORTS)
 
 
 @router.post("", responses={**_NEW, **_INVALID})
@@ -120,10 +138,17 @@ async def add_ratings(body: NewRatings, scale: ScaleDep, writer: WriterDep) -> B
     """Record or replace up to 10,000 ratings in one transaction: all of them or none."""
     ratings = [rating.to_row() for rating in body.ratings]
     refuse_bad_ratings(scale, ratings, "ratings[{}].")
-    return BatchCountsOut.model_validate(await writer.save_many(ratings))
+    counts = await writer.save_many(ratings)
+    count_ratings(created=counts.created, updated=counts.updated, unchanged=counts.unchanged)
+    return BatchCountsOut.model_validate(counts)
 
 
-@router.post("/import", responses=_INVALID, openapi_extra={"requestBody": _IMPORT_BODY})
+@router.post(
+    "/import",
+    responses=_INVALID,
+    openapi_extra={"requestBody": _IMPORT_BODY},
+    dependencies=[Depends(_place_of_import)],
+)
 async def import_ratings(
     request: Request,
     database: DatabaseDep,
@@ -255,6 +280,7 @@ def delete_rating(user_id: UserIdPath, item_id: ItemIdPath, database: DatabaseDe
     """Take the rating back; the next answer does not count it any more."""
     with database.write() as connection:
         newest = store.remove(connection, user_id, item_id)
+    count_ratings(removed=1)
     return DeletedRatingOut(user_id=user_id, item_id=item_id, revision=newest)
 
 
@@ -263,6 +289,7 @@ def erase_user(user_id: UserIdPath, database: DatabaseDep) -> ErasedUser:
     """Erase a user and all ratings of that user, for good."""
     with database.write() as connection:
         erased = erasure.erase_user(connection, user_id)
+    count_ratings(removed=erased.erased_ratings)
     return ErasedUser(user_id=user_id, erased_ratings=erased.erased_ratings, revision=erased.revision)
 
 
@@ -271,6 +298,7 @@ def erase_item(item_id: ItemIdPath, database: DatabaseDep) -> ErasedItem:
     """Erase an item and all ratings of it, for good. To only keep it out of lists, hide it instead."""
     with database.write() as connection:
         erased = erasure.erase_item(connection, item_id)
+    count_ratings(removed=erased.erased_ratings)
     return ErasedItem(item_id=item_id, erased_ratings=erased.erased_ratings, revision=erased.revision)
 
 
@@ -279,5 +307,6 @@ async def _save(
 ) -> SavedRatingOut:
     refuse_bad_ratings(scale, [body])
     saved = await writer.save(store.NewRating(user_id, item_id, body.value, body.rated_us))
+    count_ratings(**{saved.outcome: 1})
     response.status_code = HTTPStatus.CREATED if saved.outcome == "created" else HTTPStatus.OK
     return SavedRatingOut.model_validate(saved)

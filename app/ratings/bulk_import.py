@@ -13,6 +13,7 @@ from app.items.line_import import LineImport, OnProgress, given_columns, run_imp
 from app.items.line_reader import Encoding
 from app.items.schemas import ImportReport as ImportReport
 from app.items.table_layout import BadLine, Field, FileFormat, Layout, LayoutQuestion, Records, parse_object
+from app.metrics.instruments import count_ratings
 from app.ratings.checks import complaint_about_time, latest_us, time_of_text
 from app.ratings.store import BatchCounts, NewRating, save_many
 from app.settings import RatingScale, Settings
@@ -55,7 +56,9 @@ def begin_import(
 
     def save(batch: list[NewRating]) -> BatchCounts:
         with database.write() as connection:
-            return save_many(connection, batch)
+            counts = save_many(connection, batch)
+        count_ratings(created=counts.created, updated=counts.updated, unchanged=counts.unchanged)
+        return counts
 
     def newest_revision() -> int:
         with database.read() as connection:

@@ -261,6 +261,11 @@ def ratings_digest(connection: Connection) -> str:
     ratings of a thousand users. Must be the first thing in its transaction.
     """
     hold_snapshot(connection)
+    return digest_of_state(connection)
+
+
+def digest_of_state(connection: Connection) -> str:
+    """The same for a transaction that sees one state of the data already."""
     users, items = user_ids(connection), item_ids(connection)
     item_rank, id_of_rank = _ranks(items.keys, items.ids)
     user_rank, id_of_user_rank = _ranks(users.keys, users.ids)

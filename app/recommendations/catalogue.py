@@ -61,21 +61,22 @@ class CatalogueView:
         return found
 
     def texts(
-        self, connection: Connection, item_rows: Rows, item_keys: Keys, ids: Callable[[Rows], list[str]]
+        self, connection: Connection | None, item_rows: Rows, item_keys: Keys, ids: Callable[[Rows], list[str]]
     ) -> list[str]:
-        """Each item as the JSON of `ItemRef`, without the brace at its end."""
+        """Each item as the JSON of `ItemRef`, without the brace at its end; without a connection only what is kept."""
         rows = item_rows.tolist()
         found = [self._texts.get(row) for row in rows]
         unread = [place for place, text in enumerate(found) if text is None]
         if unread:
-            described = items.describe(connection, item_keys[item_rows[unread]].tolist())
+            described = items.describe(connection, item_keys[item_rows[unread]].tolist()) if connection else {}
             for place, item_id in zip(unread, ids(item_rows[unread]), strict=True):
                 title, categories = described.get(int(item_keys[rows[place]]), (None, []))
                 told = ItemRef(item_id=item_id, title=title, categories=categories)
                 found[place] = told.model_dump_json()[:-1]
-            if len(self._texts) + len(unread) > MAX_TEXTS:
-                self._texts.clear()
-            self._texts.update((rows[place], found[place] or "") for place in unread)
+            if connection:
+                if len(self._texts) + len(unread) > MAX_TEXTS:
+                    self._texts.clear()
+                self._texts.update((rows[place], found[place] or "") for place in unread)
         return [text for text in found if text is not None]
 
 
@@ -87,6 +88,11 @@ class Catalogue:
         self._item_rows_of = item_rows_of
         self._lock = threading.Lock()
         self._view: CatalogueView | None = None
+
+    @property
+    def last_view(self) -> CatalogueView | None:
+        """What was seen last, however long ago: what there is while the database is away."""
+        return self._view
 
     def view_at_hand(self, connection: Connection) -> CatalogueView | None:
         """The view, if it is there already and no item has changed since."""

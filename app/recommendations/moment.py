@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from app.database import Changes
 from app.engine.arrays import Rows
@@ -46,12 +47,20 @@ class RatedItems:
 class Moment:
     """What a question is answered from: one model, its items, and a connection for what is not in memory."""
 
-    connection: Connection
+    reached: Connection | DBAPIError
+    """A connection, or why there is none."""
     served: ServedModel
     view: CatalogueView
     changes: Changes | None = None
     """What the database's were before anything was looked at; None where they are not counted."""
     is_on_loop: bool = False
+
+    @property
+    def connection(self) -> Connection:
+        """Raises the error of the database that is away: only what it needs is not answered then."""
+        if isinstance(self.reached, DBAPIError):
+            raise self.reached
+        return self.reached
 
     def expect(self, *, n_listed: int = 0, n_passed_over: int = 0, n_named: int = 0) -> None:
         """Raises TooLongForTheLoop where so much work does not belong on the event loop.
@@ -73,7 +82,8 @@ class Moment:
 
     def texts_of(self, rows: Rows) -> list[str]:
         """See `CatalogueView.texts`."""
-        return self.view.texts(self.connection, rows, self.served.item_keys, self.served.item_ids.ids_of)
+        connection = None if isinstance(self.reached, DBAPIError) else self.reached
+        return self.view.texts(connection, rows, self.served.item_keys, self.served.item_ids.ids_of)
 
     def best_for(self, user: UserSide, rated: RatedItems, wish: Wish) -> Rows:
         """The rows that the wish asks for, best first."""

@@ -5,25 +5,27 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Annotated, Concatenate, NamedTuple, ParamSpec, TypeVar, get_args
 
 import anyio.to_thread
 import numpy as np
 from fastapi import Depends, Request
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
-from app.database import Database, Reader
+from app.database import DATABASE_IS_AWAY, Database, Reader
 from app.engine.arrays import Rows
 from app.engine.fold_in import UserSide
 from app.engine.top_n import best_rows
 from app.engine.top_n_index import Query
 from app.errors import BadInput, FieldError
 from app.items import store as items
+from app.metrics.instruments import TOP_N_SECONDS, USERS_ANSWERED
 from app.ratings import store as ratings
 from app.recommendations.encoding import items_json, object_json
 from app.recommendations.kept import KeptTastes, Taste
 from app.recommendations.moment import NO_ROWS, Moment, RatedItems, TooLongForTheLoop
-from app.recommendations.schemas import PredictionOut, PredictionsOut, Wish
+from app.recommendations.schemas import PredictionOut, PredictionsOut, Source, Wish
 from app.recommendations.served import Means, ServedModel
 from app.registry.artifacts import LoadedVersion
 from app.registry.live import LiveModel
@@ -33,6 +35,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DECIMALS = 4  # of predicted ratings in answers; lists are ordered by the exact numbers
+
+_ANSWERED_FROM = {source: USERS_ANSWERED.labels(source) for source in get_args(Source)}
+_KEPT = USERS_ANSWERED.labels("kept")
 
 
 class Intervals(NamedTuple):
@@ -64,7 +69,10 @@ class Recommender:
     async def list_for_user(self, user_id: str, wish: Wish) -> bytes:
         """The best items for a user by the ratings of this moment, as `RecommendationsOut`."""
         unchanged = self._unchanged_list(user_id, wish)
-        return unchanged if unchanged is not None else await self.answer(self.for_user, user_id, wish)
+        if unchanged is None:
+            return await self.answer(self.for_user, user_id, wish)
+        _KEPT.inc()
+        return unchanged
 
     def _unchanged_list(self, user_id: str, wish: Wish) -> bytes | None:
         """The list that was given last, if nothing at all has been committed since."""
@@ -89,10 +97,21 @@ class Recommender:
         return await anyio.to_thread.run_sync(partial(self.ask, question, *args, **kwargs))
 
     def ask(self, question: Callable[Concatenate[Moment, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """One of the questions below, asked in this thread."""
-        with self._database.read() as connection:
-            served = self._served(connection)
-            return question(Moment(connection, served, served.catalogue.view(connection)), *args, **kwargs)
+        """One of the questions below, asked in this thread; from memory alone while the database is away."""
+        try:
+            with self._database.read() as connection:
+                served = self._served(connection)
+                return question(Moment(connection, served, served.catalogue.view(connection)), *args, **kwargs)
+        except DATABASE_IS_AWAY as away:
+            moment = self._moment_in_memory(away)
+        return question(moment, *args, **kwargs)
+
+    def _moment_in_memory(self, away: DBAPIError) -> Moment:
+        """The last moment that is known; raises what it is given where nothing is."""
+        served = self._known(self._live.current)
+        if served is None or served.catalogue.last_view is None:
+            raise away
+        return Moment(away, served, served.catalogue.last_view)
 
     def _moment_at_hand(self, reader: Reader, connection: Connection) -> Moment | None:
         """The moment, if nothing has to be built or waited for."""
@@ -114,6 +133,7 @@ class Recommender:
         for user_id, places in _places_by_user(pairs).items():
             rated = _rated_items(served, users.get(user_id, ratings.NO_RATINGS))
             source = moment.source_of(rated, before="means")
+            _ANSWERED_FROM[source].inc()
             predicted = self.predict(served, moment.user_of(rated), rows[places])
             for place, value, lower, upper in zip(places, *predicted, strict=True):
                 found[place] = PredictionOut(
@@ -131,7 +151,9 @@ class Recommender:
         taste = self._taste(moment, user_id)
         lists = taste.lists_at(moment.view, moment.changes)
         answer = lists.get(wish)
-        if answer is None:
+        if answer is not None:
+            _KEPT.inc()
+        else:
             answer = lists[wish] = self._listed(moment, taste.user, taste.rated, wish)
         return answer
 
@@ -216,13 +238,16 @@ class Recommender:
 
     def _listed(self, moment: Moment, user: UserSide, rated: RatedItems, wish: Wish) -> bytes:
         served = moment.served
-        rows = moment.best_for(user, rated, wish)
+        source = moment.source_of(rated, before="popular")
+        with TOP_N_SECONDS.time():
+            rows = moment.best_for(user, rated, wish)
+        _ANSWERED_FROM[source].inc()
         predicted = self.predict(served, user, rows)
         return object_json(
             items_json(moment.texts_of(rows), **predicted._asdict()),
             model_version=served.version,
             trained_through=served.trained_through,
-            source=moment.source_of(rated, before="popular"),
+            source=source,
         )
 
     def predict(self, served: ServedModel, user: UserSide, rows: Rows) -> Intervals:

@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from app.database import DatabaseDep
 from app.errors import declared
+from app.idempotency import AttemptDep
 from app.training import events, queue
 from app.training.events import Reader
 from app.training.schemas import NewTrainingRun, TrainingRunDetail, TrainingRunList, TrainingRunOut
@@ -24,11 +25,16 @@ Cursor = Annotated[
 ]
 
 
-@router.post("", status_code=HTTPStatus.ACCEPTED, responses=declared(HTTPStatus.UNPROCESSABLE_ENTITY))
+@router.post(
+    "",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=declared(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
 def start_training(
     request: Request,
     response: Response,
     database: DatabaseDep,
+    attempt: AttemptDep,
     body: Annotated[NewTrainingRun | None, Body()] = None,
 ) -> TrainingRunOut:
     """Queue a training run; the trainer works on one after the other. `Location` is where to watch it."""
@@ -36,9 +42,15 @@ def start_training(
     chosen = given.over(settings.hyperparameters)
     loss = given.loss.declared(settings.rating) if given.loss else settings.loss
     with database.write() as connection:
-        run = queue.enqueue(connection, "api", chosen, database.now(connection), loss)
+        now = database.now(connection)
+        run = attempt.once(
+            connection,
+            now,
+            TrainingRunOut,
+            lambda: TrainingRunOut.of(queue.enqueue(connection, "api", chosen, now, loss)),
+        )
     response.headers["Location"] = request.url_for("get_training_run", run_id=run.id).path
-    return TrainingRunOut.of(run)
+    return run
 
 
 @router.get("", responses=declared(HTTPStatus.UNPROCESSABLE_ENTITY))

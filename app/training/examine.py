@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from app.engine.arrays import Rows, Vector32, Vector64
 from app.engine.dataset import Ratings
-from app.engine.evaluation import interval_coverage, mae, ndcg_at, recall_at, rmse
+from app.engine.evaluation import graded_ndcg_at, interval_coverage, mae, ndcg_at, recall_at, rmse
 from app.engine.factors import FactorModel
 from app.engine.fold_in import INTERVAL_LEVEL, FoldIn
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
 from app.engine.losses.declare import error_tree
 from app.engine.losses.evaluate import value_of
+from app.engine.relevance import relevance_model, relevance_user
 from app.engine.top_n import top_n
 from app.settings import RatingScale
 
@@ -99,7 +99,6 @@ def measure(model: FactorModel, questions: Questions, sheet: Sheet, scale: Ratin
     """Errors by fold-in (what is served) and by the trained vectors, against item means, and ranking measures."""
     asked = questions.asked
     trained = np.clip(model.predict(asked.user_rows, asked.item_rows), scale.min, scale.max)
-    recall, ndcg = _ranking(model, questions)
     measured = {
         "holdout_rmse": rmse(sheet.predicted, sheet.actual),
         "holdout_mae": mae(sheet.predicted, sheet.actual),
@@ -109,8 +108,8 @@ def measure(model: FactorModel, questions: Questions, sheet: Sheet, scale: Ratin
         f"holdout_interval_{round(100 * INTERVAL_LEVEL)}_coverage": interval_coverage(
             sheet.actual, sheet.lower, sheet.upper
         ),
-        f"recall_at_{TOP}": recall,
-        f"ndcg_at_{TOP}": ndcg,
+        f"ndcg_at_{TOP}_of_rated": _order_of_rated(questions, sheet),
+        **_ranking(model, questions),
     }
     return {name: round(value, 6) for name, value in measured.items() if math.isfinite(value)}
 
@@ -172,12 +171,23 @@ def ranked_users(model: FactorModel, questions: Questions) -> Iterator[tuple[Row
             yield questions.known.item_rows[of_known], values, relevant
 
 
-def _ranking(model: FactorModel, questions: Questions) -> tuple[float, float]:
-    """Mean recall and nDCG of the top 10 over these users."""
-    fold_in = FoldIn(model)
-    found: list[tuple[float, float]] = []
+def _ranking(model: FactorModel, questions: Questions) -> dict[str, float]:
+    """Mean recall and nDCG over these users of the top 10 by predicted rating, and of that by relevance."""
+    fold_in, ordering = FoldIn(model), relevance_model(model)
+    found: list[tuple[float, ...]] = []
     for rated, values, relevant in ranked_users(model, questions):
-        rows, _ = top_n(model, fold_in.fold_in(rated, values), TOP, excluded=rated)
-        found.append((recall_at(rows, relevant, TOP), ndcg_at(rows, relevant, TOP)))
-    means: npt.NDArray[np.float64] = np.mean(found, axis=0) if found else np.full(2, np.nan)
-    return float(means[0]), float(means[1])
+        user = fold_in.fold_in(rated, values)
+        by_value, _ = top_n(model, user, TOP, excluded=rated)
+        by_relevance, _ = top_n(ordering, relevance_user(model, user, rated), TOP, excluded=rated)
+        found.append(tuple(at(rows, relevant, TOP) for rows in (by_value, by_relevance) for at in (recall_at, ndcg_at)))
+    names = [f"{measure}_at_{TOP}{how}" for how in ("", "_by_relevance") for measure in ("recall", "ndcg")]
+    return dict(zip(names, np.mean(found, axis=0).tolist(), strict=True)) if found else {}
+
+
+def _order_of_rated(questions: Questions, sheet: Sheet) -> float:
+    """Mean nDCG of each user's held-out ratings in the order of their predictions: nothing else is ranked."""
+    found = [
+        graded_ndcg_at(sheet.predicted[of_asked], sheet.actual[of_asked], TOP) for of_asked, _ in questions.users()
+    ]
+    found = [ndcg for ndcg in found if not math.isnan(ndcg)]
+    return float(np.mean(found)) if found else math.nan

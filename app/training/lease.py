@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import InterfaceError, OperationalError
 
+from app.database import DATABASE_IS_AWAY as DATABASE_IS_AWAY
 from app.database import Database, utc_now
 from app.engine.trainers.base import EpochReport
 from app.training import queue
@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 BEAT = 0.25
 """Seconds between heartbeats, and so the longest that a cancellation or an epoch waits to be seen."""
 
-DATABASE_IS_AWAY = (OperationalError, InterfaceError)
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 
 T = TypeVar("T")

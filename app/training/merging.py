@@ -216,14 +216,14 @@ def _side(
     ids = find_ids(kind, new_keys) if new_keys else {}
     if missing := set(new_keys) - ids.keys():
         raise UnusableSnapshot(f"ratings changed of a {kind} that has gone (key {min(missing)})")
-    keys, vocabulary, row_of_old = _with_ids(old_keys, old_ids, is_here[:n_old], ids)
+    keys, vocabulary, row_of_old = with_ids(old_keys, old_ids, is_here[:n_old], ids)
     rows = np.concatenate([row_of_old, look_up(rows_by_key(keys), numbered.new_keys)])
     new_counts = np.empty(keys.size, np.int64)
     new_counts[rows[is_here]] = counts[is_here]
     return _Side(keys, vocabulary, rows, new_counts, n_old, int(n_old - is_here[:n_old].sum()))
 
 
-def _with_ids(
+def with_ids(
     old_keys: Keys, old_ids: Vocabulary, is_kept: Mask, added: dict[int, str]
 ) -> tuple[Keys, Vocabulary, Rows]:
     """Old ids without those that are gone and with those that are new, in order; and the row of each old one."""

@@ -9,9 +9,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.database import Base, UtcTime, utc_now
 
 RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "rejected"]
-FINISHED: tuple[RunStatus, ...] = ("succeeded", "failed", "cancelled", "rejected")
+STATUSES: tuple[RunStatus, ...] = ("queued", "running", "succeeded", "failed", "cancelled", "rejected")
+FINISHED: tuple[RunStatus, ...] = STATUSES[2:]
 RequestedBy = Literal["api", "policy", "cli"]
 RunKind = Literal["train", "search"]
+KINDS: tuple[RunKind, ...] = ("train", "search")
 Phase = Literal["fit", "final"]
 PHASES: tuple[Phase, ...] = ("fit", "final")
 """In the order in which they happen; the epochs of each are counted from 1."""

@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from app.engine.arrays import Matrix32
 from app.engine.dataset import Ratings
-from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.parts import usable_cores
 from app.engine.posterior import PosteriorFit, PosteriorSettings, average_posterior
-from app.engine.trainers.base import Fit
+from app.engine.trainers.base import Fit, WarmStart
 
 _SECONDS_PER_RATING = 9e-8
 _SECONDS_PER_ROW = 6e-6
 """What a sweep takes on one processor, with what is kept of it: measured, see docs/accuracy.md."""
 _FITS = 2
+_WARM_SHARE = 0.4
+_WARM_BURN_IN = 5
+"""Sweeps of a chain that starts at an earlier average: so many are as good as all of one that starts at a fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class Stage:
     n_threads: int
     settings: PosteriorSettings
     is_cancelled: Callable[[], bool]
+    item_features: Matrix32 | None = None
+    """What is known of the items besides who rated them."""
 
     @classmethod
     def of(
@@ -51,21 +56,28 @@ class Stage:
             return None
         return cls(chosen.seed, threads, PosteriorSettings(n_sweeps=chosen.n_sweeps), is_cancelled)
 
-    def examined(self, fit: Fit, train: Ratings, holdout: Ratings) -> PosteriorFit:
-        """The average that the hold-out watches, from the fit that it watched."""
-        return self._average(fit.model, train, holdout=holdout)
+    def examined(self, fit: Fit, train: Ratings, holdout: Ratings, earlier: WarmStart | None = None) -> PosteriorFit:
+        """The average that the hold-out watches, from the fit that it watched or from an earlier average."""
+        return self._average(fit, earlier, train, holdout=holdout)
 
-    def final(self, fit: Fit, ratings: Ratings, first: PosteriorFit | None) -> PosteriorFit:
+    def final(
+        self, fit: Fit, ratings: Ratings, first: PosteriorFit | None, earlier: WarmStart | None = None
+    ) -> PosteriorFit:
         """The average over models of everything; as long, as wide and with the same intervals as the first."""
-        return self._average(fit.model, ratings, first=first)
+        return self._average(fit, earlier, ratings, first=first)
 
-    def _average(self, start: FactorModel, ratings: Ratings, **others: Any) -> PosteriorFit:
+    def _average(self, fit: Fit, earlier: WarmStart | None, ratings: Ratings, **others: Any) -> PosteriorFit:
+        settings = self.settings
+        if earlier:
+            n_sweeps = max(round(_WARM_SHARE * settings.n_sweeps), 1)
+            settings = dataclasses.replace(settings, n_sweeps=n_sweeps, n_burn_in=_WARM_BURN_IN)
         return average_posterior(
-            start,
+            earlier or fit.model,
             ratings,
             seed=self.seed,
             n_threads=self.n_threads,
-            settings=self.settings,
+            settings=settings,
+            item_features=self.item_features,
             is_cancelled=self.is_cancelled,
             **others,
         )

@@ -24,7 +24,10 @@ _MEASURES = {
     "MAE, overall mean": ("report", "baselines", "overall_mean", "mae"),
     f"nDCG@{TOP}": (f"ndcg_at_{TOP}",),
     f"nDCG@{TOP}, popularity": ("report", "baselines", "popularity", f"ndcg_at_{TOP}"),
+    f"nDCG@{TOP}, by relevance": (f"ndcg_at_{TOP}_by_relevance",),
+    f"nDCG@{TOP}, of rated items only": (f"ndcg_at_{TOP}_of_rated",),
     f"recall@{TOP}": (f"recall_at_{TOP}",),
+    f"recall@{TOP}, by relevance": (f"recall_at_{TOP}_by_relevance",),
     f"recall@{TOP}, popularity": ("report", "baselines", "popularity", f"recall_at_{TOP}"),
     f"inside the interval of {_PERCENT} %": (f"holdout_interval_{_PERCENT}_coverage",),
 }

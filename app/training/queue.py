@@ -22,7 +22,19 @@ from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
 from app.engine.trainers.base import EpochReport
 from app.errors import Conflict, NotFound
-from app.training.models import FINISHED, PHASES, Phase, RequestedBy, RunKind, RunStatus, TrainingEpoch, TrainingRun
+from app.registry.models import ModelVersion
+from app.training.models import (
+    FINISHED,
+    KINDS,
+    PHASES,
+    STATUSES,
+    Phase,
+    RequestedBy,
+    RunKind,
+    RunStatus,
+    TrainingEpoch,
+    TrainingRun,
+)
 
 RunRow = Row[Any]
 """The columns of TrainingRun."""
@@ -275,9 +287,41 @@ def last_epochs_of(connection: Connection, run_id: int) -> list[Row[Any]]:
     return [row for result in found for row in result]
 
 
+def prune(connection: Connection, keep: int) -> int:
+    """Delete finished runs but the newest `keep`, with their epochs and trials; returns how many.
+
+    Runs behind the listed versions stay, and so does the last search whose winner was published: later runs keep to it.
+    """
+    newest = select(TrainingRun.id).order_by(TrainingRun.id.desc()).limit(keep)
+    is_winner = (TrainingRun.kind == "search", TrainingRun.status == "succeeded", TrainingRun.version.is_not(None))
+    last_winner = select(func.max(TrainingRun.id)).where(*is_winner).scalar_subquery()
+    of_versions = select(ModelVersion.run_id).where(ModelVersion.run_id.is_not(None))
+    old = (
+        TrainingRun.status.in_(FINISHED),
+        TrainingRun.id.not_in(newest),
+        TrainingRun.id.not_in(of_versions),
+        TrainingRun.id != func.coalesce(last_winner, 0),
+    )
+    return connection.execute(delete(TrainingRun).where(*old)).rowcount
+
+
 def running(connection: Connection) -> RunRow | None:
     """The one run that is being worked on, if any."""
     return connection.execute(select(TrainingRun.__table__).where(TrainingRun.status == "running")).one_or_none()
+
+
+def last_published(connection: Connection) -> RunRow | None:
+    """The latest run that published a version, if any has."""
+    published = select(TrainingRun.__table__).where(TrainingRun.status == "succeeded", TrainingRun.version.is_not(None))
+    return connection.execute(published.order_by(TrainingRun.id.desc()).limit(1)).one_or_none()
+
+
+def count_by_status(connection: Connection) -> list[tuple[str, str, int]]:
+    """Kind, status, and how many runs there are of them; those without any are counted as zero."""
+    kind, status = TrainingRun.kind, TrainingRun.status
+    found = connection.execute(select(kind, status, func.count()).group_by(kind, status))
+    counts = {(of_kind, of_status): n for of_kind, of_status, n in found}
+    return [(kind, status, counts.get((kind, status), 0)) for kind in KINDS for status in STATUSES]
 
 
 def is_training_queued(connection: Connection) -> bool:

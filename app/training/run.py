@@ -80,6 +80,8 @@ class _Run:
     metrics: dict[str, Any] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
     chosen: Recipe | None = None
+    stage: Stage | None = None
+    """Posterior averaging, where the run does it."""
 
     @property
     def hyperparameters(self) -> Hyperparameters:
@@ -114,15 +116,25 @@ class _Run:
             fit = refit(self.trainer(), ratings, chosen, first, start=start, **self._hooks("final"))
         return self._recorded("final", fit)
 
-    def posterior_stage(self, ratings: Ratings) -> Stage | None:
-        return Stage.of(
+    def with_stage(self, snapshot: TrainingSnapshot) -> TrainingSnapshot:
+        """Decides on posterior averaging, which alone can tell anything of items that have categories and no rating."""
+        widened = snapshot.with_unrated_items()
+        stage = Stage.of(
             self.hyperparameters,
-            ratings,
+            widened.ratings,
             is_squared=self.trainer().loss.is_squared,
             n_threads=self.settings.training.n_threads,
             limit=self.settings.training.posterior_limit,
             is_cancelled=self.lease.must_stop,
         )
+        if stage is None:
+            return snapshot
+        features = widened.item_features()
+        if features is not None:
+            n_unrated = widened.ratings.n_items - snapshot.ratings.n_items
+            self.metrics["categories"] = {"n_features": features.shape[1], "n_unrated_items": n_unrated}
+        self.stage = dataclasses.replace(stage, item_features=features)
+        return widened
 
     def trainer(self) -> LocalTrainer:
         return LocalTrainer(self.settings.training.n_threads, self.settings.kernels_dir, self.loss)
@@ -213,6 +225,7 @@ def _train(run: _Run) -> int:
         snapshot = run.lease.patiently(lambda: _load(run, active))
     _note_snapshot(run, snapshot)
     _refuse_untrainable(snapshot)
+    snapshot = run.with_stage(snapshot)
     plan = _plan(run, snapshot, active)
     first, plan = _fit_and_examine(run, snapshot, plan)
     start = None
@@ -221,17 +234,20 @@ def _train(run: _Run) -> int:
             start = plan.start_of_published(snapshot.ratings)
     with run.timed("final_fit"):
         final = run.learn_all(snapshot.ratings, first.fit if first else None, plan, start)
-    published = _averaged_all(run, snapshot, final, first)
+    published = _averaged_all(run, snapshot, final, first, plan)
     refuse_unless_finite(published.model)
     return _publish(run, snapshot, published, first)
 
 
-def _averaged_all(run: _Run, snapshot: TrainingSnapshot, final: Fit, first: _Examined | None) -> _Examined:
-    stage = run.posterior_stage(snapshot.ratings)
-    if stage is None or (first and not first.average):
+def _averaged_all(
+    run: _Run, snapshot: TrainingSnapshot, final: Fit, first: _Examined | None, plan: WarmPlan | None
+) -> _Examined:
+    if run.stage is None:
         return _Examined(final, None)
     with run.timed("final_posterior"):
-        return _Examined(final, stage.final(final, snapshot.ratings, first.average if first else None))
+        earlier = plan.average_of_published(snapshot.ratings) if plan else None
+        average = run.stage.final(final, snapshot.ratings, first.average if first else None, earlier)
+    return _Examined(final, average)
 
 
 def _load(run: _Run, active: versions.VersionRow | None) -> TrainingSnapshot:
@@ -281,7 +297,7 @@ def _fit_and_examine(
             with run.timed("fit"):
                 fit = run.fit(train, holdout, plan, start)
             del start
-            examined = _averaged(run, fit, train, holdout)
+            examined = _averaged(run, fit, train, holdout, plan)
             with run.timed("evaluate"):
                 _examine(run, snapshot, examined, train, holdout)
                 _refuse_drift(run, plan)
@@ -291,19 +307,18 @@ def _fit_and_examine(
             run.curve.clear()
     with run.timed("fit"):
         fit = run.fit(train, holdout, None, None)
-    examined = _averaged(run, fit, train, holdout)
+    examined = _averaged(run, fit, train, holdout, None)
     with run.timed("evaluate"):
         _examine(run, snapshot, examined, train, holdout)
     return examined, None
 
 
-def _averaged(run: _Run, fit: Fit, train: Ratings, holdout: Ratings) -> _Examined:
-    stage = run.posterior_stage(train)
-    if stage is None:
+def _averaged(run: _Run, fit: Fit, train: Ratings, holdout: Ratings, plan: WarmPlan | None) -> _Examined:
+    if run.stage is None:
         run.metrics["posterior"] = facts(None, fit)
         return _Examined(fit, None)
     with run.timed("posterior"):
-        average = stage.examined(fit, train, holdout)
+        average = run.stage.examined(fit, train, holdout, plan.average_of_examined(train) if plan else None)
     run.metrics["posterior"] = facts(average, fit)
     return _Examined(fit, average)
 
@@ -444,7 +459,7 @@ def _kept_for_later(
     if examined.average is None:
         return {"examiner": examined.model}
     return {
-        "examiner": _item_side(examined.model),
+        "examiner": examined.model,
         "published_start": published.fit.model,
         "examined_start": examined.fit.model,
     }
@@ -499,8 +514,10 @@ def _end(run: _Run, status: RunStatus, error: str | None = None) -> None:
 def _prune(run: _Run) -> None:
     try:
         pruned = versions.prune(run.database, run.settings.versions_dir, run.settings.versions.keep)
+        with run.database.write() as connection:
+            queue.prune(connection, run.settings.runs.keep)
     except DATABASE_IS_AWAY as error:  # the next publish does it
-        log.warning("old versions are not pruned: %s", error.orig)
+        log.warning("old versions and runs are not pruned: %s", error.orig)
     else:
         if pruned:
             log.info("pruned model versions %s", ", ".join(map(str, pruned)))

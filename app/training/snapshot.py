@@ -6,7 +6,7 @@ import hashlib
 import logging
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sqlalchemy import Connection
 
 from app.database import Database, revision
-from app.engine.arrays import Mask, Offsets
+from app.engine.arrays import Mask, Matrix32, Offsets
 from app.engine.dataset import Ratings, Vocabulary
 from app.engine.tally import count_rows
 from app.items.store import Ids
@@ -23,7 +23,8 @@ from app.ratings import everything, set_wise, store
 from app.ratings.everything import DELETED, AllRatings, Changes
 from app.registry.artifacts import Keys, look_up, rows_by_key
 from app.training import snapshot_file
-from app.training.merging import Merge, in_parts, is_among, plan_merge
+from app.training.categories import NO_CATEGORIES, Categorised, read_categories
+from app.training.merging import Merge, in_parts, is_among, plan_merge, with_ids
 from app.training.snapshot_file import Base, Files, StoredSnapshot, UnusableSnapshot
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ _N_PROBES = 100
 
 @dataclass(frozen=True, slots=True)
 class TrainingSnapshot:
-    """The ratings as of one revision. A user or an item has a row if and only if it has a rating.
+    """The ratings and categories as of one revision. A user or an item has a row if and only if it has a rating; see
+    `with_unrated_items`.
 
     Rows follow the outside ids in sorted order. So the same ratings give the same rows, and with the same seed the
     same model, in whatever order they were stored and whatever keys the database gave them.
@@ -52,15 +54,34 @@ class TrainingSnapshot:
     revision: int
     changed: Offsets | None = None
     """Places of the ratings that are newer than the revision asked about, if one was."""
+    categorised: Categorised = NO_CATEGORIES
+
+    def with_unrated_items(self) -> TrainingSnapshot:
+        """The same, where items that have categories have a row too: something is known of them."""
+        keys, categorised = self.item_keys, self.categorised
+        is_new = look_up(rows_by_key(keys), categorised.item_keys) < 0
+        if not is_new.any():
+            return self
+        added = {int(categorised.item_keys[place]): categorised.item_ids[place] for place in np.flatnonzero(is_new)}
+        item_keys, item_ids, new_rows = with_ids(keys, self.item_ids, np.ones(keys.size, np.bool_), added)
+        ratings = replace(self.ratings, item_rows=new_rows[self.ratings.item_rows], n_items=item_keys.size)
+        return replace(self, ratings=ratings, item_keys=item_keys, item_ids=item_ids)
+
+    def item_features(self) -> Matrix32 | None:
+        """Categories as features of the items, where there are any and each of their items has a row."""
+        rows = look_up(rows_by_key(self.item_keys), self.categorised.item_keys)
+        return self.categorised.features(rows, count_rows(self.ratings.item_rows, self.ratings.n_items))
 
     def digest(self) -> str:
-        """SHA-256 over ids and ratings: equal data, equal digest."""
+        """SHA-256 over ids, ratings and categories: equal data, equal digest."""
         sha = hashlib.sha256()
         ratings = self.ratings
         arrays = (*self.user_ids.to_arrays(), *self.item_ids.to_arrays())
         for array in (*arrays, ratings.user_rows, ratings.item_rows, ratings.values):
             sha.update(f"{array.dtype.str} {array.size}\n".encode())
             sha.update(np.ascontiguousarray(array).data)
+        if len(self.categorised):
+            sha.update(self.categorised.told())
         return sha.hexdigest()
 
     def holdout_mask(self, fraction: float) -> Mask:
@@ -95,9 +116,10 @@ def take_snapshot(
     with database.read() as connection:
         base, ratings = _read_everything(connection)
         newer = None if changed_since is None else everything.changes_since(connection, changed_since)
+        categorised = read_categories(connection)
     if folder:
         _store(folder, base, _nothing(base.revision))
-    return _as_snapshot(base, ratings, newer, changed_since)
+    return replace(_as_snapshot(base, ratings, newer, changed_since), categorised=categorised)
 
 
 def split(ratings: Ratings, mask: Mask) -> tuple[Ratings, Ratings]:
@@ -136,10 +158,11 @@ def _brought_up_to_date(database: Database, folder: Path, changed_since: int | N
             merging = beside.submit(plan.carry_out)
             changes = plan.changes()
             _compare(connection, plan, changes)
+            categorised = read_categories(connection)
             merged = merging.result()
     if newer.revision > opened.revision:
         _store_merged(folder, stored, changes, merged.base, is_anybody_gone=plan.n_gone > 0)
-    return _as_snapshot(merged.base, merged.ratings, newer, changed_since)
+    return replace(_as_snapshot(merged.base, merged.ratings, newer, changed_since), categorised=categorised)
 
 
 def _store_merged(

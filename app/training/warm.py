@@ -20,6 +20,7 @@ from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
+from app.engine.tally import count_rows
 from app.engine.trainers.base import WarmStart
 from app.engine.trainers.warm_start import carry_over, sample, warm_hyperparameters
 from app.registry import artifacts, versions
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _MOST_CHANGES = 0.2
 """Share of changed ratings, and of new users or items, beyond which little of the old model is worth keeping."""
+_UNKNOWN = -1
 
 
 class BeginAnew(Exception):
@@ -55,6 +57,8 @@ class WarmPlan:
     share: float
     changed: Mask
     """Which ratings of the snapshot are newer than the version."""
+    averages: tuple[FactorModel, FactorModel] | None = None
+    """Published and examined, with their users, where the version is an average."""
 
     def start_of_examined(self, train: Ratings, is_held_out: Mask) -> WarmStart:
         """For the fit that the hold-out watches."""
@@ -64,6 +68,14 @@ class WarmPlan:
     def start_of_published(self, ratings: Ratings) -> WarmStart:
         """For the fit of everything."""
         return carry_over(self.published, ratings, self.user_rows, self.item_rows, self._lesson(ratings, self.changed))
+
+    def average_of_examined(self, train: Ratings) -> WarmStart | None:
+        """Where the chain goes on that the hold-out watches."""
+        return self.averages and carry_over(self.averages[1], train, self.user_rows, self.item_rows, train)
+
+    def average_of_published(self, ratings: Ratings) -> WarmStart | None:
+        """Where the chain over everything goes on."""
+        return self.averages and carry_over(self.averages[0], ratings, self.user_rows, self.item_rows, ratings)
 
     def _lesson(self, ratings: Ratings, is_changed: Mask) -> Ratings:
         seed = [self.hyperparameters.seed, self.n_in_a_row]  # other old ratings every time
@@ -98,15 +110,18 @@ def plan_warm_run(
         starts = artifacts.load_starts(folder, active.manifest)
     except DamagedVersion as damaged:
         raise BeginAnew(str(damaged)) from damaged
-    examined = examiner.model if examiner else None
+    examined, averages = (examiner.model if examiner else None), None
     if starts:
+        averages = (published, examiner.model) if examiner and examiner.model.n_users else None
         published, examined = starts
     if examiner is None or examined is None or examined.n_users == 0:
         raise BeginAnew(f"version {active.version} did not keep the fit that its hold-out examined")
     user_rows = look_up(examiner.user_row_of_key, snapshot.user_keys)
     item_rows = look_up(examiner.item_row_of_key, snapshot.item_keys)
-    for rows, kind in ((user_rows, "users"), (item_rows, "items")):
-        if (n_new := int((rows < 0).sum())) > _MOST_CHANGES * rows.size:
+    item_rows[published.item_counts[item_rows] == 0] = _UNKNOWN  # rows that had no rating to learn from
+    is_rated = count_rows(snapshot.ratings.item_rows, snapshot.ratings.n_items) > 0
+    for rows, kind in ((user_rows, "users"), (item_rows[is_rated], "items")):
+        if (n_new := int((rows == _UNKNOWN).sum())) > _MOST_CHANGES * rows.size:
             raise BeginAnew(f"{n_new} of {rows.size} {kind} are new")
     changed = np.zeros(len(snapshot.ratings), np.bool_)
     changed[snapshot.changed] = True
@@ -121,6 +136,7 @@ def plan_warm_run(
         item_rows=item_rows,
         share=settings.warm_share,
         changed=changed,
+        averages=averages,
     )
 
 

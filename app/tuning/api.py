@@ -10,6 +10,7 @@ from fastapi import APIRouter, Body, Path, Query, Request, Response
 from app.database import DatabaseDep
 from app.engine.search import InvalidSpace
 from app.errors import BadInput, declared
+from app.idempotency import AttemptDep
 from app.training import queue
 from app.tuning import store
 from app.tuning.plot import plot
@@ -25,9 +26,17 @@ Cursor = Annotated[
 ]
 
 
-@router.post("", status_code=HTTPStatus.ACCEPTED, responses=declared(HTTPStatus.UNPROCESSABLE_ENTITY))
+@router.post(
+    "",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=declared(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
 def start_search(
-    request: Request, response: Response, database: DatabaseDep, body: Annotated[NewSearch | None, Body()] = None
+    request: Request,
+    response: Response,
+    database: DatabaseDep,
+    attempt: AttemptDep,
+    body: Annotated[NewSearch | None, Body()] = None,
 ) -> SearchOut:
     """Queue a search of hyperparameters; trainings that wait come first. `Location` is where to watch it."""
     wanted = (body or NewSearch()).wanted(request.app.state.settings)
@@ -35,11 +44,17 @@ def start_search(
         raise BadInput.at("hyperparameters.holdout_fraction", "must be above 0 where n_folds is 1")
     try:
         with database.write() as connection:
-            row = store.enqueue(connection, "api", wanted, database.now(connection))
+            now = database.now(connection)
+            search = attempt.once(
+                connection,
+                now,
+                SearchOut,
+                lambda: SearchOut.of(store.enqueue(connection, "api", wanted, now), ()),
+            )
     except InvalidSpace as invalid:
         raise BadInput.at(f"space.{invalid.parameter}", invalid.reason) from invalid
-    response.headers["Location"] = request.url_for("get_search", search_id=row.id).path
-    return SearchOut.of(row, ())
+    response.headers["Location"] = request.url_for("get_search", search_id=search.id).path
+    return search
 
 
 @router.get("", responses=declared(HTTPStatus.UNPROCESSABLE_ENTITY))

@@ -1,5 +1,6 @@
 """The page in a real browser, against a real service: rate, watch the list move, train, go back."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,21 +9,25 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from app.api_keys.commands import make_key
+from app.api_keys.keyring import REFRESH_EVERY
+from app.database import open_database
 from app.demo.service_process import RunningService, running_service
 from app.demo.world import sample_world, write_ratings_csv
+from app.settings import Settings
 from tests.conftest import KERNELS, skip_or_fail
 from tests.dashboard.browser import Tab, browser_path, browser_tab
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"> & <b>bold</b>"
+ENVIRONMENT = {"PALATE_KERNEL_CACHE_DIR": str(KERNELS), "PALATE_RETRAIN_IS_ON": "false"}
 ROWS = "document.querySelectorAll('#recommendations li').length"
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """A small sample world in which a title is markup, and model version 1 trained on it."""
-    environment = {"PALATE_KERNEL_CACHE_DIR": str(KERNELS), "PALATE_RETRAIN_IS_ON": "false"}
     folder = tmp_path_factory.mktemp("service")
-    with running_service(folder, environment=environment) as service:
+    with running_service(folder, environment=ENVIRONMENT) as service:
         _fill(service.url, folder)
         yield service
 
@@ -111,6 +116,32 @@ def test_what_the_service_refuses_is_said_in_its_own_words(tab: Tab, service: Ru
     tab.wait_for("!document.querySelector('#message').hidden")
     assert tab.text("#message") == f"model version {gone} does not exist"
     tab.complaints.clear()  # the browser notes the refused request by itself
+
+
+def test_the_page_asks_for_a_key_where_one_is_needed_and_works_with_it(tmp_path: Path) -> None:
+    path = browser_path()
+    if path is None:
+        skip_or_fail("no Chromium on the search path; set PALATE_TEST_BROWSER to one")
+    settings = Settings(data_dir=tmp_path / "service")
+    with running_service(settings.data_dir, environment=ENVIRONMENT) as service:
+        _fill(service.url, tmp_path)
+        database = open_database(settings)
+        token = make_key(database, "somebody", ["admin"], None, None).token
+        database.dispose()
+        time.sleep(2 * REFRESH_EVERY)
+        with browser_tab(path, tmp_path / "profile") as tab:
+            tab.open(service.url)
+            tab.wait_for("document.querySelector('#ask-key')?.hidden === false")
+            assert "needs an API key" in tab.text("#message")
+            tab.click("#api-key")
+            tab.type(token)
+            tab.click("#ask-key button")
+            tab.wait_for(f"{ROWS} === 10")
+            assert tab.value("document.querySelector('#ask-key').hidden")
+            tab.click("#train")  # whose progress comes as events
+            tab.wait_for("document.querySelector('#run').innerText.includes('succeeded')")
+            complaints = [each for each in tab.complaints if "401" not in each]
+            assert complaints == []
 
 
 def _ratings_of(service: RunningService, tab: Tab) -> list[dict[str, Any]]:

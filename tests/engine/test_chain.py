@@ -14,7 +14,7 @@ POOL = ThreadPoolExecutor(1)
 
 def _side(vectors, features):
     n = vectors.shape[0]
-    sparse = Sparse(np.zeros(n + 1, np.int64), np.zeros(0, np.int32), np.zeros(n, np.int32), cut(np.zeros(n, int), 400))
+    sparse = Sparse(np.arange(n + 1), np.zeros(n, np.int32), np.ones(n, np.int32), cut(np.ones(n, int), 400))
     plain = Features(features.astype(np.float32), np.zeros(features.shape[1]), np.ones(features.shape[1]))
     return Side.of(POOL, sparse, np.zeros(0, np.float32), plain, vectors)
 
@@ -40,6 +40,23 @@ def test_the_prior_that_is_drawn_is_the_one_that_the_vectors_come_from():
     np.testing.assert_allclose(side.link, link, atol=0.04)
     np.testing.assert_allclose(np.sqrt(np.diag(np.linalg.inv(side.precision))), spread, rtol=0.06)
     np.testing.assert_allclose(side.prior_means, side.mean + features @ side.link, atol=1e-4)
+
+
+def test_rows_without_ratings_have_the_mean_of_the_prior_and_no_say_in_it():
+    rng = np.random.default_rng(2)
+    features, vectors = rng.normal(size=(900, 3)), rng.normal(size=(900, COLUMNS))
+    few, all_of_them = _side(vectors[:300], features[:300]), _side(vectors, features)
+    is_rated = np.arange(900) < 300
+    starts = np.concatenate([[0], np.cumsum(is_rated)])
+    sparse = Sparse(starts, np.zeros(300, np.int32), is_rated.astype(np.int32), all_of_them.sparse.parts)
+    plain = Features(features.astype(np.float32), np.zeros(3), np.ones(3))
+    side = Side.of(POOL, sparse, np.zeros(300, np.float32), plain, vectors)
+    for one in (few, side):
+        one.draw_prior(POOL, np.random.default_rng(3))
+    np.testing.assert_allclose(side.precision, few.precision, rtol=1e-4)
+    np.testing.assert_allclose(side.link, few.link, atol=1e-5)
+    side.draw_rows(POOL, few, 0.0, 1)
+    np.testing.assert_allclose(side.sample()[300:], side.mean + features[300:] @ side.link, atol=1e-4)
 
 
 def _swept(n_threads, n_sweeps=12):

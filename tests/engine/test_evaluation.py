@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from app.engine.arrays import InvalidArray
-from app.engine.evaluation import interval_coverage, mae, ndcg_at, recall_at, rmse, split_holdout
+from app.engine.evaluation import graded_ndcg_at, interval_coverage, mae, ndcg_at, recall_at, rmse, split_holdout
 from tests.engine.worlds import planted
 
 
@@ -71,3 +71,11 @@ def test_a_handful_of_ratings_is_all_for_training():
 def test_holding_out_everything_is_refused():
     with pytest.raises(InvalidArray, match="fraction"):
         split_holdout(planted().ratings, 1.0, seed=0)
+
+
+def test_the_order_of_rated_items_is_judged_by_their_ratings():
+    assert graded_ndcg_at([3, 2, 1], [5, 4, 3], 10) == 1.0
+    worst = (0 + 1 / np.log2(3) + 2 / 2) / (2 + 1 / np.log2(3) + 0)  # gains 0, 1, 2 instead of 2, 1, 0
+    assert graded_ndcg_at([1, 2, 3], [5, 4, 3], 10) == pytest.approx(worst)
+    assert graded_ndcg_at([1, 2, 3], [5, 4, 3], 1) == 0.0
+    assert np.isnan(graded_ndcg_at([1, 2], [4, 4], 10))

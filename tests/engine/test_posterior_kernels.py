@@ -30,13 +30,20 @@ def _identical_rows(n_ratings, weight=2.5, other_weight=1.0, seed=0):
 
 
 def test_draws_have_the_mean_and_covariance_of_the_conjugate_posterior():
-    for n_ratings, other_weight in ((0, 1.0), (7, 1.0), (90, 0.3)):
+    for n_ratings, other_weight in ((1, 1.0), (7, 1.0), (90, 0.3)):
         drawn, expected, _, mean, covariance, _, _ = _identical_rows(n_ratings, other_weight=other_weight)
         spread = np.sqrt(np.diag(covariance))
         np.testing.assert_allclose(expected, np.tile(mean, (N_ROWS, 1)), atol=2e-4)
         assert (np.abs(drawn.mean(axis=0) - mean) < 4.5 * spread / np.sqrt(N_ROWS)).all()
         found = np.cov(drawn.T)
         assert (np.abs(found - covariance) < 5.5 * np.outer(spread, spread) * np.sqrt(2 / N_ROWS)).all()
+
+
+def test_a_row_without_ratings_is_not_drawn_and_expects_the_mean_of_its_prior():
+    drawn, expected, errors, mean, _, _, _ = _identical_rows(0)
+    np.testing.assert_allclose(expected, np.tile(mean, (N_ROWS, 1)), atol=2e-6)
+    assert not drawn.any()
+    assert not errors.any()
 
 
 def test_squared_errors_are_those_that_the_draw_leaves():

@@ -112,4 +112,6 @@ def random_posterior(model: FactorModel, seed: int = 1) -> Posterior:
         user_widening=np.linspace(1.2, 0.9, N_BUCKETS),
         item_widening=np.linspace(1.1, 0.9, N_BUCKETS),
         trust=np.ones(2),
+        item_appeal=rng.normal(0, 0.3, (model.n_items, 4)).astype(np.float32),
+        usual_interest=rng.normal(0, 1.0, 4),
     )

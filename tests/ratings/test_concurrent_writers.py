@@ -74,6 +74,31 @@ def test_whoever_has_seen_a_revision_misses_nothing_before_it(database: Database
         assert store.totals(connection).n_ratings == load_all_values(database).size
 
 
+def test_a_writer_that_begins_later_never_commits_a_higher_revision_first(database: Database) -> None:
+    """Two transactions interleaved: the second has all its values ready and still comes after the first."""
+    events: list[str] = []
+
+    def write_second() -> None:
+        with database.write() as connection:
+            store.save(connection, "bob", "dune", 2.0, None, NOW)
+        events.append("the second has committed")
+
+    with database.write() as first:
+        saved = store.save(first, "ann", "dune", 4.0, None, NOW)
+        second = threading.Thread(target=write_second)
+        second.start()
+        second.join(0.5)
+        with database.read() as reader:  # a trainer that looks now has seen nothing, and will miss nothing
+            assert revision(reader, "ratings") == saved.revision - 1
+            assert everything.changes_since(reader, 0).values.size == 0
+        events.append("the first commits")
+    second.join()
+    assert events == ["the first commits", "the second has committed"]
+    with database.read() as reader:
+        changes = everything.changes_since(reader, 0)
+    assert sorted(changes.revisions.tolist()) == [1, 2]
+
+
 def load_all_values(database: Database) -> np.ndarray:
     with database.read() as connection:
         return load_all(connection).values

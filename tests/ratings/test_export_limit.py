@@ -40,7 +40,7 @@ def test_clients_that_stop_reading_an_export_hold_up_only_other_exports(sqlite_s
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://palate") as client,
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
         ):
             await client.post("/v1/ratings", json={"user_id": "ann", "item_id": "dune", "value": 4})
             answers: list[int] = []

@@ -74,6 +74,7 @@ def test_measures_are_those_of_the_answers() -> None:
     assert measured["holdout_interval_80_coverage"] == 1.0
     assert measured["recall_at_10"] == 1.0  # no more than two items are left for anybody
     assert measured["ndcg_at_10"] == pytest.approx((1 / math.log2(3) + 1) / 2, abs=1e-6)  # second and first place
+    assert measured["ndcg_at_10_by_relevance"] == measured["ndcg_at_10"]  # it knows nothing of who rated what
 
 
 def test_a_number_that_is_none_is_rejected_by_name() -> None:

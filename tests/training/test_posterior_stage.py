@@ -2,11 +2,15 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import numpy as np
 import pytest
 
 from app.database import Database
 from app.engine.dataset import Ratings
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.top_n import top_n
+from app.items import store as items
+from app.ratings.store import NewRating
 from app.registry import artifacts, versions
 from app.registry.live import LiveModel
 from app.settings import Settings, Training
@@ -71,7 +75,7 @@ def test_small_versions_keep_no_starts_and_large_ones_both(database: Database, s
         starts = artifacts.load_starts(settings.versions_dir / row.folder, row.manifest)
         examiner = artifacts.load_examiner(settings.versions_dir / row.folder, row.manifest)
         assert examiner is not None
-        assert examiner.model.n_users == 0
+        assert (examiner.model.n_users > 0) == is_kept
         assert examiner.model.posterior is not None
         assert bool(starts) == is_kept
         if starts:
@@ -89,3 +93,80 @@ def test_a_warm_run_goes_on_from_the_starts(database: Database, settings: Settin
     assert second.metrics["start"]["is_warm"], second.metrics["start"]
     assert second.metrics["start"]["from_version"] == first.version
     assert second.metrics["posterior"]["is_on"]
+    assert second.metrics["posterior"]["n_sweeps"] <= 12 < first.metrics["posterior"]["n_sweeps"]
+    assert second.metrics["holdout_rmse"] < 1.02 * first.metrics["holdout_rmse"]
+
+
+KINDS = {kind: [f"item-{number}" for number in range(60) if number % 2 == place] for place, kind in enumerate("ab")}
+NEW = {"new-a": ["a"], "new-b": ["b"], "undescribed": []}
+
+
+def _described_world(database: Database) -> None:
+    """Two kinds of items, as `ratings_of` makes them, and their kinds as categories; three items that nobody rated."""
+    fill(database, ratings_of(100, 60))
+    with database.write() as connection:
+        of_kinds = {item_id: [kind] for kind, item_ids in KINDS.items() for item_id in item_ids}
+        items.write_many(connection, {name: {"categories": kinds} for name, kinds in (of_kinds | NEW).items()})
+
+
+def test_items_that_nobody_rated_are_predicted_and_recommended_by_their_categories(
+    database: Database, settings: Settings
+) -> None:
+    _described_world(database)
+    run = train(database, settings, AVERAGED)
+    assert run.status == "succeeded", run.error
+    assert run.metrics["categories"] == {"n_features": 3, "n_unrated_items": 2}
+    live = LiveModel(database, settings)
+    live.refresh()
+    loaded = live.current
+    assert loaded is not None
+    assert loaded.item_ids.row_of("undescribed") is None
+    new = loaded.item_ids.rows_of(["new-a", "new-b"])
+    assert loaded.model.item_counts[new].tolist() == [0, 0]
+    rated = loaded.item_ids.rows_of(["item-0", "item-2", "item-1", "item-3"])
+    user = loaded.fold_in.fold_in(rated, [5.0, 5.0, 1.0, 1.0])
+    of_a, of_b = loaded.fold_in.predict(user, new)[0].tolist()
+    assert of_a > 3.5 > 2.5 > of_b
+    assert new[0] in top_n(loaded.model, user, 40)[0]
+    assert new[1] not in top_n(loaded.model, user, 30)[0]
+    fuller = loaded.fold_in.fold_in(np.append(rated, new[1]), [5.0, 5.0, 1.0, 1.0, 5.0])
+    assert loaded.fold_in.predict(fuller, new[1:])[0] > of_b
+
+
+def test_a_run_with_categories_gives_the_same_model_whatever_the_order_of_the_items(
+    database: Database, settings: Settings
+) -> None:
+    _described_world(database)
+    first = train(database, settings, AVERAGED)
+    with database.write() as connection:  # told again, in another order and with another revision
+        items.write_many(connection, {name: {"categories": [*kinds, "later"]} for name, kinds in NEW.items()})
+        items.write_many(connection, {name: {"categories": kinds} for name, kinds in reversed(NEW.items())})
+    second = train(database, settings, AVERAGED)
+    with database.read() as connection:
+        rows = [versions.get(connection, run.version) for run in (first, second)]
+    assert rows[0].manifest["model_digest"] == rows[1].manifest["model_digest"]
+    assert rows[0].manifest["data_digest"] == rows[1].manifest["data_digest"]
+
+
+def test_without_averaging_items_that_nobody_rated_have_no_row(database: Database, settings: Settings) -> None:
+    _described_world(database)
+    train(database, settings, AVERAGED.replace(posterior="off"))
+    live = LiveModel(database, settings)
+    live.refresh()
+    assert live.current is not None
+    assert live.current.item_ids.row_of("new-a") is None
+
+
+def test_a_warm_run_knows_no_more_of_an_item_than_its_ratings(database: Database, settings: Settings) -> None:
+    """An unrated item has a row in the version; rated at last, it is as new as one that was not there."""
+    warm = settings.model_copy(update={"training": Training(warm_from=1, warm_drift=0.5)})
+    _described_world(database)
+    first = train(database, warm, AVERAGED)
+    fill(database, [NewRating(f"user-{number}", "new-b", 4.5) for number in range(40)])
+    second = train(database, warm, AVERAGED)
+    assert second.metrics["start"]["is_warm"], second.metrics["start"]
+    assert second.metrics["start"]["from_version"] == first.version
+    live = LiveModel(database, settings)
+    live.refresh()
+    assert live.current is not None
+    assert live.current.model.item_bias[live.current.item_ids.rows_of(["new-b"])[0]] > 0.3

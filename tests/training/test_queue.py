@@ -13,6 +13,7 @@ from app.engine.trainers.base import EpochReport
 from app.settings import Settings
 from app.training import queue
 from app.training.queue import Claim, Epoch, FinishedRun, LeaseLost, UnknownRun
+from tests.registry import world as registry
 from tests.training.world import QUICK, claim, enqueue, epochs_of, run_of
 
 LEASE = timedelta(seconds=10)
@@ -309,3 +310,34 @@ def test_four_processes_never_work_on_two_runs_at_once(database: Database, setti
 
 def test_the_hyperparameters_of_a_run_are_plain_json(database: Database) -> None:
     assert Hyperparameters.from_dict(enqueue(database, QUICK).hyperparameters) == QUICK
+
+
+def test_old_runs_are_pruned_with_their_epochs_but_not_those_that_still_matter(
+    database: Database, settings: Settings
+) -> None:
+    runs = [enqueue(database).id for _ in range(6)]
+    with database.write() as connection:
+        for run_id in runs[:4]:
+            claimed = queue.claim(connection, "me", LEASE, database.now(connection))
+            assert claimed is not None
+            assert claimed.run_id == run_id
+            queue.record_epochs(connection, claimed, [_epoch(1)])
+            queue.finish(connection, claimed, "succeeded", database.now(connection))
+    registry.publish(database, settings.versions_dir)  # as the work of run 1
+    with database.write() as connection:
+        assert queue.prune(connection, keep=3) == 2
+        assert [run.id for run in queue.history(connection, limit=10)] == [*runs[:2:-1], runs[0]]
+    assert [bool(epochs_of(database, run_id)) for run_id in runs[:4]] == [True, False, False, True]
+
+
+def test_the_search_that_later_runs_keep_to_is_never_pruned(database: Database) -> None:
+    with database.write() as connection:
+        for version in (7, 8):
+            queue.enqueue(connection, "api", QUICK, utc_now(), kind="search")
+            claimed = queue.claim(connection, "me", LEASE, utc_now())
+            assert claimed is not None
+            queue.finish(connection, claimed, "succeeded", utc_now(), version=version)
+        for _ in range(3):
+            queue.enqueue(connection, "api", QUICK, utc_now())
+        assert queue.prune(connection, keep=1) == 1
+        assert [run.version for run in queue.history(connection, limit=10) if run.kind == "search"] == [8]

@@ -18,7 +18,7 @@ from app.ratings.store import NewRating
 from app.registry import artifacts, versions
 from app.registry.live import LiveModel
 from app.registry.schemas import LossOut
-from app.settings import Settings, Training, Versions
+from app.settings import Runs, Settings, Training, Versions
 from app.training import queue
 from app.training.models import TrainingRun
 from app.training.queue import Epoch
@@ -194,12 +194,14 @@ def test_a_damaged_active_version_does_not_stop_a_new_one(database: Database, se
 # Publishing
 
 
-def test_old_versions_are_pruned(database: Database, settings: Settings) -> None:
+def test_old_versions_and_runs_are_pruned(database: Database, settings: Settings) -> None:
     fill(database)
-    few = settings.model_copy(update={"versions": Versions(keep=2)})
-    numbers = [train(database, few).version for _ in range(4)]
-    assert listed(database) == numbers[:1:-1]
+    few = settings.model_copy(update={"versions": Versions(keep=2), "runs": Runs(keep=3)})
+    trained = [train(database, few) for _ in range(4)]
+    assert listed(database) == [run.version for run in trained[:1:-1]]
     assert len(artifacts.folders(settings.versions_dir)) == 2
+    with database.read() as connection:
+        assert [run.id for run in queue.history(connection, limit=9)] == [run.id for run in trained[:0:-1]]
 
 
 def test_folders_that_were_never_listed_are_removed_and_listed_ones_stay(

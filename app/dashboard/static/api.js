@@ -12,19 +12,80 @@ export class Problem extends Error {
 
 const path = (parts, ...ids) => String.raw({ raw: parts }, ...ids.map(encodeURIComponent));
 
-async function call(method, address, body) {
-  const request = { method, headers: { accept: "application/json" } };
-  if (body !== undefined) {
-    request.body = JSON.stringify(body);
-    request.headers["content-type"] = "application/json";
-  }
-  const response = await fetch(address, request).catch(() => {
+const KEPT_AS = "palate.api_key"; // for this tab only
+const AGAIN_AFTER = 1000; // ms until events that broke off are asked for again
+
+export const useKey = (key) => sessionStorage.setItem(KEPT_AS, key.trim());
+
+/** The response, if it is a success. Where a key is needed, the page hears of it as the event `key-needed`. */
+async function ask(method, address, request = {}) {
+  const key = sessionStorage.getItem(KEPT_AS);
+  const headers = { ...request.headers, ...(key && { authorization: `Bearer ${key}` }) };
+  const response = await fetch(address, { ...request, method, headers }).catch(() => {
     throw new Problem(0, { detail: "The service does not answer. Is it still running?" });
   });
+  if (response.ok) return response;
+  if (response.status === 401) document.dispatchEvent(new Event("key-needed"));
   const isJson = (response.headers.get("content-type") ?? "").includes("json");
-  const answer = isJson ? await response.json() : {};
-  if (!response.ok) throw new Problem(response.status, answer);
-  return answer;
+  throw new Problem(response.status, isJson ? await response.json() : {});
+}
+
+async function call(method, address, body) {
+  const headers = { accept: "application/json" };
+  if (body !== undefined) headers["content-type"] = "application/json";
+  const response = await ask(method, address, { headers, body: JSON.stringify(body) });
+  return (response.headers.get("content-type") ?? "").includes("json") ? response.json() : {};
+}
+
+/** The address of a picture, for an <img>, which cannot send a key itself. */
+async function picture(address) {
+  const response = await ask("GET", address);
+  return URL.createObjectURL(await response.blob());
+}
+
+/** Server-sent events as EventSource has them, which cannot send a key either. */
+class Events extends EventTarget {
+  #closing = new AbortController();
+  #lastEventId = "";
+
+  constructor(address) {
+    super();
+    this.#follow(address);
+  }
+
+  close() {
+    this.#closing.abort();
+  }
+
+  async #follow(address) {
+    const { signal } = this.#closing;
+    while (!signal.aborted) {
+      try {
+        const headers = this.#lastEventId ? { "last-event-id": this.#lastEventId } : {};
+        await this.#read(await ask("GET", address, { headers, signal }));
+      } catch (error) {
+        if (error.status >= 400) return; // refused; anything else is a connection that broke off
+      }
+      await new Promise((goOn) => setTimeout(goOn, AGAIN_AFTER));
+    }
+  }
+
+  async #read(response) {
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    for (let { value, done } = await reader.read(); !done; { value, done } = await reader.read()) {
+      const blocks = (text + value).split("\n\n");
+      text = blocks.pop();
+      for (const block of blocks) this.#tell(block);
+    }
+  }
+
+  #tell(block) {
+    const fields = Object.fromEntries(block.split("\n").map((line) => line.split(/: (.*)/s)));
+    if (fields.data === undefined || this.#closing.signal.aborted) return;
+    this.#lastEventId = fields.id ?? this.#lastEventId;
+    this.dispatchEvent(new MessageEvent(fields.event, { data: fields.data, lastEventId: this.#lastEventId }));
+  }
 }
 
 const get = (address, query = {}) => call("GET", `${address}?${new URLSearchParams(query)}`);
@@ -43,11 +104,11 @@ export const startRun = () => post("/v1/training-runs", {});
 export const latestRuns = (limit) => get("/v1/training-runs", { limit });
 export const readRun = (id) => get(path`/v1/training-runs/${id}`);
 export const cancelRun = (id) => post(path`/v1/training-runs/${id}/cancel`);
-export const runEvents = (id) => new EventSource(path`/v1/training-runs/${id}/events`);
+export const runEvents = (id) => new Events(path`/v1/training-runs/${id}/events`);
 export const startSearch = (search) => post("/v1/searches", search);
 export const latestSearches = (limit) => get("/v1/searches", { limit });
 export const readSearch = (id) => get(path`/v1/searches/${id}`);
 export const cancelSearch = (id) => post(path`/v1/searches/${id}/cancel`);
-export const plotOfSearch = (id, nDone) => path`/v1/searches/${id}/plot?n_done=${nDone}`; // another address: no old picture
+export const plotOfSearch = (id) => picture(path`/v1/searches/${id}/plot`);
 export const listModels = () => get("/v1/models");
 export const activateModel = (version) => post(path`/v1/models/${version}/activate`);

@@ -1,6 +1,6 @@
 // The page: who is rating, what follows from what, and a look at the service every few seconds.
 
-import { readStatus } from "/dashboard/api.js";
+import { readStatus, useKey } from "/dashboard/api.js";
 import { find, say, trying } from "/dashboard/dom.js";
 import { showModels, showStatus, startModels } from "/dashboard/models.js";
 import { showRatingsOf, startRating } from "/dashboard/rate.js";
@@ -50,6 +50,12 @@ document.addEventListener("click", () => say(null), true); // an error stays unt
 find("who").addEventListener("submit", (event) => {
   event.preventDefault();
   trying(() => switchTo(find("user-id").value.trim()));
+});
+document.addEventListener("key-needed", () => { find("ask-key").hidden = false; });
+find("ask-key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey(find("api-key").value);
+  location.reload();
 });
 startModels(() => trying(look));
 startSearches();

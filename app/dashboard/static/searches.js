@@ -55,10 +55,16 @@ function draw() {
   const hasTrials = search != null && search.n_done > 0;
   find("plot").hidden = find("trials").hidden = !hasTrials;
   if (!hasTrials) return;
-  find("plot").src = plotOfSearch(search.id, search.n_done);
+  trying(showPlot);
   const complete = search.trials.filter((trial) => trial.status === "complete");
   const best = complete.sort((one, other) => one.value - other.value || one.number - other.number).slice(0, SHOWN);
   find("best-trials").replaceChildren(...best.map(row));
+}
+
+async function showPlot() {
+  const shown = find("plot").src;
+  find("plot").src = await plotOfSearch(search.id);
+  if (shown) URL.revokeObjectURL(shown);
 }
 
 function details(isOn) {

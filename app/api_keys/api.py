@@ -1,0 +1,83 @@
+"""API keys over HTTP: make one, see who uses which, revoke."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+
+from app.api_keys import keys
+from app.api_keys.keyring import Keyring
+from app.api_keys.schemas import KeyList, KeyOut, NewKeyIn, NewKeyOut
+from app.database import DatabaseDep
+from app.errors import declared
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/keys", tags=["keys"])
+
+KeyId = Annotated[int, Path(description="Number of the key.", ge=1, le=2**31 - 1, examples=[3])]
+
+
+async def _keyring_of(request: Request) -> Keyring:
+    keyring: Keyring = request.app.state.keyring
+    return keyring
+
+
+KeyringDep = Annotated[Keyring, Depends(_keyring_of)]
+
+
+@router.get("", responses=declared(HTTPStatus.UNPROCESSABLE_ENTITY))
+def list_keys(
+    database: DatabaseDep,
+    limit: Annotated[int, Query(description="Keys per page.", ge=1, le=100)] = 20,
+    cursor: Annotated[
+        str | None,
+        Query(description="`next_cursor` of the page before.", pattern=r"^[0-9]{1,9}$", examples=["3"]),
+    ] = None,
+) -> KeyList:
+    """Keys, newest first, revoked ones included: what they may do and when they were last used."""
+    with database.read() as connection:
+        rows = keys.history(connection, limit=limit + 1, before=int(cursor) if cursor else None)
+    shown = [KeyOut.of(row) for row in rows[:limit]]
+    return KeyList(keys=shown, next_cursor=str(shown[-1].id) if len(rows) > limit else None)
+
+
+@router.post(
+    "",
+    status_code=HTTPStatus.CREATED,
+    responses=declared(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
+def create_key(
+    request: Request, response: Response, database: DatabaseDep, keyring: KeyringDep, body: NewKeyIn
+) -> NewKeyOut:
+    """Make a key. The answer is the only one that ever holds it. From the first key on, every request needs one.
+
+    Was the answer lost? The name is taken then, so that sending it again makes no second key: revoke it and begin anew.
+    """
+    with database.write() as connection:
+        made = keys.create(connection, body.name, body.scopes, database.now(connection), body.expires_at)
+    keyring.refresh()
+    log.info("API key %r (%s) was made by %s", made.row.name, made.row.prefix, _who(request))
+    response.headers["Cache-Control"] = "no-store"
+    return NewKeyOut.of_new(made)
+
+
+@router.delete(
+    "/{key_id}",
+    status_code=HTTPStatus.NO_CONTENT,
+    responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
+def revoke_key(request: Request, database: DatabaseDep, keyring: KeyringDep, key_id: KeyId) -> None:
+    """Revoke a key for good; every process refuses it within two seconds."""
+    with database.write() as connection:
+        row = keys.revoke(connection, key_id, database.now(connection))
+    keyring.refresh()
+    log.info("API key %r (%s) was revoked by %s", row.name, row.prefix, _who(request))
+
+
+def _who(request: Request) -> str:
+    key = request.scope.get("api_key")
+    return f"{key.name!r} ({key.prefix})" if key else "a request without a key"

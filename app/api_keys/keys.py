@@ -1,0 +1,120 @@
+"""API keys as rows: made, listed, revoked. The key itself is told once, to whoever asked for it."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from app.api_keys.models import NAME_LENGTH, ApiKey
+from app.errors import BadInput, Conflict, NotFound
+
+KeyScope = Literal["read", "write", "admin"]
+"""`admin` may do everything; `read` and `write` do not include each other."""
+
+SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
+
+KeyRow = Row[Any]
+"""The columns of ApiKey."""
+
+_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # what is easily told apart when it is read out
+PREFIX_LENGTH = len("plt_") + 8
+_SECRET_BYTES = 32
+
+
+class UnknownKey(NotFound):
+    """No key in use is called so."""
+
+    def __init__(self, key: int | str) -> None:
+        super().__init__(f"there is no API key {key} in use")
+        self.key = key
+
+
+class NameTaken(Conflict):
+    """A key in use has this name; it is free again once that key is revoked."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is an API key {name!r} already: revoke it first, or choose another name")
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that was just made; `token` is the key itself, which nobody can look up later."""
+
+    row: KeyRow
+    token: str
+
+
+def create(
+    connection: Connection, name: str, scopes: Collection[KeyScope], now: datetime, expires_at: datetime | None = None
+) -> NewKey:
+    """Make a key; raises BadInput, NameTaken."""
+    _refuse_bad(name, scopes, now, expires_at)
+    prefix = "plt_" + "".join(secrets.choice(_ALPHABET) for _ in range(PREFIX_LENGTH - len("plt_")))
+    token = f"{prefix}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+    values = {"name": name, "prefix": prefix, "digest": digest_of(token), "created_at": now, "expires_at": expires_at}
+    ordered = [scope for scope in SCOPES if scope in scopes]
+    try:
+        key_id = connection.execute(insert(ApiKey).values(**values, scopes=ordered).returning(ApiKey.id)).scalar_one()
+    except IntegrityError as error:
+        raise NameTaken(name) from error
+    return NewKey(connection.execute(_keys().where(ApiKey.id == key_id)).one(), token)
+
+
+def digest_of(token: str) -> str:
+    """What is stored of a key. It needs no salt and no slow hash: it has 256 random bits."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def is_any(connection: Connection) -> bool:
+    """Whether there is, or ever was, a key: from then on requests need one."""
+    return connection.execute(select(ApiKey.id).limit(1)).first() is not None
+
+
+def in_use(connection: Connection) -> list[KeyRow]:
+    """The keys that are not revoked, expired ones included."""
+    return list(connection.execute(_keys().where(ApiKey.revoked_at.is_(None))))
+
+
+def history(connection: Connection, *, limit: int, before: int | None = None) -> list[KeyRow]:
+    """Keys from the newest to the oldest, revoked ones included, at most `limit`, all older than `before`."""
+    statement = _keys().order_by(ApiKey.id.desc()).limit(limit)
+    if before is not None:
+        statement = statement.where(ApiKey.id < before)
+    return list(connection.execute(statement))
+
+
+def revoke(connection: Connection, key: int | str, now: datetime) -> KeyRow:
+    """Revoke the key in use with this number or name; raises UnknownKey."""
+    which = ApiKey.id == key if isinstance(key, int) else ApiKey.name == key
+    statement = update(ApiKey).where(which, ApiKey.revoked_at.is_(None)).values(revoked_at=now)
+    row = connection.execute(statement.returning(*ApiKey.__table__.columns)).one_or_none()
+    if row is None:
+        raise UnknownKey(key)
+    return row
+
+
+def note_uses(connection: Connection, used: Mapping[int, datetime]) -> None:
+    """When keys were last used, by their number."""
+    for key_id, time in used.items():
+        connection.execute(update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=time))
+
+
+def _keys() -> Any:
+    return select(ApiKey.__table__)
+
+
+def _refuse_bad(name: str, scopes: Collection[KeyScope], now: datetime, expires_at: datetime | None) -> None:
+    if not (1 <= len(name) <= NAME_LENGTH and name.isprintable() and name.strip() == name):
+        raise BadInput.at("name", f"must have 1 to {NAME_LENGTH} printable characters, no spaces around them")
+    if not scopes:
+        raise BadInput.at("scopes", "must hold at least one scope")
+    if expires_at is not None and expires_at <= now:
+        raise BadInput.at("expires_at", "must lie in the future")

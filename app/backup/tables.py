@@ -1,0 +1,233 @@
+"""The tables that a backup holds, read page by page and loaded in bulk, in the words of each database.
+
+Rows keep their keys and revisions: versions and caches speak of them. A table of numbers alone travels as columns of
+numbers, so that ratings cost no Python object each; every other one as a JSON array per row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import JSON, BigInteger, Connection, Float, Integer, Table, delete, text
+from sqlalchemy.types import TypeEngine
+
+from app.api_keys.models import ApiKey
+from app.database import Base, Counter, UtcTime, driver
+from app.items.models import DeletedItem, Item
+from app.ratings.models import DeletedRating, Rating, User
+from app.ratings.set_wise import is_sqlite
+from app.registry.models import ActiveModel, ModelVersion
+from app.training.models import TrainingEpoch, TrainingRun
+from app.tuning.models import SearchRow, SearchTrial
+
+_MODELS: tuple[type[Base], ...] = (
+    *(Counter, ApiKey, User, Item, DeletedItem, Rating, DeletedRating),
+    *(TrainingRun, TrainingEpoch, SearchRow, SearchTrial, ModelVersion, ActiveModel),
+)
+PAGE_NUMBERS, PAGE_TEXTS = 500_000, 20_000
+"""Rows in memory at once, of a table of numbers (16 MB of ratings, and as much again in another form) and of others."""
+
+Numbers = npt.NDArray[np.void]
+TextRows = list[tuple[Any, ...]]
+Page = Numbers | TextRows
+"""Rows of a table of numbers as a structured array, of another one as tuples."""
+
+_COPY_HEAD, _COPY_END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which columns the rows of a table have in an archive, and the types of their numbers, if it holds no text."""
+
+    columns: tuple[str, ...]
+    kinds: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, table: Table) -> Layout:
+        kinds = [_kind(column.type) for column in table.columns]
+        is_numbers = all(kinds) and not any(column.nullable for column in table.columns)
+        return cls(tuple(table.columns.keys()), tuple(kind for kind in kinds if kind) if is_numbers else None)
+
+    def dtype(self, byte_order: str = "<") -> np.dtype[np.void]:
+        """A row of numbers."""
+        assert self.kinds
+        return np.dtype([(name, f"{byte_order}{kind}") for name, kind in zip(self.columns, self.kinds, strict=True)])
+
+
+def tables() -> list[Table]:
+    """Every table that is backed up, parents before their children."""
+    return [model.metadata.tables[model.__tablename__] for model in _MODELS]
+
+
+def _kind(type_: TypeEngine[Any]) -> str | None:
+    if isinstance(type_, BigInteger | UtcTime):
+        return "i8"
+    if isinstance(type_, Integer):
+        return "i4"
+    return "f8" if isinstance(type_, Float) else None
+
+
+def pages(connection: Connection, table: Table) -> Iterator[Page]:
+    """All rows in the order of the primary key; the connection's transaction must see one state of the data."""
+    layout = Layout.of(table)
+    read = _numbers if layout.kinds else _texts
+    keys = [column.name for column in table.primary_key]
+    key_places = [layout.columns.index(key) for key in keys]
+    after: tuple[Any, ...] | None = None
+    while len(page := read(connection, table, keys, after)):
+        last = page[-1]
+        after = tuple(_plain(last[place]) for place in key_places)
+        yield page
+
+
+def _plain(key: Any) -> Any:
+    return key.item() if isinstance(key, np.generic) else key
+
+
+def _selection(table: Table, keys: Sequence[str], after: tuple[Any, ...] | None) -> tuple[str, dict[str, Any]]:
+    columns = ", ".join(
+        f"CAST({column.name} AS TEXT) AS {column.name}" if isinstance(column.type, JSON) else column.name
+        for column in table.columns
+    )
+    parameters = {f"key_{place}": value for place, value in enumerate(after or ())}
+    given = ", ".join(f":{name}" for name in parameters)
+    beyond = f"WHERE ({', '.join(keys)}) > ({given})" if after else ""
+    n_rows = PAGE_NUMBERS if Layout.of(table).kinds else PAGE_TEXTS
+    query = f"SELECT {columns} FROM {table.name} {beyond} ORDER BY {', '.join(keys)} LIMIT {n_rows}"  # noqa: S608
+    return query, parameters
+
+
+def _texts(connection: Connection, table: Table, keys: Sequence[str], after: tuple[Any, ...] | None) -> TextRows:
+    query, parameters = _selection(table, keys, after)
+    return [tuple(row) for row in connection.execute(text(query), parameters)]
+
+
+def _numbers(connection: Connection, table: Table, keys: Sequence[str], after: tuple[Any, ...] | None) -> Numbers:
+    layout = Layout.of(table)
+    query, parameters = _selection(table, keys, after)
+    if is_sqlite(connection):
+        with driver(connection) as raw:
+            return np.fromiter(raw.execute(query, parameters), layout.dtype())
+    send = {"i4": "int4send", "i8": "int8send", "f8": "float8send"}
+    packed = " || ".join(f"{send[kind]}({name})" for name, kind in zip(layout.columns, layout.kinds or (), strict=True))
+    for name in parameters:
+        query = query.replace(f":{name}", f"%({name})s")
+    with driver(connection) as raw, raw.cursor(binary=True) as cursor:
+        cursor.execute(f"SELECT string_agg({packed}, '') FROM ({query}) AS page", parameters)  # noqa: S608
+        return np.frombuffer(cursor.fetchone()[0] or b"", layout.dtype(">")).astype(layout.dtype())
+
+
+def encoded(page: Page) -> bytes:
+    """A page as it lies in an archive: numbers column by column, which packs best, other rows as JSON lines."""
+    if isinstance(page, np.ndarray):
+        return b"".join(page[name].tobytes() for name in page.dtype.names or ())
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in page).encode()
+
+
+def decoded(data: bytes, layout: Layout, n_rows: int) -> Page:
+    """The page again; raises ValueError where these bytes are not so many rows."""
+    if layout.kinds is None:
+        rows = [tuple(json.loads(line)) for line in data.splitlines()]
+        if len(rows) != n_rows or any(len(row) != len(layout.columns) for row in rows):
+            raise ValueError
+        return rows
+    dtype = layout.dtype()
+    if len(data) != n_rows * dtype.itemsize:
+        raise ValueError
+    page, start = np.empty(n_rows, dtype), 0
+    for name, kind in zip(layout.columns, layout.kinds, strict=True):
+        page[name] = np.frombuffer(data, f"<{kind}", n_rows, start)
+        start += n_rows * dtype[name].itemsize
+    return page
+
+
+def load(connection: Connection, table: Table, layout: Layout, given: Iterator[Page]) -> None:
+    """Insert rows that are not there; columns that the layout lacks get their defaults.
+
+    The other indexes are made anew afterwards: several times as fast as keeping them up to date.
+    """
+    indexes = list(table.indexes) if layout.kinds else []
+    for index in indexes:
+        index.drop(connection)
+    insert = _insert_sqlite if is_sqlite(connection) else _copy_numbers if layout.kinds else _copy_texts
+    insert(connection, table, layout, given)
+    for index in indexes:
+        index.create(connection)
+
+
+def _insert_sqlite(connection: Connection, table: Table, layout: Layout, given: Iterator[Page]) -> None:
+    marks = ", ".join("?" * len(layout.columns))
+    statement = f"INSERT INTO {table.name} ({', '.join(layout.columns)}) VALUES ({marks})"  # noqa: S608
+    with driver(connection) as raw:
+        for page in given:
+            raw.executemany(statement, page.tolist() if isinstance(page, np.ndarray) else page)
+
+
+def _copy_texts(connection: Connection, table: Table, layout: Layout, given: Iterator[Page]) -> None:
+    statement = f"COPY {table.name} ({', '.join(layout.columns)}) FROM STDIN"
+    with driver(connection) as raw, raw.cursor() as cursor, cursor.copy(statement) as copy:
+        for page in given:
+            for row in page:
+                copy.write_row(row)
+
+
+def _copy_numbers(connection: Connection, table: Table, layout: Layout, given: Iterator[Page]) -> None:
+    fields: list[tuple[str, str]] = [("n_fields", ">i2")]
+    for name, kind in zip(layout.columns, layout.kinds or (), strict=True):
+        fields += [(f"size of {name}", ">i4"), (name, f">{kind}")]
+    statement = f"COPY {table.name} ({', '.join(layout.columns)}) FROM STDIN (FORMAT binary)"
+    with driver(connection) as raw, raw.cursor() as cursor, cursor.copy(statement) as copy:
+        copy.write(_COPY_HEAD)
+        for page in given:
+            assert isinstance(page, np.ndarray)
+            rows = np.empty(page.size, fields)
+            rows["n_fields"] = len(layout.columns)
+            for name in layout.columns:
+                rows[f"size of {name}"], rows[name] = page.dtype[name].itemsize, page[name]
+            copy.write(rows.tobytes())
+        copy.write(_COPY_END)
+
+
+def clear(connection: Connection) -> None:
+    """Remove every row of every table."""
+    if is_sqlite(connection):
+        for table in reversed(tables()):
+            connection.execute(delete(table))
+    else:
+        connection.execute(text(f"TRUNCATE {', '.join(table.name for table in tables())}"))
+
+
+def numbered(table: Table) -> str | None:
+    """The column whose values the database gives out, none of them twice."""
+    column = table.autoincrement_column
+    return column.name if column is not None else None
+
+
+def last_number(connection: Connection, table: Table) -> int:
+    """The highest key ever given out, that of a deleted row too."""
+    if is_sqlite(connection):
+        asked = text("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = :table")
+        return int(connection.execute(asked, {"table": table.name}).scalar_one())
+    asked = text(f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {_sequence(connection, table)}")  # noqa: S608
+    return int(connection.execute(asked).scalar_one())
+
+
+def set_last_number(connection: Connection, table: Table, number: int) -> None:
+    """Give out keys beyond this one from now on; undone with the transaction."""
+    if is_sqlite(connection):
+        connection.execute(text("DELETE FROM sqlite_sequence WHERE name = :table"), {"table": table.name})
+        given = {"table": table.name, "number": number}
+        connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:table, :number)"), given)
+    else:
+        connection.execute(text(f"ALTER SEQUENCE {_sequence(connection, table)} RESTART WITH {number + 1}"))
+
+
+def _sequence(connection: Connection, table: Table) -> str:
+    asked = text("SELECT pg_get_serial_sequence(:table, :column)")
+    name: str = connection.execute(asked, {"table": table.name, "column": numbered(table)}).scalar_one()
+    return name

@@ -1,0 +1,30 @@
+"""/metrics, in the format of Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
+
+from app.metrics.processes import all_figures
+
+router = APIRouter(tags=["service"])
+
+_EXAMPLE = """\
+# HELP palate_ratings Ratings stored.
+# TYPE palate_ratings gauge
+palate_ratings 100836.0
+"""
+_CONTENT = {"text/plain": {"schema": {"type": "string"}, "example": _EXAMPLE}}
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": _CONTENT, "description": "The figures."}})
+def get_metrics(request: Request) -> Response:
+    """Figures for Prometheus: of all processes of this host, and of the database that all hosts share."""
+    shared = CollectorRegistry()
+    collectors: Sequence[Collector] = request.app.state.collectors
+    for collector in collectors:
+        shared.register(collector)
+    return Response(generate_latest(all_figures()) + generate_latest(shared), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,90 @@
+"""Figures of several API processes on one host: each has a place in a folder that all of them can read.
+
+prometheus_client keeps every value in a mapped file where PROMETHEUS_MULTIPROC_DIR is set, and adds up the files of all
+processes when it is asked. Left to itself it names the files by process number, so each process that dies leaves files
+behind for good. Here they are named by place: whoever follows a dead process takes its place and counts on in its
+files. A place is held by a lock, which ends with the process however that ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+from prometheus_client import REGISTRY, CollectorRegistry, values
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+
+@contextmanager
+def folder_of_figures() -> Iterator[None]:
+    """A folder for the processes that are started meanwhile, unless the environment names one already."""
+    if FOLDER in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="palate-metrics-") as folder:
+        os.environ[FOLDER] = folder
+        try:
+            yield
+        finally:
+            del os.environ[FOLDER]
+
+
+def share_figures() -> None:
+    """Keep the values of this process in the folder, if there is one."""
+    if FOLDER in os.environ:
+        _folder().mkdir(parents=True, exist_ok=True)
+        values.ValueClass = values.MultiProcessValue(lambda: _place_of(os.getpid()))
+
+
+def all_figures() -> CollectorRegistry:
+    """The figures of all processes, those that have ended too; of the gauges only those of the living."""
+    if FOLDER not in os.environ:
+        return REGISTRY
+    for lock in _folder().glob("*.lock"):
+        _remove_gauges_of_the_dead(lock)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    return registry
+
+
+def _folder() -> Path:
+    return Path(os.environ[FOLDER])
+
+
+_held: list[IO[str]] = []
+"""Locks of this process, open for as long as it lives."""
+
+
+@cache
+def _place_of(_pid: int) -> int:
+    """The lowest place that no process holds, and a new one after a fork."""
+    for place in itertools.count():
+        lock = (_folder() / f"{place}.lock").open("a")
+        if _take(lock):
+            _held.append(lock)
+            return place
+        lock.close()
+    raise AssertionError("there is always another place")
+
+
+def _remove_gauges_of_the_dead(path: Path) -> None:
+    with path.open() as lock:  # nobody takes the place meanwhile
+        if _take(lock):
+            mark_process_dead(int(path.stem))
+
+
+def _take(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
