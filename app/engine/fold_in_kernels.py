@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, float64, int64, njit, types, void
+from numba import float64, int64, njit, types, void
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 from app.engine.arrays import Matrix64, Offsets, Rows, Vector32, Vector64
 from app.engine.posteriors import READ_ROWS, READ_VECTOR, predict_items, solve_user, trace_of_solved

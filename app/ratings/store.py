@@ -280,7 +280,7 @@ def ratings_of_user(connection: Connection, user_id: str) -> UserRatings:
     if newest is None:
         return dataclasses.replace(NO_RATINGS, user_key=user_key)
     if is_sqlite:
-        eighths = np.fromstring(values, np.float64 if "." in values else np.int64, sep=",")
+        eighths: npt.NDArray[Any] = np.fromstring(values, np.float64 if "." in values else np.int64, sep=",")
         return UserRatings(user_key, np.fromstring(item_keys, np.int64, sep=","), eighths / 8, newest)
     keys, opinions = np.frombuffer(item_keys, ">i8"), np.frombuffer(values, ">f8")
     return UserRatings(user_key, keys.astype(np.int64), opinions.astype(np.float64), newest)
