@@ -44,6 +44,8 @@ def main() -> None:
             fill(folder, arguments.items)
         environment = {"PALATE_TRAINER": "external"}
         service = stack.enter_context(running_service(folder, workers=arguments.workers, environment=environment))
+        version = httpx.get(f"{service.url}/v1/users/nobody/recommendations").json()["model_version"]
+        assert version is not None, "the version does not answer"
         workers = workers_of(service.process.pid)
         assert len(workers) == arguments.workers, workers
         tell("after the start", workers)
@@ -62,13 +64,24 @@ def fill(folder: Path, n_items: int) -> None:
     command = [sys.executable, "-m", "app.cli", "import-items", str(table)]
     subprocess.run(command, env={**os.environ, "PALATE_DATA_DIR": str(folder)}, check=True, stdout=subprocess.DEVNULL)
     table.unlink()
+    publish(settings, n_items)
+
+
+def publish(settings: Settings, n_items: int) -> None:
     ids = Vocabulary.of([f"item-{i}" for i in range(n_items)])
     keys = np.empty(n_items, np.int64)
     keys[ids.rows_of([f"item-{i}" for i in range(n_items)])] = 1 + np.arange(n_items)
     model = model_of(*skewed(n_items, np.random.default_rng(0)))
     contents = VersionContents(model, np.zeros(0, np.int64), keys, ids)
     facts = {"created_at": utc_now().isoformat(), "trained_through": 0, "n_ratings": n_items, "data_digest": "0" * 64}
-    facts |= {"loss": "squared", "seed": 0, "hyperparameters": {}, "metrics": {}, "learning_curve": [], "software": {}}
+    facts |= {
+        "loss": model.loss.error,
+        "seed": 0,
+        "hyperparameters": {},
+        "metrics": {},
+        "learning_curve": [],
+        "software": {},
+    }
     manifest = artifacts.write(settings.versions_dir, "made", contents, facts)
     database = open_database(settings)
     with database.write() as connection:
