@@ -246,6 +246,41 @@ def export(
 
 
 @app.command()
+def recommend(
+    users: Annotated[list[str] | None, typer.Argument(help="Ids of users.", show_default=False)] = None,
+    out: Annotated[Path, typer.Option(help="Where to; .parquet, or CSV.")] = Path("recommendations.csv"),
+    everybody: Annotated[bool, typer.Option("--all", help="For every user there is.")] = False,
+    n: Annotated[int, typer.Option(min=1, max=1000, help="Items per user.")] = 10,
+    min_ratings: Annotated[int, typer.Option(min=0, help="Leave out items with fewer ratings.")] = 0,
+    category: Annotated[
+        list[str] | None, typer.Option(help="Only items in any of these categories; repeat for several.")
+    ] = None,
+) -> None:
+    """Write the best items for some users, or for everybody, to a table: CSV or Parquet."""
+    from app.recommendations import everyone
+    from app.recommendations.recommend import Recommender
+    from app.recommendations.schemas import Filter, Wish
+    from app.registry.live import LiveModel
+
+    if everybody == bool(users):
+        raise Failed("say for whom: ids of users, or --all", 2)
+    wish = Wish(n=n, filter=Filter(any_of=tuple(category or ()), min_ratings=min_ratings))
+    with _database() as (database, settings), _bars() as progress:
+        live = LiveModel(database, settings)
+        live.refresh()
+        recommender = Recommender(database, live, settings)
+        bar = progress.add_task("users", total=len(users) if users else everyone.count_users(database), told="")
+        wanted = users or everyone.everybody(database)
+        try:
+            n_lines = everyone.write_lists(recommender, wanted, wish, out, lambda more: progress.advance(bar, more))
+        except everyone.ParquetIsMissing as missing:
+            raise Failed(str(missing)) from missing
+        finally:
+            recommender.close()
+    console.print(f"{n_lines:,} lines in {out}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def digest() -> None:
     """Print a fingerprint of all ratings: two services with the same ratings print the same one."""
     from app.ratings.everything import ratings_digest
@@ -689,10 +724,11 @@ def _epochs_in(progress: Progress) -> Callable[[Epoch], None]:
     def show(epoch: Epoch) -> None:
         report = epoch.report
         if epoch.phase not in bars:
-            names = {"fit": "fit", "final": "learn all"}
+            names = {"fit": "fit", "sample": "average", "final": "learn all", "resample": "average all"}
             bars[epoch.phase] = progress.add_task(names[epoch.phase], total=report.n_epochs, told="")
         holdout = "" if report.holdout_rmse is None else f"  hold-out {report.holdout_rmse:.4f}"
-        told = f"epoch {report.epoch:>3}  train {report.train_rmse:.4f}{holdout}"
+        step = "sweep" if epoch.phase in {"sample", "resample"} else "epoch"
+        told = f"{step} {report.epoch:>3}  train {report.train_rmse:.4f}{holdout}"
         speed = f"  {report.ratings_per_second / 1e6:.1f} M ratings/s"
         progress.update(bars[epoch.phase], completed=report.epoch, told=told + speed)
 

@@ -62,7 +62,8 @@ class Attempt:
         connection.execute(delete(KeptAnswer).where(KeptAnswer.expires_at <= now))
         if self._is_first(connection, self.id, now):
             answer = create()
-            keep = update(KeptAnswer).where(KeptAnswer.id == self.id).values(answer=answer.model_dump_json())
+            told = answer.model_dump_json(by_alias=True, exclude_unset=True)
+            keep = update(KeptAnswer).where(KeptAnswer.id == self.id).values(answer=told)
             connection.execute(keep)
             return answer
         kept = connection.execute(select(KeptAnswer.request, KeptAnswer.answer).where(KeptAnswer.id == self.id)).one()

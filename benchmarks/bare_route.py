@@ -16,6 +16,6 @@ app = FastAPI()
 _answer = RecommendationsOut.model_validate_json(Path(os.environ["PALATE_BENCHMARK_ANSWER"]).read_bytes())
 
 
-@app.get("/bare")
+@app.get("/bare", response_model_exclude_unset=True)
 async def bare() -> RecommendationsOut:
     return _answer

@@ -7,6 +7,8 @@ nearest to 165. `wrk` asks on eight keep-alive connections, all sides taking tur
 
 bare        FastAPI on uvicorn hands out one Pydantic object, made once, of the very same answer
 read        the user's ratings are read and folded in for every request (PALATE_KEPT_TASTES=0)
+explained   the same with `explain=true`: five reasons for each item
+by lower    the same with `rank_by=lower`: every item is scored with its variance (only where asked for)
 kept        nothing has changed since the user's last request
 others rate the same while another process gives ratings of other users, about 200 a second
 training    the same as `read` while a training run uses another core
@@ -49,7 +51,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--keep", type=Path, help="folder for the trained service, used again if it is there")
-    parser.add_argument("--only", nargs="*", default=["bare", "read", "kept", "others rate", "training", "change"])
+    parser.add_argument(
+        "--only", nargs="*", default=["bare", "read", "explained", "kept", "others rate", "training", "change"]
+    )
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
         data_dir = arguments.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -65,6 +69,7 @@ def main() -> None:
         bare = stack.enter_context(bare_route(data_dir, answer))
         assert httpx.get(f"{bare}/bare").content == answer, "not the same answer"
         urls = {"bare": f"{bare}/bare", "read": read + path, "kept": kept + path, "others rate": kept + path}
+        urls |= {"explained": f"{read}{path}&explain=true", "by lower": f"{read}{path}&rank_by=lower"}
         urls = {name: url for name, url in urls.items() if name in arguments.only}
         print(f"user {user}, {len(answer)} bytes an answer")
         compare(urls, kept, arguments.rounds, arguments.seconds)

@@ -1,6 +1,6 @@
 """Alembic migrations of the database: upgrade it, and can this release work with it?
 
-A migration only adds (docs/decisions/0053): a release works with the schema of the next one too, so that both may run
+A migration only adds (docs/decisions/0054): a release works with the schema of the next one too, so that both may run
 side by side while one takes the other's place.
 """
 

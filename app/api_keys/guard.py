@@ -29,7 +29,7 @@ _PUBLIC = {"/", "/healthz", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-r
 _PUBLIC_FOLDERS = ("/dashboard/", "/static-offline-docs/")
 _ADMINS = ("/v1/keys", "/v1/ratings/export")
 _WRITERS = ("/v1/ratings", "/v1/users/", "/v1/items/")
-_QUESTIONS = {"/v1/recommendations", "/v1/predictions"}
+_QUESTIONS = {"/v1/recommendations", "/v1/recommendations/batch", "/v1/predictions", "/v1/items/similar"}
 _LOOKING = {"GET", "HEAD"}
 
 _DESCRIPTION = """\

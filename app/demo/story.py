@@ -127,8 +127,9 @@ def _train(service: ServiceClient, console: Console) -> None:
         task = progress.add_task("waiting for the trainer", total=None)
         for event in service.training_events(run_id):
             if event.name == "epoch":
-                last = event.data
-                progress.update(task, completed=last["epoch"], total=last["n_epochs"], description=_epoch_text(last))
+                epoch = event.data
+                last = last if _is_sweep(epoch) else epoch
+                progress.update(task, completed=epoch["epoch"], total=epoch["n_epochs"], description=_epoch_text(epoch))
     run = service.training_run(run_id)
     if run["status"] != "succeeded":
         raise StoryFailed(f"training run {run_id} {run['status']}: {run['error'] or 'no reason given'}")
@@ -142,7 +143,12 @@ def _epoch_text(epoch: Json) -> str:
     """Where an epoch has got to; the final fit learns the held-out ratings too, so nothing is left to test on."""
     holdout = epoch["holdout_rmse"]
     tested = "with every rating" if holdout is None else f"hold-out RMSE {holdout:.4f}"
-    return f"train RMSE {epoch['train_rmse']:.4f}, {tested}, {_speed(epoch)}"
+    doing = "averaging models" if _is_sweep(epoch) else f"train RMSE {epoch['train_rmse']:.4f}"
+    return f"{doing}, {tested}, {_speed(epoch)}"
+
+
+def _is_sweep(epoch: Json) -> bool:
+    return epoch["phase"] in {"sample", "resample"}
 
 
 def _result_text(run: Json, last: Json) -> str:

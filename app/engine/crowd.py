@@ -120,26 +120,6 @@ def item_means(counted: Tally) -> Vector32:
     return np.where(counted.item_counts > 0, means, counted.mean).astype(np.float32)
 
 
-def popularity_shrinkage(counted: Tally, means: Vector32) -> float:
-    """Ratings that the overall mean weighs: variance within items / variance between items' true means.
-
-    Moment estimate of the one-way random effects model (Searle, Casella & McCulloch 1992, section 3.6), kept between
-    1 and 100 so that a handful of ratings cannot make it absurd.
-    """
-    is_rated = counted.item_counts > 0
-    sizes = counted.item_counts[is_rated].astype(np.float64)
-    n, n_items = int(counted.item_counts.sum()), sizes.size
-    if n <= n_items or n_items < 2:
-        return 5.0
-    squares_between = float((sizes * (means[is_rated] - counted.mean) ** 2).sum())
-    squares = n * counted.variance
-    within = max(squares - squares_between, 0.0) / (n - n_items)
-    between = squares_between / (n_items - 1)
-    effective_size = (n - (sizes**2).sum() / n) / (n_items - 1)
-    true_between = (between - within) / effective_size
-    return float(np.clip(within / max(true_between, 1e-12), 1.0, 100.0))
-
-
 @dataclasses.dataclass(slots=True)
 class _HeldOut:
     """Sums of (r - r_hat)^2 and of its promised part y' A_u^-1 y over held-out ratings of known items."""

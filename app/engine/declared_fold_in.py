@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.engine.arrays import Matrix64, Vector64
+from app.engine.arrays import Matrix64, Vector32, Vector64
 from app.engine.losses.base import Loss
 from app.engine.losses.derivatives import derivatives_of
 
@@ -65,6 +65,14 @@ def solve_declared(
         x = x + length * step
         value = search.objective(x)
     return x, search.hessian(x)
+
+
+def working_pulls(loss: Loss, evidence: Evidence, temperature: float, bias: float, factors: Vector32) -> Vector64:
+    """w_i (h_i y_i x - s_i) / T of each rating at x = [bias, factors]: times y_i, they and C^-1 m add up to A x."""
+    added = evidence.y @ np.append(np.float64(bias), factors)
+    _, slopes, curvatures = derivatives_of(loss)(evidence.r, evidence.base + added)
+    pulls: Vector64 = evidence.weight / temperature * (curvatures * added - slopes)
+    return pulls
 
 
 class _Search:

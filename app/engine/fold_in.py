@@ -10,14 +10,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.arrays import InvalidArray, Matrix64, Rows, Vector32, Vector64, refuse_rows_outside, rows, vector32
+from app.engine.arrays import (
+    InvalidArray,
+    Matrix32,
+    Matrix64,
+    Rows,
+    Vector32,
+    Vector64,
+    refuse_rows_outside,
+    rows,
+    vector32,
+)
 from app.engine.dataset import Ratings
-from app.engine.declared_fold_in import Evidence, solve_declared
+from app.engine.declared_fold_in import Evidence, solve_declared, working_pulls
 from app.engine.factors import FactorModel
 from app.engine.fold_in_kernels import N_ITEMS, N_PLACES, K, fold_in_averaged, predict_with_intervals
 from app.engine.intervals import BUCKETS, bucket_of, calibrated_reach, reach_by_buckets
 from app.engine.parts import in_parts, n_parts_of
-from app.engine.posteriors import add_held_out_errors, predict_items, solve_user
+from app.engine.posteriors import add_held_out_errors, predict_items, share_out, solve_user
 from app.engine.small_algebra import invert_positive
 
 INTERVAL_LEVEL = 0.8
@@ -84,13 +94,15 @@ class FoldIn:
         if model.posterior is not None:
             self._is_known = np.ones(model.n_items, np.bool_)  # its prior mean is known of an item that nobody rated
             self._item_noise = model.posterior.item_noise
+            self._hinted_precision = _inverted(model.posterior.hinted_covariance)
             self._hints = (
-                _inverted(model.posterior.hinted_covariance),
+                self._hinted_precision,
                 np.array(model.posterior.hint_base, np.float64),
                 np.array(model.posterior.count_hint, np.float64),
             )
         self._unknown_bias, self._unknown_variance = _average_item(model, self._is_known)
         self._tell_kernels()
+        self._temperature = max(model.temperature, 1e-12)
         self._nobody = self._solve(np.zeros(0, np.int32), np.zeros(0, np.float32))
 
     def fold_in(self, item_rows: npt.ArrayLike, values: npt.ArrayLike) -> UserSide:
@@ -179,18 +191,18 @@ class FoldIn:
         bias, factors = float(self.model.user_bias[user_row]), self.model.user_factors[user_row]
         return UserSide(bias, factors, user.upper, user.n_ratings, user.noise_scale)
 
-    def with_intervals(self, user: UserSide, item_rows: npt.ArrayLike) -> Matrix64:
-        """Prediction, lower and upper end [3, n] of each item, as `predict` and `interval` give them at INTERVAL_LEVEL.
+    def with_intervals(self, user: UserSide, item_rows: npt.ArrayLike, level: float = INTERVAL_LEVEL) -> Matrix64:
+        """Prediction, lower and upper end [3, n] of each item, as `predict` and `interval` give them.
 
         A sixth of their time for the ten items of a list.
         """
         items = rows(item_rows, "item_rows")
         if self.model.loss.link != "identity":
             values, variances = self.predict(user, items)
-            return np.array([values, *self.interval(user, items, values, variances)], np.float64)
+            return np.array([values, *self.interval(user, items, values, variances, level)], np.float64)
         refuse_rows_outside(items, self.model.n_items, "item_rows", unknown_allowed=True)
         told = np.empty((3, items.size))
-        reach = self._reach[bucket_of(user.n_ratings)]
+        reach = (self._reach if level == INTERVAL_LEVEL else self._reach_at(level))[bucket_of(user.n_ratings)]
         side = (user.factors, user.bias, user.upper, user.noise_scale)
         predict_with_intervals(self._places, self._numbers, *side, items, reach, _BUCKETS, told)
         return told
@@ -210,6 +222,66 @@ class FoldIn:
         counts = np.where(items >= 0, self.model.item_counts[items], 0)
         reach = calibrated_reach(self.model.posterior, user.n_ratings, counts, level) * np.sqrt(variances)
         return np.asarray(values - reach, np.float32), np.asarray(values + reach, np.float32)
+
+    def shares(
+        self, user: UserSide, item_rows: npt.ArrayLike, rated_rows: npt.ArrayLike, values: npt.ArrayLike
+    ) -> tuple[Vector64, Matrix64]:
+        """What the prior and each of m ratings add to the scores of n items, for the user folded in from them.
+
+        [n] and [n, m]: y_j'A_u^-1 times what each adds to A_u x_u. A rating adds w_i d_i y_i, w_i by the noise of its
+        item, and what its hint moves the prior mean. Of a declared loss it adds w_i (h_i y_i'x - s_i) y_i / T, with
+        slope s_i and curvature h_i at the solution (the working response of McCullagh & Nelder 1989, section 2.5).
+        """
+        items, rated, ratings = rows(item_rows, "item_rows"), rows(rated_rows, "rated_rows"), vector32(values, "values")
+        for name, given in (("item_rows", items), ("rated_rows", rated)):
+            refuse_rows_outside(given, self.model.n_items, name, unknown_allowed=True)
+        if rated.size != ratings.size:
+            raise InvalidArray("values", f"need equal lengths, not {rated.size} rows and {ratings.size} values")
+        if not self.model.loss.is_squared:
+            return self._declared_shares(user, items, rated, ratings)
+        prior, shares = np.empty(items.size), np.empty((items.size, rated.size))
+        pull, hints, hint_precision = self._unhinted(rated)
+        share_out(
+            items,
+            rated,
+            ratings,
+            user.upper,
+            pull,
+            self.model.item_factors,
+            self.model.item_bias,
+            self._item_noise,
+            self._is_known,
+            self.model.mean,
+            self._noise_variance,
+            self._unknown_bias,
+            self._unknown_variance,
+            hints,
+            hint_precision,
+            prior,
+            shares,
+        )
+        return prior, shares
+
+    def _unhinted(self, rated: Rows) -> tuple[Vector64, Matrix32, Matrix64]:
+        """The prior's pull but for the hints of what was rated; the hints [m, k + 1], and what makes them pull."""
+        posterior, size = self.model.posterior, self.model.n_factors + 1
+        if posterior is None or not (n := int((rated >= 0).sum())):
+            return self._prior_pull, np.zeros((rated.size, size), np.float32), np.zeros((size, size))
+        crowd, share = self.model.user_prior.mean, n / (n + DAMPING)
+        weight = n / (n + _HINT_RATINGS)
+        precision = weight * self._hinted_precision + (1.0 - weight) * self._prior_precision
+        unhinted = posterior.hint_base + np.log(n + DAMPING) * posterior.count_hint
+        pull = precision @ (crowd + share * (unhinted - crowd))
+        return pull, posterior.item_hints[rated], share / np.sqrt(n + DAMPING) * precision
+
+    def _declared_shares(
+        self, user: UserSide, items: Rows, rated: Rows, ratings: Vector32
+    ) -> tuple[Vector64, Matrix64]:
+        evidence = self._evidence(rated, ratings)
+        pulls = working_pulls(self.model.loss, evidence, self._temperature, user.bias, user.factors)
+        wanted = self._evidence(items, np.zeros(items.size, np.float32))
+        reach = wanted.y @ user.covariance()
+        return wanted.base + reach @ self._prior_pull, reach @ (pulls[:, None] * evidence.y).T
 
     def _solve(self, item_rows: Rows, values: Vector32) -> UserSide:
         if not self.model.loss.is_squared:
@@ -258,10 +330,13 @@ class FoldIn:
                 *(NOISE_RATINGS, DAMPING, _HINT_RATINGS),
             ]
         )
-        if posterior is None:
-            self._reach = np.full((len(BUCKETS) + 1, len(BUCKETS) + 1), _gaussian_reach(INTERVAL_LEVEL))
-        else:
-            self._reach = reach_by_buckets(posterior, INTERVAL_LEVEL)
+        self._reach = self._reach_at(INTERVAL_LEVEL)
+
+    def _reach_at(self, level: float) -> Matrix64:
+        """Standard deviations by bucket of the user (rows) and of the item (columns)."""
+        if self.model.posterior is None:
+            return np.full((len(BUCKETS) + 1, len(BUCKETS) + 1), _gaussian_reach(level))
+        return reach_by_buckets(self.model.posterior, level)
 
     def _solve_once(self, item_rows: Rows, values: Vector32, precision: Matrix64, pull: Vector64) -> UserSide:
         size = pull.size
@@ -285,20 +360,24 @@ class FoldIn:
         return UserSide(float(solution[0]), solution[1:].astype(np.float32), upper, int(item_rows.size))
 
     def _solve_declared(self, item_rows: Rows, values: Vector32) -> UserSide:
+        evidence = self._evidence(item_rows, values)
+        prior_mean = np.asarray(self.model.user_prior.mean, np.float64)
+        solution, precision = solve_declared(
+            self.model.loss, evidence, self._temperature, prior_mean, self._prior_precision
+        )
+        upper = np.ascontiguousarray(np.linalg.cholesky(precision).T)
+        return UserSide(float(solution[0]), solution[1:].astype(np.float32), upper, int(item_rows.size))
+
+    def _evidence(self, item_rows: Rows, values: Vector32) -> Evidence:
         model = self.model
         is_known = (item_rows >= 0) & self._is_known[item_rows]
         known = np.where(is_known, item_rows, 0)
-        y = np.ones((item_rows.size, model.n_factors + 1))
-        y[:, 1:] = np.where(is_known[:, None], model.item_factors[known], 0.0)
         base = model.mean + np.where(is_known, model.item_bias[known], self._unknown_bias)
         doubt = self._unknown_variance * model.loss.rating_slope_of(base) ** 2
         weight = np.where(is_known, 1.0, self._noise_variance / (self._noise_variance + doubt))
-        evidence = Evidence(values.astype(np.float64), base, y, weight)
-        prior_mean = np.asarray(model.user_prior.mean, np.float64)
-        temperature = max(model.temperature, 1e-12)
-        solution, precision = solve_declared(model.loss, evidence, temperature, prior_mean, self._prior_precision)
-        upper = np.ascontiguousarray(np.linalg.cholesky(precision).T)
-        return UserSide(float(solution[0]), solution[1:].astype(np.float32), upper, int(item_rows.size))
+        y = np.ones((item_rows.size, model.n_factors + 1))
+        y[:, 1:] = np.where(is_known[:, None], model.item_factors[known], 0.0)
+        return Evidence(values.astype(np.float64), base, y, weight)
 
 
 def _inverted(covariance: Matrix64) -> Matrix64:

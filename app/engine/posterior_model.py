@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from app.engine.arrays import Matrix32, Rows, Vector32, Vector64
-from app.engine.crowd import crowd_prior, item_means, popularity_shrinkage
+from app.engine.crowd import crowd_prior, item_means
 from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel, Posterior
 from app.engine.features import Features
 from app.engine.fold_in import FoldIn, UserSide
 from app.engine.intervals import LEVELS, N_BUCKETS, calibrated
 from app.engine.low_rank import LowRank, truncate
+from app.engine.popularity import learned_shrinkage
 from app.engine.relevance import with_appeal
 from app.engine.row_parts import Parts, product
 from app.engine.tally import count_rows, tally
@@ -91,7 +92,7 @@ def published(
         item_counts=item_counts,
         item_means=means,
         user_counts=user_counts,
-        popularity_shrinkage=popularity_shrinkage(counted, means),
+        popularity_shrinkage=learned_shrinkage(counted.item_counts, means, counted.mean, counted.variance),
         posterior=_with_hints(averages, np.column_stack([user_bias, narrow.left]), user_counts > 0, item_noise),
     )
     model = with_appeal(_with_doubt_of_users(model, ratings), averages.hints, averages.user_features)

@@ -190,6 +190,72 @@ def predict_items(
 
 @njit(
     void(
+        *(READ_ROWS, READ_ROWS, READ_VECTOR, READ_MATRIX64, READ_VECTOR64, READ_MATRIX, READ_VECTOR, READ_VECTOR),
+        *(READ_MASK, float64, float64, float64, float64, READ_MATRIX, READ_MATRIX64, float64[::1], float64[:, ::1]),
+    ),
+    nogil=True,
+    cache=True,
+    fastmath={"reassoc", "contract"},
+)
+def share_out(
+    item_rows: Rows,
+    rated_rows: Rows,
+    values: Vector32,
+    upper: Matrix64,
+    prior_pull: Vector64,
+    item_factors: Matrix32,
+    item_bias: Vector32,
+    item_noise: Vector32,
+    is_known: Mask,
+    mean: float,
+    noise_variance: float,
+    unknown_bias: float,
+    unknown_variance: float,
+    hints: Matrix32,
+    hint_precision: Matrix64,
+    prior: Vector64,
+    shares: Matrix64,
+) -> None:
+    """What the prior and each of m ratings add to the scores of n items: y_j'A_u^-1 of what each pulls.
+
+    prior_pull [k+1]: of the prior but for hints   hints [m, k+1] of what was rated
+    hint_precision [k+1, k+1]: what a hint is multiplied by   prior [n], shares [n, m], overwritten
+    the rest: see `solve_user` and `predict_items`
+    """
+    size = prior_pull.size
+    z, hinted = np.empty(size), np.empty(size)
+    for j in range(item_rows.size):
+        row = item_rows[j]
+        z[:] = 0.0
+        z[0] = 1.0
+        prior[j] = mean + unknown_bias
+        if row >= 0 and is_known[row]:
+            prior[j] = mean + item_bias[row]
+            for f in range(size - 1):
+                z[f + 1] = item_factors[row, f]
+        solve_transposed(upper, z)
+        solve_upper(upper, z)
+        for i in range(size):
+            prior[j] += z[i] * prior_pull[i]
+            hinted[i] = 0.0
+            for f in range(size):
+                hinted[i] += hint_precision[i, f] * z[f]
+        for t in range(rated_rows.size):
+            rated = rated_rows[t]
+            if rated < 0 or not is_known[rated]:
+                doubt = noise_variance + unknown_variance
+                shares[j, t] = z[0] * (float64(values[t]) - mean - unknown_bias) / doubt
+                continue
+            dot, hint = z[0], hinted[0] * hints[t, 0]
+            for f in range(1, size):
+                dot += z[f] * item_factors[rated, f - 1]
+                hint += hinted[f] * hints[t, f]
+            surprise = float64(values[t]) - mean - float64(item_bias[rated])
+            shares[j, t] = dot * surprise / (noise_variance * float64(item_noise[rated])) + hint
+
+
+@njit(
+    void(
         *(int64, int64, int64, READ_BOUNDS, READ_BOUNDS, READ_ROWS, READ_VECTOR, READ_ROWS, READ_VECTOR),
         *(READ_MATRIX, READ_VECTOR, READ_VECTOR, READ_MASK, float64, float64, float64, float64),
         *(READ_MATRIX64, READ_VECTOR64, float64[:, ::1]),

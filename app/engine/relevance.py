@@ -20,10 +20,12 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.arrays import Counts, Matrix32, Rows
-from app.engine.factors import FactorModel
+from app.engine.arrays import Counts, Matrix32, Rows, Vector32
+from app.engine.factors import FactorModel, Posterior
 from app.engine.features import Features
 from app.engine.fold_in import DAMPING, UserSide
+from app.engine.top_n import best_rows
+from app.engine.top_n_kernels import score_items
 
 DIRECTIONS = 16
 """Columns of the second part: 8 find less, 32 no more (docs/accuracy.md)."""
@@ -45,11 +47,30 @@ def relevance_user(model: FactorModel, user: UserSide, item_rows: Rows) -> UserS
     posterior = model.posterior
     if posterior is None or not posterior.usual_interest.size:
         return user
+    return dataclasses.replace(user, factors=np.concatenate([user.factors, _interest(model, posterior, item_rows)]))
+
+
+def best_by_relevance(
+    model: FactorModel, user: UserSide, n: int, *, rated: Rows, excluded: Rows, candidates: Rows | None = None
+) -> tuple[Rows, Vector32]:
+    """The n most relevant items for the user of these rated rows (-1: unknown), best first, with their relevance.
+
+    By the prediction alone where appeal is not known. Every item is scored: O(n_items (k + DIRECTIONS)).
+    """
+    scores, posterior = np.empty(model.n_items, np.float32), model.posterior
+    score_items(user.factors, model.mean + user.bias, model.item_factors, model.item_bias, scores)
+    if posterior is not None and posterior.usual_interest.size:
+        scores += posterior.item_appeal @ _interest(model, posterior, rated)
+    return best_rows(scores, n, excluded=excluded, candidates=candidates)
+
+
+def _interest(model: FactorModel, posterior: Posterior, item_rows: Rows) -> Vector32:
+    """z_u of whoever rated these."""
     known = item_rows[item_rows >= 0]
     weights = 1.0 / (model.item_counts[known] + np.float32(DAMPING))
     interest = np.sqrt(DAMPING) * posterior.usual_interest + weights @ posterior.item_appeal[known]
-    interest /= np.sqrt(known.size + DAMPING)
-    return dataclasses.replace(user, factors=np.concatenate([user.factors, interest.astype(np.float32)]))
+    found: Vector32 = (interest / np.sqrt(known.size + DAMPING)).astype(np.float32)
+    return found
 
 
 def with_appeal(model: FactorModel, hints: Matrix32, of_users: Features) -> FactorModel:

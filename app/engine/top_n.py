@@ -7,6 +7,7 @@ import numpy as np
 from app.engine.arrays import InvalidArray, Rows, Vector32, refuse_rows_outside
 from app.engine.factors import FactorModel
 from app.engine.fold_in import UserSide
+from app.engine.popularity import shrunken_means
 from app.engine.top_n_kernels import cosines, score_items, select_top
 
 _NONE = np.zeros(0, np.int32)
@@ -51,15 +52,8 @@ def popular_items(
 
 
 def bayesian_means(model: FactorModel) -> Vector32:
-    """(c m + n_i m_i) / (c + n_i): m the overall mean, n_i and m_i an item's count and mean, c the model's shrinkage.
-
-    The posterior mean of an item's mean in the one-way random effects model (Gelman et al. 2013, eq. 5.17). NaN for
-    items without ratings.
-    """
-    counts = model.item_counts.astype(np.float32)
-    c = np.float32(model.popularity_shrinkage)
-    means = (c * np.float32(model.mean_rating) + counts * model.item_means) / (c + counts)
-    return np.where(counts > 0, means, np.float32(np.nan)).astype(np.float32)
+    """How well each item is liked: its mean rating, drawn to the overall one; NaN for items without ratings."""
+    return shrunken_means(model.item_counts, model.item_means, model.mean_rating, model.popularity_shrinkage)
 
 
 def best_rows(

@@ -11,6 +11,7 @@ SERVING_KERNELS = (
     "app.engine.fold_in_kernels",
     "app.engine.top_n_kernels",
     "app.engine.top_n_index_kernels",
+    "app.engine.diversity",
 )
 """Modules whose kernels have explicit signatures: importing one compiles it, or loads it from the cache."""
 

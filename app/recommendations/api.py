@@ -6,32 +6,42 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
+from app.engine.fold_in import INTERVAL_LEVEL
 from app.errors import declared
 from app.identifiers import ItemIdPath, UserIdPath
 from app.recommendations.encoding import etag_of
 from app.recommendations.query import WishDep, query_parameters
 from app.recommendations.recommend import RecommenderDep
 from app.recommendations.schemas import (
-    MAX_N,
+    BatchIn,
     PopularItemsOut,
+    PopularItemsQuery,
     PredictionsIn,
     PredictionsOut,
     RecommendationsIn,
     RecommendationsOut,
     RecommendationsQuery,
     SimilarItemsOut,
+    SimilarItemsQuery,
+    SimilarToSeveralIn,
+    SimilarToSeveralOut,
     SinglePredictionOut,
 )
 
 router = APIRouter(tags=["recommendations"])
 similar_router = APIRouter(prefix="/items", tags=["recommendations"])
 
-NQuery = Annotated[int, Query(ge=1, le=MAX_N, description="How many items; fewer when fewer are left.")]
-CategoryQuery = Annotated[
-    list[str], Query(max_length=100, description="Only items in any of these categories; repeat for several.")
+LevelQuery = Annotated[
+    float, Query(ge=0.05, le=0.99, description="Share of ratings that the interval is to hold; see docs/accuracy.md.")
 ]
 
+NDJSON = "application/x-ndjson"
+_LINE = (
+    '{"model_version":3,"trained_through":100836,"source":"folded_in","level":0.8,"user_id":"ann","items":[{"item_id":'
+    '"dune","title":"Dune","categories":["Sci-Fi"],"value":4.31,"lower":3.4,"upper":5.0}]}\n'
+)
 _ETAG = {"description": "Names these very bytes.", "schema": {"type": "string"}}
 _REVALIDATED: dict[int | str, dict[str, Any]] = {
     HTTPStatus.OK.value: {"headers": {"ETag": _ETAG}},
@@ -53,7 +63,7 @@ _IF_NONE_MATCH = {
 @router.get(
     "/users/{user_id}/recommendations",  # asked the most, so the first that is tried
     response_model=RecommendationsOut,
-    responses=_REVALIDATED,
+    responses={**_REVALIDATED, **declared(HTTPStatus.CONFLICT)},
     openapi_extra={"parameters": query_parameters(RecommendationsQuery) + _IF_NONE_MATCH["parameters"]},
 )
 async def recommend(
@@ -67,12 +77,15 @@ async def recommend(
 
 
 @router.get("/users/{user_id}/predictions/{item_id}")
-async def predict(user_id: UserIdPath, item_id: ItemIdPath, recommender: RecommenderDep) -> SinglePredictionOut:
+async def predict(
+    user_id: UserIdPath, item_id: ItemIdPath, recommender: RecommenderDep, level: LevelQuery = INTERVAL_LEVEL
+) -> SinglePredictionOut:
     """Predict one user's rating of one item. Unknown users and items get an answer too, with a wide interval."""
-    answer = await recommender.answer(recommender.predictions, [(user_id, item_id)])
+    answer = await recommender.answer(recommender.predictions, [(user_id, item_id)], level)
     return SinglePredictionOut(
         model_version=answer.model_version,
         trained_through=answer.trained_through,
+        level=level,
         **answer.predictions[0].model_dump(),
     )
 
@@ -80,25 +93,51 @@ async def predict(user_id: UserIdPath, item_id: ItemIdPath, recommender: Recomme
 @router.post("/predictions")
 async def predict_many(body: PredictionsIn, recommender: RecommenderDep) -> PredictionsOut:
     """Predict up to 10,000 ratings at once; the answers come in the order of the pairs."""
-    return await recommender.answer(recommender.predictions, [(pair.user_id, pair.item_id) for pair in body.pairs])
+    pairs = [(pair.user_id, pair.item_id) for pair in body.pairs]
+    return await recommender.answer(recommender.predictions, pairs, body.level)
 
 
-@router.post("/recommendations", response_model=RecommendationsOut)
+@router.post("/recommendations", response_model=RecommendationsOut, responses=declared(HTTPStatus.CONFLICT))
 async def recommend_for_ratings(body: RecommendationsIn, recommender: RecommenderDep) -> Response:
     """The best items for ratings given in the body: anonymous visitors and what-if questions. Nothing is stored."""
     given = [(rating.item_id, rating.value) for rating in body.ratings]
     return _json(await recommender.answer(recommender.for_ratings, given, body.wish()))
 
 
+@router.post(
+    "/recommendations/batch",
+    response_class=StreamingResponse,
+    responses={
+        HTTPStatus.OK.value: {
+            "description": (
+                "A line for each user, in their order: `RecommendationsOut` with `user_id` instead of `next_cursor`."
+            ),
+            "content": {NDJSON: {"schema": {"type": "string"}, "example": _LINE}},
+        }
+    },
+)
+async def recommend_in_batch(body: BatchIn, recommender: RecommenderDep) -> StreamingResponse:
+    """The best items for many users, as a stream of lines: mail campaigns, caches, exports.
+
+    Users are read and scored in groups that share one look at the database and one scan of the items. A version that is
+    activated meanwhile answers from the next group on; each line says which one made it.
+    """
+    return StreamingResponse(recommender.lines(body.user_ids, body.wish()), media_type=NDJSON)
+
+
 @similar_router.get("/popular", response_model=PopularItemsOut, responses=_REVALIDATED, openapi_extra=_IF_NONE_MATCH)
 async def list_popular_items(
-    recommender: RecommenderDep,
-    request: Request,
-    n: NQuery = 10,
-    category: CategoryQuery = [],  # noqa: B006  (FastAPI copies it)
+    query: Annotated[PopularItemsQuery, Query()], recommender: RecommenderDep, request: Request
 ) -> Response:
-    """The items with the highest Bayesian mean rating."""
-    return _revalidated(await recommender.answer(recommender.popular, n, category), request)
+    """The items with the highest Bayesian mean rating, of all time or of the last days."""
+    answer = await recommender.answer(recommender.popular, query.n, query.filter(), query.days)
+    return _revalidated(answer, request)
+
+
+@similar_router.post("/similar", response_model=SimilarToSeveralOut, responses=declared(HTTPStatus.NOT_FOUND))
+async def list_items_similar_to_several(body: SimilarToSeveralIn, recommender: RecommenderDep) -> Response:
+    """The items whose vectors point where those of several items point together, by their mean cosine with them."""
+    return _json(await recommender.answer(recommender.similar_to_several, body.item_ids, body.n, body.filter()))
 
 
 @similar_router.get(
@@ -109,13 +148,12 @@ async def list_popular_items(
 )
 async def list_similar_items(
     item_id: ItemIdPath,
+    query: Annotated[SimilarItemsQuery, Query()],
     recommender: RecommenderDep,
     request: Request,
-    n: NQuery = 10,
-    category: CategoryQuery = [],  # noqa: B006
 ) -> Response:
     """The items whose vectors point the same way; an item too new for the model has none yet."""
-    return _revalidated(await recommender.answer(recommender.similar, item_id, n, category), request)
+    return _revalidated(await recommender.answer(recommender.similar, item_id, query.n, query.filter()), request)
 
 
 def _json(body: bytes) -> Response:

@@ -13,17 +13,18 @@ import numpy.typing as npt
 from sqlalchemy import Connection
 
 from app.database import peek_revision
-from app.engine.arrays import Mask, Rows
+from app.engine.arrays import Counts, Mask, Rows
 from app.engine.row_sets import RowSet
 from app.items import store as items
-from app.recommendations.schemas import ItemRef
+from app.recommendations.schemas import Filter, ItemRef
 
 Keys = npt.NDArray[np.int64]
 
+EVERYTHING = Filter()
 MAX_TEXTS = 100_000
 """Items whose description is kept: some 25 MB."""
 MAX_SETS = 64
-"""Choices of categories whose items are kept as a set."""
+"""Filters whose items are kept as a set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +40,36 @@ class CatalogueView:
     visible: RowSet | None
     """None where nothing is hidden."""
     _texts: dict[int, str]
-    _sets: dict[frozenset[str], RowSet] = field(default_factory=dict)
+    _sets: dict[Filter, RowSet] = field(default_factory=dict)
 
     def rows_in(self, categories: Iterable[str]) -> Rows:
         """Rows of the items that lie in any of the categories, sorted."""
         found = [self.rows_by_category[name] for name in categories if name in self.rows_by_category]
         return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int32)
 
-    def among(self, categories: Collection[str] = ()) -> RowSet | None:
-        """Items that may be listed: not hidden, and in any of the categories, where there are some; None means all."""
-        if not categories:
+    def among(self, wanted: Filter, item_counts: Counts) -> RowSet | None:
+        """Items that may be listed: not hidden, and as the filter says; None means all."""
+        if wanted == EVERYTHING:
             return self.visible
-        wanted = frozenset(categories)
         found = self._sets.get(wanted)
         if found is None:
-            found = RowSet.of(self.rows_in(wanted), self.is_hidden.size)
-            found = found & self.visible if self.visible else found
+            found = self._filtered(wanted, item_counts)
             if len(self._sets) >= MAX_SETS:
                 self._sets.clear()
             self._sets[wanted] = found
+        return found
+
+    def _filtered(self, wanted: Filter, item_counts: Counts) -> RowSet:
+        n_rows = self.is_hidden.size
+        found = self.visible or RowSet.everything(n_rows)
+        if wanted.any_of:
+            found &= RowSet.of(self.rows_in(wanted.any_of), n_rows)
+        for name in wanted.all_of:
+            found &= RowSet.of(self.rows_in([name]), n_rows)
+        if wanted.none_of:
+            found -= RowSet.of(self.rows_in(wanted.none_of), n_rows)
+        if wanted.min_ratings:
+            found &= RowSet.where(item_counts >= wanted.min_ratings)
         return found
 
     def texts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +13,15 @@ from sqlalchemy.exc import DBAPIError
 
 from app.database import Changes
 from app.engine.arrays import Rows
-from app.engine.finder import FullScan
+from app.engine.bounds import best_by_bound
+from app.engine.diversity import POOL, diverse_order
+from app.engine.finder import Found, FullScan
 from app.engine.fold_in import UserSide
+from app.engine.relevance import best_by_relevance
+from app.engine.row_sets import RowSet
 from app.engine.top_n_index import Query
 from app.recommendations.catalogue import CatalogueView
-from app.recommendations.schemas import Source, Wish
+from app.recommendations.schemas import Filter, Source, Wish
 from app.recommendations.served import ServedModel
 
 # What an answer on the event loop may take: about a millisecond each.
@@ -62,19 +67,32 @@ class Moment:
             raise self.reached
         return self.reached
 
-    def expect(self, *, n_listed: int = 0, n_passed_over: int = 0, n_named: int = 0) -> None:
+    def expect(self, *, n_listed: int = 0, n_passed_over: int = 0, n_named: int = 0, n_products: int = 0) -> None:
         """Raises TooLongForTheLoop where so much work does not belong on the event loop.
 
-        n_listed: items of the answer; n_passed_over: better ones left out; n_named: ratings and items given.
+        n_listed: items of the answer; n_passed_over: better ones left out; n_named: ratings and items given;
+        n_products: multiplications beside those of scoring.
         """
         if self.is_on_loop and (
             n_listed > MAX_LISTED_AT_ONCE
             or n_passed_over > MAX_PASSED_OVER_AT_ONCE
             or n_named > MAX_NAMED_AT_ONCE
+            or n_products > MAX_PRODUCTS_AT_ONCE
             or self.served.model.item_factors.size
             > (MAX_PRODUCTS_AT_ONCE if isinstance(self.served.finder, FullScan) else MAX_INDEXED_AT_ONCE)
         ):
             raise TooLongForTheLoop
+
+    def expect_list(self, wish: Wish, n_before: int = 0, n_named: int = 0) -> None:
+        """The same for a list of which n_before items are passed over, made from so many ratings and named items."""
+        model = self.served.model
+        n_products = wish.diversity and (n_before + wish.n) * POOL * model.n_factors
+        if wish.rank_by != "value":
+            n_products += model.n_items * (model.n_factors + 1) ** 2 / 2
+        if wish.n_reasons is not None:
+            n_products += wish.n * n_named * model.n_factors
+        n_named += len(wish.exclude) + len(wish.candidates or ())
+        self.expect(n_listed=wish.n, n_passed_over=n_before, n_named=n_named, n_products=int(n_products))
 
     def rows_of(self, item_ids: Sequence[str]) -> Rows:
         """Rows of these items, -1 for those that the model does not know."""
@@ -85,18 +103,46 @@ class Moment:
         connection = None if isinstance(self.reached, DBAPIError) else self.reached
         return self.view.texts(connection, rows, self.served.item_keys, self.served.item_ids.ids_of)
 
-    def best_for(self, user: UserSide, rated: RatedItems, wish: Wish) -> Rows:
-        """The rows that the wish asks for, best first."""
-        excluded = self.rows_of(wish.exclude)
-        if not wish.include_rated:
-            excluded = np.concatenate([excluded, rated.rows]) if excluded.size else rated.rows
-        [(rows, _)] = self.served.finder.best(
-            [Query(user.factors, self.served.model.mean + user.bias, excluded)],
-            wish.offset + wish.n,
-            candidates=None if wish.candidates is None else self.rows_of(wish.candidates),
-            among=self.view.among(wish.categories),
-        )
-        return rows[wish.offset :]
+    def among(self, wanted: Filter) -> RowSet | None:
+        """Items that a list may hold; None means all."""
+        return self.view.among(wanted, self.served.model.item_counts)
+
+    def best_for(self, user: UserSide, rated: RatedItems, wish: Wish, n: int) -> Found:
+        """The n best rows for the wish in its order, from the very first on, and what they were ranked by."""
+        return self.best_for_each([user], [rated], wish, n)[0]
+
+    def best_for_each(
+        self, users: Sequence[UserSide], rated: Sequence[RatedItems], wish: Wish, n: int
+    ) -> Sequence[Found]:
+        """The same for several users, who share a scan of the items."""
+        found = self._ranked(users, rated, wish, max(n, POOL) if wish.diversity else n)
+        return [self._diverse(each, wish.diversity, n) for each in found] if wish.diversity else found
+
+    def _diverse(self, found: Found, diversity: float, n: int) -> Found:
+        rows, scores = found
+        head = rows[:POOL]
+        order = diverse_order(scores[:POOL], self.served.model.item_factors[head], diversity, min(n, POOL))
+        if n > POOL:
+            order = np.append(order, np.arange(POOL, rows.size))
+        return rows[order], scores[order]
+
+    def _ranked(self, users: Sequence[UserSide], rated: Sequence[RatedItems], wish: Wish, n: int) -> Sequence[Found]:
+        served, exclude = self.served, self.rows_of(wish.exclude)
+        excluded = [exclude if wish.include_rated else _joined(exclude, each.rows) for each in rated]
+        candidates = None if wish.candidates is None else self.rows_of(wish.candidates)
+        among = self.among(wish.filter)
+        if wish.rank_by == "value":
+            bases = [served.model.mean + user.bias for user in users]
+            queries = list(map(Query, (user.factors for user in users), bases, excluded))
+            return served.finder.best(queries, n, candidates=candidates, among=among)
+        if among is not None:
+            candidates = among.rows() if candidates is None else np.intersect1d(candidates, among.rows())
+        if wish.rank_by == "relevance":
+            by_relevance = partial(best_by_relevance, served.model, n=n, candidates=candidates)
+            asked = zip(users, rated, excluded, strict=True)
+            return [by_relevance(user, rated=each.rows, excluded=rows) for user, each, rows in asked]
+        by_bound = partial(best_by_bound, served.fold_in, n=n, end=wish.rank_by, candidates=candidates)
+        return [by_bound(user, level=wish.level, excluded=rows) for user, rows in zip(users, excluded, strict=True)]
 
     def user_of(self, rated: RatedItems) -> UserSide:
         """By the trained vector where the ratings are those of the training and it is better; else folded in."""
@@ -110,3 +156,7 @@ class Moment:
         if rated.trained_row is not None:
             return "trained"
         return "folded_in" if rated.rows.size else "prior"
+
+
+def _joined(some: Rows, others: Rows) -> Rows:
+    return np.concatenate([some, others]) if some.size else others

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Concatenate, NamedTuple, ParamSpec, TypeVar, get_args
 
@@ -15,7 +16,8 @@ from sqlalchemy.exc import DBAPIError
 
 from app.database import DATABASE_IS_AWAY, Database, Reader
 from app.engine.arrays import Rows
-from app.engine.fold_in import UserSide
+from app.engine.fold_in import INTERVAL_LEVEL, UserSide
+from app.engine.similarity import common_direction
 from app.engine.top_n import best_rows
 from app.engine.top_n_index import Query
 from app.errors import BadInput, FieldError
@@ -23,10 +25,14 @@ from app.items import store as items
 from app.metrics.instruments import TOP_N_SECONDS, USERS_ANSWERED
 from app.ratings import store as ratings
 from app.recommendations.encoding import items_json, object_json
+from app.recommendations.explaining import explanations
 from app.recommendations.kept import KeptTastes, Taste
 from app.recommendations.moment import NO_ROWS, Moment, RatedItems, TooLongForTheLoop
-from app.recommendations.schemas import PredictionOut, PredictionsOut, Source, Wish
+from app.recommendations.pages import Cursor, PagesGone, first_page, page_after
+from app.recommendations.popular import Popularity, RecentPopularity
+from app.recommendations.schemas import Filter, PredictionOut, PredictionsOut, Source, Wish
 from app.recommendations.served import Means, ServedModel
+from app.registry import artifacts, versions
 from app.registry.artifacts import LoadedVersion
 from app.registry.live import LiveModel
 from app.settings import RatingScale, Settings
@@ -34,6 +40,10 @@ from app.settings import RatingScale, Settings
 P = ParamSpec("P")
 T = TypeVar("T")
 
+USERS_AT_ONCE = 64
+"""Users of a batch who are answered together."""
+MAX_EARLIER = 2
+"""Versions that do not answer any more but are kept loaded for later pages."""
 DECIMALS = 4  # of predicted ratings in answers; lists are ordered by the exact numbers
 
 _ANSWERED_FROM = {source: USERS_ANSWERED.labels(source) for source in get_args(Source)}
@@ -48,6 +58,15 @@ class Intervals(NamedTuple):
     upper: list[float]
 
 
+class UserList(NamedTuple):
+    """A user, and the best rows for them."""
+
+    user_id: str
+    user: UserSide
+    rated: RatedItems
+    rows: Rows
+
+
 class Recommender:
     """Answers every question about tastes; one per process, shared by its threads."""
 
@@ -60,6 +79,9 @@ class Recommender:
         live.before_swap = self.prepare
         self._reader = database.open_reader() if database.is_sqlite else None
         self._tastes = KeptTastes(settings.kept_tastes)
+        self._recent = RecentPopularity()
+        self._versions_dir = settings.versions_dir
+        self._earlier_versions: tuple[ServedModel, ...] = ()  # for later pages of lists that began with them
 
     def close(self) -> None:
         """Let go of the database."""
@@ -122,7 +144,9 @@ class Recommender:
         view = served.catalogue.view_at_hand(connection)
         return Moment(connection, served, view, changes, is_on_loop=True) if view else None
 
-    def predictions(self, moment: Moment, pairs: Sequence[tuple[str, str]]) -> PredictionsOut:
+    def predictions(
+        self, moment: Moment, pairs: Sequence[tuple[str, str]], level: float = INTERVAL_LEVEL
+    ) -> PredictionsOut:
         """Predicted rating, interval and source of each (user_id, item_id), in the order given."""
         served = moment.served
         moment.expect(n_named=len(pairs))
@@ -134,7 +158,7 @@ class Recommender:
             rated = _rated_items(served, users.get(user_id, ratings.NO_RATINGS))
             source = moment.source_of(rated, before="means")
             _ANSWERED_FROM[source].inc()
-            predicted = self.predict(served, moment.user_of(rated), rows[places])
+            predicted = self.predict(served, moment.user_of(rated), rows[places], level)
             for place, value, lower, upper in zip(places, *predicted, strict=True):
                 found[place] = PredictionOut(
                     user_id=user_id, item_id=pairs[place][1], source=source, value=value, lower=lower, upper=upper
@@ -142,20 +166,70 @@ class Recommender:
         return PredictionsOut(
             model_version=served.version,
             trained_through=served.trained_through,
+            level=level,
             predictions=[found[place] for place in range(len(pairs))],
         )
 
     def for_user(self, moment: Moment, user_id: str, wish: Wish) -> bytes:
-        """The best items for a user by the ratings of this moment; an unknown user gets the prior's list."""
-        moment.expect(n_listed=wish.n, n_passed_over=wish.offset, n_named=len(wish.exclude))
+        """The best items for a user by the ratings of this moment; an unknown user gets the prior's list.
+
+        A later page is made with the model and the vector of the first.
+        """
+        cursor = Cursor.decoded(wish.cursor, wish) if wish.cursor else None
+        moment = self._moment_for(moment, cursor)
+        moment.expect_list(wish, cursor.n_before if cursor else wish.offset)
         taste = self._taste(moment, user_id)
+        moment.expect_list(wish, n_named=taste.rated.rows.size)
         lists = taste.lists_at(moment.view, moment.changes)
         answer = lists.get(wish)
         if answer is not None:
             _KEPT.inc()
         else:
-            answer = lists[wish] = self._listed(moment, taste.user, taste.rated, wish)
+            answer = lists[wish] = self._listed(moment, taste.user, taste.rated, wish, cursor)
         return answer
+
+    def for_users(self, moment: Moment, user_ids: Sequence[str], wish: Wish) -> list[bytes]:
+        """A list of each user, in the order given; who is unknown gets the prior's."""
+        return [
+            self._told(moment, list_.user, list_.rated, wish, list_.rows, {"user_id": list_.user_id})
+            for list_ in self.lists_of(moment, user_ids, wish)
+        ]
+
+    async def lines(self, user_ids: Sequence[str], wish: Wish) -> AsyncIterator[bytes]:
+        """`for_users`, a group at a time, each line ended."""
+        for first in range(0, len(user_ids), USERS_AT_ONCE):
+            some = user_ids[first : first + USERS_AT_ONCE]
+            lines = await anyio.to_thread.run_sync(self.ask, self.for_users, some, wish)
+            yield b"".join(line + b"\n" for line in lines)
+
+    def lists_of(self, moment: Moment, user_ids: Sequence[str], wish: Wish) -> list[UserList]:
+        """The best items for each of the users, who share the reading of ratings and the scan of the items."""
+        known = ratings.ratings_of_users(moment.connection, set(user_ids))
+        rated = [_rated_items(moment.served, known.get(user_id, ratings.NO_RATINGS)) for user_id in user_ids]
+        users = list(map(moment.user_of, rated))
+        found = moment.best_for_each(users, rated, wish, wish.n)
+        return list(map(UserList, user_ids, users, rated, (rows for rows, _ in found)))
+
+    def _moment_for(self, moment: Moment, cursor: Cursor | None) -> Moment:
+        """The moment of the version that the cursor is of; raises PagesGone where it is not kept any more."""
+        if cursor is None or cursor.version == moment.served.version:
+            return moment
+        if moment.is_on_loop:
+            raise TooLongForTheLoop
+        served = self._earlier(moment.connection, cursor.version)
+        return replace(moment, served=served, view=served.catalogue.view(moment.connection), changes=None)
+
+    def _earlier(self, connection: Connection, version: int) -> ServedModel:
+        for served in (*(served for _, served in self._versions), *self._earlier_versions):
+            if served.version == version:
+                return served
+        try:
+            row = versions.get(connection, version)
+        except versions.UnknownVersion:
+            raise PagesGone(version) from None
+        served = ServedModel.of_version(artifacts.load(self._versions_dir / row.folder, row.version, row.manifest))
+        self._earlier_versions = (served, *self._earlier_versions[: MAX_EARLIER - 1])
+        return served
 
     def _taste(self, moment: Moment, user_id: str) -> Taste:
         """The user's taste of this moment: the kept one where the ratings are still the same, else made anew."""
@@ -168,51 +242,64 @@ class Recommender:
         moment.expect(n_named=known.values.size)
         rated = _rated_items(moment.served, known)
         taste = Taste(moment.served, known.state, rated, moment.user_of(rated))
-        if moment.served.version is not None:  # before the first, every rating changes every list
+        if any(moment.served is served for _, served in self._versions):  # without a version every rating changes all
             self._tastes.keep(user_id, taste)
         return taste
 
     def for_ratings(self, moment: Moment, given: Sequence[tuple[str, float]], wish: Wish) -> bytes:
         """The best items for somebody with these (item_id, value) ratings; nothing is stored."""
-        n_named = len(given) + len(wish.exclude) + len(wish.candidates or ())
-        moment.expect(n_listed=wish.n, n_passed_over=wish.offset, n_named=n_named)
+        cursor = Cursor.decoded(wish.cursor, wish) if wish.cursor else None
+        moment = self._moment_for(moment, cursor)
+        moment.expect_list(wish, cursor.n_before if cursor else wish.offset, n_named=len(given))
         _refuse_off_scale(given, self._scale)
         latest = dict(given)
         values = np.fromiter(latest.values(), np.float64, len(latest))
         rated = RatedItems(moment.rows_of(list(latest)), values)
-        return self._listed(moment, moment.user_of(rated), rated, wish)
+        return self._listed(moment, moment.user_of(rated), rated, wish, cursor)
 
-    def similar(self, moment: Moment, item_id: str, n: int, categories: Sequence[str]) -> bytes:
+    def similar(self, moment: Moment, item_id: str, n: int, wanted: Filter) -> bytes:
         """Items whose factors point the same way; none for an item that no model has seen yet."""
+        return self._alike(moment, [item_id], n, wanted, item_id=item_id)
+
+    def similar_to_several(self, moment: Moment, item_ids: Sequence[str], n: int, wanted: Filter) -> bytes:
+        """Items by their mean cosine with these; those that no model has seen yet are passed over."""
+        return self._alike(moment, item_ids, n, wanted, item_ids=list(item_ids))
+
+    def _alike(self, moment: Moment, seed_ids: Sequence[str], n: int, wanted: Filter, **asked: object) -> bytes:
         moment.expect(n_listed=n)
-        served, model = moment.served, moment.served.model
-        row = served.item_ids.row_of(item_id)
-        if row is None and not items.exists(moment.connection, item_id):
-            raise items.UnknownItem(item_id)
+        served, seeds = moment.served, moment.rows_of(seed_ids)
+        for place in np.flatnonzero(seeds < 0).tolist():
+            if not items.exists(moment.connection, seed_ids[place]):
+                raise items.UnknownItem(seed_ids[place])
+        direction, length = common_direction(served.model, seeds)
+        query = Query(direction, excluded=seeds)
         rows, cosines = NO_ROWS, np.zeros(0, np.float32)
-        if row is not None:
-            itself = np.array([row], np.int32)
-            query = Query(model.item_factors[row], excluded=itself)
-            [(rows, cosines)] = served.finder.best([query], n, among=moment.view.among(categories), cosine=True)
+        if length > 0:
+            [(rows, cosines)] = served.finder.best([query], n, among=moment.among(wanted), cosine=True)
         return object_json(
-            items_json(moment.texts_of(rows), similarity=cosines.tolist()),
+            items_json(moment.texts_of(rows), similarity=(cosines * np.float32(length)).tolist()),
             model_version=served.version,
             trained_through=served.trained_through,
             source="means" if served.version is None else "item_vectors",
-            item_id=item_id,
+            **asked,
         )
 
-    def popular(self, moment: Moment, n: int, categories: Sequence[str]) -> bytes:
+    def popular(self, moment: Moment, n: int, wanted: Filter, days: int | None = None) -> bytes:
         """Items with the highest Bayesian mean rating, so that one enthusiastic vote does not win."""
         moment.expect(n_listed=n)
-        served, among = moment.served, moment.view.among(categories)
-        rows, means = best_rows(served.popularity, n, candidates=None if among is None else among.rows())
-        counts = served.model.item_counts[rows]
+        if days is not None and moment.is_on_loop:
+            raise TooLongForTheLoop
+        served = moment.served
+        liked = Popularity.of(served) if days is None else self._recent.of(moment.connection, served, days)
+        among = moment.view.among(replace(wanted, min_ratings=0), liked.counts)
+        scores = np.where(liked.counts >= wanted.min_ratings, liked.means, np.nan).astype(np.float32)
+        rows, means = best_rows(scores, n, candidates=None if among is None else among.rows())
         return object_json(
-            items_json(moment.texts_of(rows), value=means.tolist(), n_ratings=counts.tolist()),
+            items_json(moment.texts_of(rows), value=means.tolist(), n_ratings=liked.counts[rows].tolist()),
             model_version=served.version,
             trained_through=served.trained_through,
             source="popular",
+            shrinkage=round(liked.shrinkage, DECIMALS),
         )
 
     def _served(self, connection: Connection) -> ServedModel:
@@ -236,23 +323,37 @@ class Recommender:
         current = [each for each in self._versions if each[0] is self._live.current]
         self._versions = (*current, (loaded, served))
 
-    def _listed(self, moment: Moment, user: UserSide, rated: RatedItems, wish: Wish) -> bytes:
-        served = moment.served
+    def _listed(self, moment: Moment, user: UserSide, rated: RatedItems, wish: Wish, cursor: Cursor | None) -> bytes:
         source = moment.source_of(rated, before="popular")
         with TOP_N_SECONDS.time():
-            rows = moment.best_for(user, rated, wish)
+            if cursor is None:
+                page = first_page(moment, user, rated, wish, source)
+            else:
+                source, user = cursor.source, replace(user, bias=cursor.bias, factors=cursor.factors)
+                page = page_after(moment, cursor, user, rated, wish)
         _ANSWERED_FROM[source].inc()
-        predicted = self.predict(served, user, rows)
-        return object_json(
-            items_json(moment.texts_of(rows), **predicted._asdict()),
-            model_version=served.version,
-            trained_through=served.trained_through,
-            source=source,
-        )
+        return self._told(moment, user, rated, wish, page.rows, {"source": source, "next_cursor": page.next_cursor})
 
-    def predict(self, served: ServedModel, user: UserSide, rows: Rows) -> Intervals:
+    def _told(
+        self, moment: Moment, user: UserSide, rated: RatedItems, wish: Wish, rows: Rows, more: Mapping[str, object]
+    ) -> bytes:
+        """A list as JSON; `more` are fields of the answer besides, or instead."""
+        served = moment.served
+        columns: dict[str, list[float] | list[str]] = self.predict(served, user, rows, wish.level)._asdict()
+        facts: dict[str, object] = {
+            "model_version": served.version,
+            "trained_through": served.trained_through,
+            "level": wish.level,
+            "source": moment.source_of(rated, before="popular"),
+        }
+        if wish.n_reasons is not None:
+            columns["explanation"] = explanations(moment, user, rated, rows, wish.n_reasons, DECIMALS)
+            facts["explained"] = "exactly" if served.model.loss.is_squared else "linearised"
+        return object_json(items_json(moment.texts_of(rows), **columns), **{**facts, **more})
+
+    def predict(self, served: ServedModel, user: UserSide, rows: Rows, level: float = INTERVAL_LEVEL) -> Intervals:
         """Value and interval of each row, on the rating scale."""
-        told = served.fold_in.with_intervals(user, rows)
+        told = served.fold_in.with_intervals(user, rows, level)
         np.minimum(np.maximum(told, self._scale.min, out=told), self._scale.max, out=told)
         return Intervals(*told.round(DECIMALS).tolist())
 

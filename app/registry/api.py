@@ -30,7 +30,7 @@ Cursor = Annotated[
 ]
 
 
-@router.get("", responses=declared(HTTPStatus.UNPROCESSABLE_ENTITY))
+@router.get("", response_model_exclude_unset=True, responses=declared(HTTPStatus.UNPROCESSABLE_ENTITY))
 def list_models(database: DatabaseDep, limit: Limit = 20, cursor: Cursor = None) -> ModelList:
     """Published versions, newest first."""
     with database.read() as connection:
@@ -38,7 +38,7 @@ def list_models(database: DatabaseDep, limit: Limit = 20, cursor: Cursor = None)
     return ModelList.of(rows, limit)
 
 
-@router.get("/active", responses=declared(HTTPStatus.NOT_FOUND))
+@router.get("/active", response_model_exclude_unset=True, responses=declared(HTTPStatus.NOT_FOUND))
 def get_active_model(database: DatabaseDep) -> ModelDetail:
     """The version that is to answer; status 404 before the first one is published.
 
@@ -49,7 +49,11 @@ def get_active_model(database: DatabaseDep) -> ModelDetail:
     return ModelDetail.of(row)
 
 
-@router.get("/{version}", responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
+@router.get(
+    "/{version}",
+    response_model_exclude_unset=True,
+    responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
 def get_model(database: DatabaseDep, version: VersionNumber) -> ModelDetail:
     """One version, with metrics and learning curve."""
     with database.read() as connection:
@@ -59,6 +63,7 @@ def get_model(database: DatabaseDep, version: VersionNumber) -> ModelDetail:
 
 @router.post(
     "/{version}/activate",
+    response_model_exclude_unset=True,
     responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
 def activate_model(database: DatabaseDep, versions_dir: VersionsDir, version: VersionNumber) -> ModelDetail:

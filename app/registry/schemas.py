@@ -9,15 +9,22 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.engine.losses.base import Link, Loss
+from app.registry.metrics import METRICS_EXAMPLE, Metrics
 from app.registry.versions import VersionRow
 
 
 class CurvePoint(BaseModel):
-    """One epoch of the run that made a version."""
+    """One epoch of the run that made a version, or one sweep of its averaging."""
 
-    phase: str = Field(description="`fit`: watched by the hold-out; `final`: learns every rating.", examples=["fit"])
-    epoch: int = Field(description="Counted from 1.", examples=[12])
-    learning_rate: float = Field(description="Step size of the epoch.", examples=[0.019])
+    phase: str = Field(
+        description=(
+            "`fit`: watched by the hold-out; `sample`: sweeps of posterior averaging, watched by it too; `final`, "
+            "`resample`: the same with every rating."
+        ),
+        examples=["fit"],
+    )
+    epoch: int = Field(description="Counted from 1 in each phase.", examples=[12])
+    learning_rate: float = Field(description="Step size of the epoch; 0 of a sweep, which has none.", examples=[0.019])
     train_rmse: float = Field(description="Error on the ratings as they were learned.", examples=[0.71])
     holdout_rmse: float | None = Field(description="Error on the hold-out after the epoch.", examples=[0.86])
 
@@ -69,7 +76,7 @@ class Model(BaseModel):
                     "n_factors": 64,
                     "size_bytes": 5242880,
                     "hyperparameters": {"n_factors": 64, "n_epochs": 30, "seed": 0},
-                    "metrics": {"holdout_rmse": 0.846, "holdout_mae": 0.648},
+                    "metrics": METRICS_EXAMPLE,
                     "software": {"palate": "0.1.0", "python": "3.11.7", "numpy": "2.4.6", "numba": "0.68.1"},
                 }
             ]
@@ -90,7 +97,7 @@ class Model(BaseModel):
     n_factors: int = Field(description="Length of the user and item vectors.")
     size_bytes: int = Field(description="Size of its files.")
     hyperparameters: dict[str, Any] = Field(description="Everything that was chosen about the fit, the seed included.")
-    metrics: dict[str, Any] = Field(description="Errors on the hold-out, and seconds per phase of the run.")
+    metrics: Metrics = Field(description="Errors on the hold-out, and seconds per phase of the run.")
     software: dict[str, str] = Field(description="Versions of what computed it.")
 
     @classmethod

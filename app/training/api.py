@@ -27,6 +27,7 @@ Cursor = Annotated[
 
 @router.post(
     "",
+    response_model_exclude_unset=True,
     status_code=HTTPStatus.ACCEPTED,
     responses=declared(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
@@ -53,7 +54,7 @@ def start_training(
     return run
 
 
-@router.get("", responses=declared(HTTPStatus.UNPROCESSABLE_ENTITY))
+@router.get("", response_model_exclude_unset=True, responses=declared(HTTPStatus.UNPROCESSABLE_ENTITY))
 def list_training_runs(database: DatabaseDep, limit: Limit = 20, cursor: Cursor = None) -> TrainingRunList:
     """Training runs, newest first."""
     with database.read() as connection:
@@ -63,7 +64,11 @@ def list_training_runs(database: DatabaseDep, limit: Limit = 20, cursor: Cursor 
     return TrainingRunList(runs=shown, next_cursor=str(shown[-1].id) if len(rows) > limit else None)
 
 
-@router.get("/{run_id}", responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
+@router.get(
+    "/{run_id}",
+    response_model_exclude_unset=True,
+    responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
 def get_training_run(database: DatabaseDep, run_id: RunId) -> TrainingRunDetail:
     """One run, with its epochs so far and, when it has ended, its metrics and the version it published."""
     with database.read() as connection:
@@ -73,6 +78,7 @@ def get_training_run(database: DatabaseDep, run_id: RunId) -> TrainingRunDetail:
 
 @router.post(
     "/{run_id}/cancel",
+    response_model_exclude_unset=True,
     responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
 def cancel_training(database: DatabaseDep, run_id: RunId) -> TrainingRunOut:

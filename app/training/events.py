@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row
 
 from app.database import Database
 from app.training import queue
-from app.training.models import FINISHED, Phase
+from app.training.models import FINISHED, PHASES, Phase
 from app.training.queue import RunRow, UnknownRun
 from app.training.schemas import EpochOut, TrainingRunOut
 
@@ -59,9 +59,14 @@ class Reader:
         counts: dict[Phase, int] = {row.phase: row.epoch for row in last}
         if run.attempt != self.attempt or sum(counts.values()) < self.n_epochs:
             self.attempt, self.n_epochs = run.attempt, 0
-        n_fit = counts.get("fit", 0)
-        seen: dict[Phase, int] = {"fit": min(self.n_epochs, n_fit), "final": max(self.n_epochs - n_fit, 0)}
-        return Look(run, last, queue.epochs_of(connection, run_id, after=seen))
+        return Look(run, last, queue.epochs_of(connection, run_id, after=self._seen(counts)))
+
+    def _seen(self, counts: Mapping[Phase, int]) -> dict[Phase, int]:
+        """How many epochs of each phase are no news, where there are so many of each."""
+        seen: dict[Phase, int] = {}
+        for phase in PHASES:
+            seen[phase] = min(self.n_epochs - sum(seen.values()), counts.get(phase, 0))
+        return seen
 
     def news(self, look: Look) -> Iterator[str]:
         """Events for what happened since the last look: epochs first, then the status if it changed."""
@@ -71,7 +76,7 @@ class Reader:
             yield _event("epoch", EpochOut.of(epoch).model_dump_json(), f"{run.attempt}.{self.n_epochs}")
         status = (run.status, run.attempt, run.is_cancel_requested, run.version)
         if status != self.told:
-            yield _event("status", TrainingRunOut.of(run, look.last).model_dump_json())
+            yield _event("status", TrainingRunOut.of(run, look.last).model_dump_json(by_alias=True, exclude_unset=True))
         self.told = status
 
 

@@ -14,9 +14,9 @@ FINISHED: tuple[RunStatus, ...] = STATUSES[2:]
 RequestedBy = Literal["api", "policy", "cli"]
 RunKind = Literal["train", "search"]
 KINDS: tuple[RunKind, ...] = ("train", "search")
-Phase = Literal["fit", "final"]
-PHASES: tuple[Phase, ...] = ("fit", "final")
-"""In the order in which they happen; the epochs of each are counted from 1."""
+Phase = Literal["fit", "sample", "final", "resample"]
+PHASES: tuple[Phase, ...] = ("fit", "sample", "final", "resample")
+"""In the order in which they happen; the epochs of each are counted from 1. A sweep of posterior averaging is one."""
 
 
 class TrainingRun(Base):
@@ -66,7 +66,10 @@ class TrainingRun(Base):
 
 
 class TrainingEpoch(Base):
-    """What one pass over the ratings did; phase `fit` is watched by the hold-out, phase `final` learns everything."""
+    """What one pass over the ratings did: an epoch of a fit, or a sweep of averaging over models.
+
+    Phases `fit` and `sample` are watched by the hold-out, phases `final` and `resample` learn everything.
+    """
 
     __tablename__ = "training_epochs"
 

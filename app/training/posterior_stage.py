@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,8 +13,9 @@ from app.engine.arrays import Matrix32
 from app.engine.dataset import Ratings
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.parts import usable_cores
-from app.engine.posterior import PosteriorFit, PosteriorSettings, average_posterior
-from app.engine.trainers.base import Fit, WarmStart
+from app.engine.posterior import PosteriorFit, PosteriorSettings, SweepReport, average_posterior
+from app.engine.trainers.base import EpochReport, Fit, WarmStart
+from app.training.models import Phase
 
 _SECONDS_PER_RATING = 9e-8
 _SECONDS_PER_ROW = 6e-6
@@ -32,6 +34,8 @@ class Stage:
     n_threads: int
     settings: PosteriorSettings
     is_cancelled: Callable[[], bool]
+    on_epoch: Callable[[Phase, EpochReport], None]
+    """Told of every sweep."""
     item_features: Matrix32 | None = None
     """What is known of the items besides who rated them."""
 
@@ -45,6 +49,7 @@ class Stage:
         n_threads: int | None,
         limit: timedelta,
         is_cancelled: Callable[[], bool],
+        on_epoch: Callable[[Phase, EpochReport], None],
     ) -> Stage | None:
         """The stage, or None where the run does without it.
 
@@ -54,19 +59,21 @@ class Stage:
         is_quick = projected_seconds(ratings, chosen.n_sweeps, threads) <= limit.total_seconds()
         if chosen.posterior == "off" or not is_squared or (chosen.posterior == "auto" and not is_quick):
             return None
-        return cls(chosen.seed, threads, PosteriorSettings(n_sweeps=chosen.n_sweeps), is_cancelled)
+        return cls(chosen.seed, threads, PosteriorSettings(n_sweeps=chosen.n_sweeps), is_cancelled, on_epoch)
 
     def examined(self, fit: Fit, train: Ratings, holdout: Ratings, earlier: WarmStart | None = None) -> PosteriorFit:
         """The average that the hold-out watches, from the fit that it watched or from an earlier average."""
-        return self._average(fit, earlier, train, holdout=holdout)
+        return self._average("sample", fit, earlier, train, holdout=holdout)
 
     def final(
         self, fit: Fit, ratings: Ratings, first: PosteriorFit | None, earlier: WarmStart | None = None
     ) -> PosteriorFit:
         """The average over models of everything; as long, as wide and with the same intervals as the first."""
-        return self._average(fit, earlier, ratings, first=first)
+        return self._average("resample", fit, earlier, ratings, first=first)
 
-    def _average(self, fit: Fit, earlier: WarmStart | None, ratings: Ratings, **others: Any) -> PosteriorFit:
+    def _average(
+        self, phase: Phase, fit: Fit, earlier: WarmStart | None, ratings: Ratings, **others: Any
+    ) -> PosteriorFit:
         settings = self.settings
         if earlier:
             n_sweeps = max(round(_WARM_SHARE * settings.n_sweeps), 1)
@@ -79,6 +86,7 @@ class Stage:
             settings=settings,
             item_features=self.item_features,
             is_cancelled=self.is_cancelled,
+            on_sweep=lambda sweep: self.on_epoch(phase, as_epoch(sweep)),
             **others,
         )
 
@@ -87,6 +95,18 @@ def projected_seconds(ratings: Ratings, n_sweeps: int, n_threads: int) -> float:
     """What both fits of a run would take if no chain settled early."""
     per_sweep = _SECONDS_PER_RATING * len(ratings) + _SECONDS_PER_ROW * (ratings.n_users + ratings.n_items)
     return _FITS * n_sweeps * per_sweep / n_threads
+
+
+def as_epoch(sweep: SweepReport) -> EpochReport:
+    """A sweep as an epoch without steps, whose error on what it learned is that of the noise it drew."""
+    return EpochReport(
+        epoch=sweep.sweep,
+        n_epochs=sweep.n_sweeps,
+        learning_rate=0.0,
+        train_rmse=math.sqrt(sweep.noise_variance),
+        holdout_rmse=sweep.holdout_rmse,
+        ratings_per_second=sweep.ratings_per_second,
+    )
 
 
 def with_model(fit: Fit, average: PosteriorFit | None) -> Fit:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Row, Update, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, CursorResult, Row, Update, and_, case, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.engine.hyperparameters import Hyperparameters
@@ -192,27 +192,30 @@ def record_epochs(connection: Connection, held: Claim, epochs: Sequence[Epoch]) 
     """Write epochs down; call it in a transaction that has found the lease to be ours.
 
     Writing them again changes nothing, for a caller who lost the connection and cannot know whether it was done. A
-    phase that begins again replaces what it did before.
+    phase that begins again replaces what it did before, and what came after.
     """
     if not epochs:
         return
     epochs = _without_repeated(epochs)
-    first = {epoch.phase: epoch.report.epoch for epoch in reversed(epochs)}
-    for phase, number in first.items():
-        again = (TrainingEpoch.phase == phase, TrainingEpoch.epoch >= number)
-        connection.execute(delete(TrainingEpoch).where(TrainingEpoch.run_id == held.run_id, *again))
+    first = epochs[0]
+    later = TrainingEpoch.phase.in_(PHASES[PHASES.index(first.phase) + 1 :])
+    again = later | ((TrainingEpoch.phase == first.phase) & (TrainingEpoch.epoch >= first.report.epoch))
+    connection.execute(delete(TrainingEpoch).where(TrainingEpoch.run_id == held.run_id, again))
     connection.execute(insert(TrainingEpoch), [_epoch_values(held.run_id, epoch) for epoch in epochs])
 
 
 def _without_repeated(epochs: Sequence[Epoch]) -> list[Epoch]:
-    """Of a phase that began again only what it did since."""
+    """Where a phase began again, only what was done since."""
     kept: list[Epoch] = []
     for epoch in epochs:
-        phase, number = epoch.phase, epoch.report.epoch
-        if kept and kept[-1].phase == phase and kept[-1].report.epoch >= number:
-            kept = [old for old in kept if old.phase != phase or old.report.epoch < number]
+        while kept and _place(kept[-1]) >= _place(epoch):
+            kept.pop()
         kept.append(epoch)
     return kept
+
+
+def _place(epoch: Epoch) -> tuple[int, int]:
+    return PHASES.index(epoch.phase), epoch.report.epoch
 
 
 def finish(connection: Connection, held: Claim, status: RunStatus, now: datetime, **facts: Any) -> None:
@@ -272,7 +275,8 @@ def epochs_of(connection: Connection, run_id: int, after: Mapping[Phase, int] | 
         connection.execute(
             select(TrainingEpoch.__table__)
             .where(TrainingEpoch.run_id == run_id, is_new)
-            .order_by(TrainingEpoch.phase.desc(), TrainingEpoch.epoch)  # fit, then final
+            .order_by(case({phase: place for place, phase in enumerate(PHASES)}, value=TrainingEpoch.phase))
+            .order_by(TrainingEpoch.epoch)
         )
     )
 

@@ -7,7 +7,7 @@ import logging
 import platform
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -38,7 +38,7 @@ from app.training.examine import Questions, Rejected, Sheet, answer, measure, re
 from app.training.lease import DATABASE_IS_AWAY, Lease, RunStopped
 from app.training.models import Phase, RunStatus
 from app.training.phases import phase_table
-from app.training.posterior_stage import Stage, facts, with_model
+from app.training.posterior_stage import Stage, as_epoch, facts, with_model
 from app.training.quality import report
 from app.training.queue import Claim, Epoch, LeaseLost
 from app.training.snapshot import TrainingSnapshot, split, take_snapshot
@@ -126,6 +126,7 @@ class _Run:
             n_threads=self.settings.training.n_threads,
             limit=self.settings.training.posterior_limit,
             is_cancelled=self.lease.must_stop,
+            on_epoch=self.lease.report,
         )
         if stage is None:
             return snapshot
@@ -147,10 +148,18 @@ class _Run:
         return {"on_epoch": lambda report: self.lease.report(phase, report), "is_cancelled": self.lease.must_stop}
 
     def _recorded(self, phase: Phase, fit: Fit) -> Fit:
-        self.curve += [{"phase": phase, **dataclasses.asdict(report)} for report in fit.epochs]
+        self._draw(phase, fit.epochs)
         self._spend("layout", fit.layout_seconds)  # counted by itself, and not in the step around it
         self._spend("fit" if phase == "fit" else "final_fit", -fit.layout_seconds)
         return fit
+
+    def draw_sweeps(self, phase: Phase, average: PosteriorFit) -> PosteriorFit:
+        """The same average, its sweeps a part of the learning curve."""
+        self._draw(phase, [as_epoch(sweep) for sweep in average.sweeps])
+        return average
+
+    def _draw(self, phase: Phase, reports: Iterable[EpochReport]) -> None:
+        self.curve += [{"phase": phase, **dataclasses.asdict(report)} for report in reports]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +256,7 @@ def _averaged_all(
     with run.timed("final_posterior"):
         earlier = plan.average_of_published(snapshot.ratings) if plan else None
         average = run.stage.final(final, snapshot.ratings, first.average if first else None, earlier)
-    return _Examined(final, average)
+    return _Examined(final, run.draw_sweeps("resample", average))
 
 
 def _load(run: _Run, active: versions.VersionRow | None) -> TrainingSnapshot:
@@ -318,7 +327,8 @@ def _averaged(run: _Run, fit: Fit, train: Ratings, holdout: Ratings, plan: WarmP
         run.metrics["posterior"] = facts(None, fit)
         return _Examined(fit, None)
     with run.timed("posterior"):
-        average = run.stage.examined(fit, train, holdout, plan.average_of_examined(train) if plan else None)
+        earlier = plan.average_of_examined(train) if plan else None
+        average = run.draw_sweeps("sample", run.stage.examined(fit, train, holdout, earlier))
     run.metrics["posterior"] = facts(average, fit)
     return _Examined(fit, average)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, get_type_hints
 
@@ -16,6 +16,7 @@ from app.engine.losses.catalog import BY_NAME, PENALTIES
 from app.engine.losses.declare import declare
 from app.engine.losses.grammar import MAX_LENGTH, InvalidLoss
 from app.errors import BadInput
+from app.registry.metrics import METRICS_EXAMPLE, Metrics
 from app.registry.schemas import LOSS_EXAMPLE, LossOut
 from app.settings import RatingScale
 from app.training.models import FINISHED, Phase, RequestedBy, RunKind, RunStatus
@@ -112,14 +113,25 @@ class NewTrainingRun(HyperparametersIn):
 
 
 class EpochOut(BaseModel):
-    """One pass over the ratings."""
+    """One pass over the ratings: an epoch of a fit, or a sweep of posterior averaging."""
 
-    phase: Phase = Field(description="`fit`: watched by the hold-out; `final`: learns every rating.", examples=["fit"])
+    phase: Phase = Field(
+        description=(
+            "`fit`: epochs watched by the hold-out; `sample`: sweeps of averaging over models, watched by it too; "
+            "`final`, `resample`: the same with every rating."
+        ),
+        examples=["fit"],
+    )
     epoch: int = Field(description="Counted from 1.", examples=[12])
     n_epochs: int = Field(description="Epochs that the phase takes at most.", examples=[30])
-    learning_rate: float = Field(description="Step size of the epoch.", examples=[0.019])
-    train_rmse: float = Field(description="Error on the ratings as they were learned.", examples=[0.71])
-    holdout_rmse: float | None = Field(description="Error on the hold-out after the epoch.", examples=[0.86])
+    learning_rate: float = Field(description="Step size of the epoch; 0 of a sweep, which has none.", examples=[0.019])
+    train_rmse: float = Field(
+        description="Error on the ratings as they were learned; of a sweep, by the noise that it drew.", examples=[0.71]
+    )
+    holdout_rmse: float | None = Field(
+        description="Error on the hold-out after the epoch; of a sweep, that of the mean of all models so far.",
+        examples=[0.86],
+    )
     ratings_per_second: float = Field(description="Speed of the epoch.", examples=[48_000_000.0])
     finished_at: datetime = Field(description="When the epoch ended.", examples=["2026-01-31T12:00:01Z"])
 
@@ -149,7 +161,7 @@ class TrainingRunOut(BaseModel):
                     "progress": 1.0,
                     "n_ratings": 100836,
                     "trained_through": 4711,
-                    "metrics": {"holdout_rmse": 0.846, "seconds": {"load": 0.1, "fit": 0.6}},
+                    "metrics": METRICS_EXAMPLE,
                     "version": 7,
                     "error": None,
                 }
@@ -173,7 +185,7 @@ class TrainingRunOut(BaseModel):
     progress: float = Field(description="Share of the epochs done, from 0 to 1; early stopping jumps ahead.")
     n_ratings: int | None = Field(description="Ratings that it learns.")
     trained_through: int | None = Field(description="The last rating revision that it sees.")
-    metrics: dict[str, Any] = Field(description="Errors on the hold-out, and seconds per step of the run.")
+    metrics: Metrics = Field(description="Errors on the hold-out, and seconds per step of the run.")
     version: int | None = Field(description="The model version that it published.")
     error: str | None = Field(description="Why it failed or was rejected.")
 
@@ -207,13 +219,26 @@ def _facts(row: RunRow) -> dict[str, Any]:
     return {**row._mapping, "loss": LossOut.of(loss_of(row).to_dict())}
 
 
+_WEIGHTS: dict[Phase, float] = {"fit": 1.0, "sample": 4.0, "final": 1.0, "resample": 4.0}
+"""About how the time of a run is shared out, where there are not many millions of ratings."""
+
+
 def progress_of(row: RunRow, epochs: Sequence[Row[Any]]) -> float:
-    """Share of the epochs done: the two phases count half each, for they take about as long."""
+    """Share of the epochs done, each phase by about the time that it takes."""
     if row.status == "succeeded":
         return 1.0
     if row.status in FINISHED or not epochs:
         return 0.0
     last = epochs[-1]
-    share: float = last.epoch / last.n_epochs
-    has_holdout = epochs[0].phase == "fit"
-    return round(share if not has_holdout else share / 2 if last.phase == "fit" else (1 + share) / 2, 4)
+    planned = _planned_phases(row, {epoch.phase for epoch in epochs})
+    done = sum(_WEIGHTS[phase] for phase in planned[: planned.index(last.phase)])
+    share: float = done + _WEIGHTS[last.phase] * last.epoch / last.n_epochs
+    return round(share / sum(_WEIGHTS[phase] for phase in planned), 4)
+
+
+def _planned_phases(row: RunRow, seen: Set[str]) -> list[Phase]:
+    """What a run that has come so far will have done in the end, as far as can be told."""
+    is_asked_for = row.hyperparameters.get("posterior") != "off" and loss_of(row).is_squared
+    averages = bool(seen & {"sample", "resample"}) or (is_asked_for and not seen >= {"fit", "final"})
+    phases: list[Phase] = ["fit", "sample", "final", "resample"] if averages else ["fit", "final"]
+    return [phase for phase in phases if phase in {"final", "resample"} or "fit" in seen]

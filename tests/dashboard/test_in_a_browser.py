@@ -92,9 +92,21 @@ def test_training_is_shown_until_its_version_answers_and_an_older_one_can_be_act
     tab.wait_for(f"document.querySelector('#active').innerText === 'Version {newest + 1} answers.'")
     assert tab.value("document.querySelectorAll('#chart path.holdout')[0].getAttribute('d').length") > 50
     tab.wait_for(f"document.querySelector('#versions tr.active th').innerText === '{newest + 1}'")
-    tab.click("#versions tr:nth-child(2) button")
+    tab.click("#versions tr:nth-child(2) td:last-child button")
     tab.wait_for(f"document.querySelector('#versions tr.active th').innerText === '{newest}'")
     tab.wait_for(f"document.querySelector('#active').innerText === 'Version {newest} answers.'")
+
+
+def test_a_version_is_shown_beside_the_active_one_by_its_quality_report(tab: Tab) -> None:
+    newest = int(tab.text("#versions th"))
+    tab.click("#train")
+    tab.wait_for(f"document.querySelector('#versions tr.active th').innerText === '{newest + 1}'")
+    tab.click("#versions tr:nth-child(2) button")
+    tab.wait_for("document.querySelectorAll('#quality-head th').length === 3")
+    assert tab.text("#quality-head th:nth-child(3)").endswith("active")
+    rows = tab.value("[...document.querySelectorAll('#measures tr')].map((row) => row.innerText)")
+    assert any(row.startswith("RMSE\t0.") for row in rows)
+    assert any("inside" in row for row in rows)
 
 
 def test_a_search_is_started_followed_and_shown_with_its_plot(tab: Tab) -> None:
@@ -109,10 +121,10 @@ def test_a_search_is_started_followed_and_shown_with_its_plot(tab: Tab) -> None:
 def test_what_the_service_refuses_is_said_in_its_own_words(tab: Tab, service: RunningService) -> None:
     tab.click("#train")
     tab.wait_for("document.querySelector('#run').innerText.includes('succeeded')")
-    tab.wait_for("document.querySelector('#versions button')")
-    gone = int(tab.value("document.querySelector('#versions button').closest('tr').firstChild.innerText"))
+    tab.wait_for("document.querySelector('#versions td:last-child button')")
+    gone = int(tab.value("document.querySelector('#versions td:last-child button').closest('tr').firstChild.innerText"))
     httpx.delete(f"{service.url}/v1/models/{gone}").raise_for_status()
-    tab.click("#versions button")
+    tab.click("#versions td:last-child button")
     tab.wait_for("!document.querySelector('#message').hidden")
     assert tab.text("#message") == f"model version {gone} does not exist"
     tab.complaints.clear()  # the browser notes the refused request by itself

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from app.engine.crowd import crowd_prior, item_means, popularity_shrinkage, spread_of, with_measured_noise
+from app.engine.crowd import crowd_prior, item_means, spread_of, with_measured_noise
 from app.engine.dataset import Ratings
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.tally import tally
@@ -88,16 +88,6 @@ def test_the_noise_is_the_same_for_every_number_of_threads():
             return with_measured_noise(model, world.ratings, world.unseen, 0, pool).noise_variance
 
     assert noise(1) == noise(3)
-
-
-def test_shrinkage_is_the_ratio_of_variances_within_and_between_items(pool):
-    rng = np.random.default_rng(0)
-    items = np.repeat(np.arange(500), 40)
-    values = rng.normal(0, 0.5, 500)[items] + rng.normal(0, 1.0, items.size)
-    users = np.tile(np.arange(40), 500)
-    ratings = Ratings.of(users, items, values, n_users=40, n_items=500)
-    counted = tally(ratings, pool)
-    assert popularity_shrinkage(counted, item_means(counted)) == pytest.approx(4.0, rel=0.15)
 
 
 def test_item_means_are_plain_and_the_overall_mean_where_nobody_rated(pool):

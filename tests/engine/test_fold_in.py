@@ -5,7 +5,7 @@ import pytest
 
 from app.engine.arrays import InvalidArray
 from app.engine.factors import FactorModel, UserPrior
-from app.engine.fold_in import _HINT_RATINGS, DAMPING, NOISE_RATINGS, FoldIn, interval
+from app.engine.fold_in import _HINT_RATINGS, DAMPING, INTERVAL_LEVEL, NOISE_RATINGS, FoldIn, interval
 from tests.engine.worlds import model_of, random_model, random_posterior
 
 
@@ -221,8 +221,9 @@ def test_predictions_with_intervals_are_those_made_one_after_the_other(n_rated, 
     fold_in, items = FoldIn(model), np.array([7, -1, *range(40)], np.int32)
     user = fold_in.fold_in(*ratings_of(model, n_rated))
     values, variances = fold_in.predict(user, items)
-    expected = np.array([values, *fold_in.interval(user, items, values, variances)])
-    np.testing.assert_allclose(fold_in.with_intervals(user, items), expected, rtol=1e-6, atol=1e-6)
+    for level in (INTERVAL_LEVEL, 0.5):
+        expected = np.array([values, *fold_in.interval(user, items, values, variances, level)])
+        np.testing.assert_allclose(fold_in.with_intervals(user, items, level), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_calibrated_intervals_contain_each_other_by_level_and_their_prediction():

@@ -8,7 +8,7 @@ from app.engine.factors import FactorModel
 from app.engine.fold_in import DAMPING, FoldIn
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.posterior import PosteriorSettings, average_posterior
-from app.engine.relevance import SHARE, relevance_model, relevance_user
+from app.engine.relevance import SHARE, best_by_relevance, relevance_model, relevance_user
 from app.engine.top_n import top_n
 from app.engine.trainers.local import LocalTrainer
 from tests.conftest import KERNELS
@@ -71,6 +71,11 @@ def test_relevance_is_the_prediction_and_the_product_of_interest_and_appeal():
     expected = FoldIn(model).predict(user, every)[0] + known.item_appeal @ interest
     found, relevances = top_n(relevance_model(model), relevance_user(model, user, rows), 30)
     np.testing.assert_allclose(relevances, expected[found], rtol=1e-4)
+    best, scores = best_by_relevance(model, user, 30, rated=rows, excluded=NOTHING)
+    assert best.tolist() == found.tolist()
+    np.testing.assert_allclose(scores, relevances, rtol=1e-4)
+    left, _ = best_by_relevance(model, user, 30, rated=rows, excluded=found[:1], candidates=found[:4])
+    assert left.tolist() == found[1:4].tolist()
 
 
 def test_without_appeal_a_list_is_ordered_by_predicted_rating():
@@ -78,6 +83,8 @@ def test_without_appeal_a_list_is_ordered_by_predicted_rating():
     user = FoldIn(model).fold_in([1], [4.0])
     assert relevance_model(model) is model
     assert relevance_user(model, user, NOTHING) is user
+    best, _ = best_by_relevance(model, user, 5, rated=NOTHING, excluded=NOTHING)
+    assert best.tolist() == top_n(model, user, 5)[0].tolist()
 
 
 def test_a_version_from_before_relevance_still_loads():

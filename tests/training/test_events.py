@@ -9,7 +9,7 @@ from app.engine.trainers.base import EpochReport
 from app.settings import Settings
 from app.training import events, queue
 from app.training.events import Reader
-from app.training.models import Phase
+from app.training.models import PHASES, Phase
 from app.training.queue import Claim, Epoch
 from tests.training.world import claim, enqueue
 
@@ -29,7 +29,7 @@ def _names(database: Database, reader: Reader) -> list[str]:
         look = reader.look(connection, 1)
     events = list(reader.news(look))
     assert len(look.unseen) == sum("id:" in event for event in events)
-    assert len(look.last) <= 2
+    assert len(look.last) <= 4
     return [event.split("\n")[0].removeprefix("event: ") for event in events]
 
 
@@ -68,6 +68,25 @@ def test_a_phase_that_begins_again_is_told_again(database: Database, held: Claim
     _names(database, reader)
     _record(database, held, _epochs("fit", 1, 1))
     assert _names(database, reader) == ["id: 1.1"]
+
+
+def test_where_the_fit_begins_again_its_sweeps_are_forgotten(database: Database, held: Claim) -> None:
+    reader = Reader()
+    _record(database, held, [*_epochs("fit", 1, 3), *_epochs("sample", 1, 4)])
+    assert _names(database, reader)[-2:] == ["id: 1.7", "status"]
+    _record(database, held, [*_epochs("sample", 5, 5), *_epochs("fit", 1, 2)])
+    assert _names(database, reader) == ["id: 1.1", "id: 1.2"]
+    _record(database, held, _epochs("sample", 1, 1))
+    assert _names(database, reader) == ["id: 1.3"]
+
+
+def test_phases_are_told_in_the_order_in_which_they_happen(database: Database, held: Claim) -> None:
+    for phase in PHASES:
+        _record(database, held, _epochs(phase, 1, 2))
+    with database.read() as connection:
+        told = [row.phase for row in queue.epochs_of(connection, held.run_id)]
+    assert told == [phase for phase in PHASES for _ in range(2)]
+    assert _names(database, Reader(attempt=1, n_epochs=5)) == ["id: 1.6", "id: 1.7", "id: 1.8", "status"]
 
 
 def test_after_a_take_over_the_epochs_begin_anew(database: Database, held: Claim) -> None:

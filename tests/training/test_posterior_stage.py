@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from app.ratings.store import NewRating
 from app.registry import artifacts, versions
 from app.registry.live import LiveModel
 from app.settings import Settings, Training
+from app.training import queue
 from app.training.posterior_stage import Stage, projected_seconds
+from app.training.schemas import progress_of
 from tests.training.world import fill, ratings_of, train
 
 AVERAGED = Hyperparameters(n_factors=8, n_epochs=20, patience=8, posterior="on", n_sweeps=30)
@@ -29,6 +32,7 @@ def _stage(chosen: Hyperparameters, *, is_squared: bool = True, limit: float = 6
         n_threads=1,
         limit=timedelta(seconds=limit),
         is_cancelled=lambda: False,
+        on_epoch=lambda _phase, _report: None,
     )
 
 
@@ -62,6 +66,36 @@ def test_a_run_publishes_the_average_and_tells_of_it(database: Database, setting
     assert model.posterior is not None
     assert model.n_factors == stage["n_factors"] <= 16
     assert int(model.user_counts.sum()) == run.n_ratings
+
+
+def test_every_sweep_is_told_recorded_and_part_of_the_learning_curve(database: Database, settings: Settings) -> None:
+    fill(database, ratings_of(100, 60))
+    run = train(database, settings, AVERAGED)
+    n_sweeps = run.metrics["posterior"]["n_sweeps"]
+    with database.read() as connection:
+        recorded = queue.epochs_of(connection, run.id)
+        version = versions.find_active(connection)
+    assert version is not None
+    for phase in ("sample", "resample"):
+        sweeps = [row for row in recorded if row.phase == phase]
+        assert [row.epoch for row in sweeps] == list(range(1, n_sweeps + 1))
+        assert all(row.learning_rate == 0.0 and row.train_rmse > 0 for row in sweeps)
+        drawn = [point for point in version.manifest["learning_curve"] if point["phase"] == phase]
+        assert [point["holdout_rmse"] for point in drawn] == [row.holdout_rmse for row in sweeps]
+    watched = [row.holdout_rmse for row in recorded if row.phase == "sample"]
+    assert watched[-1] == pytest.approx(run.metrics["posterior"]["holdout_rmse"], abs=1e-6)
+    assert progress_of(run, recorded) == 1.0
+
+
+def test_progress_counts_the_sweeps_where_a_run_averages(database: Database, settings: Settings) -> None:
+    fill(database, ratings_of(100, 60))
+    run = train(database, settings, AVERAGED)
+    with database.read() as connection:
+        recorded = queue.epochs_of(connection, run.id)
+    values = {**run._mapping, "status": "running"}
+    shares = [progress_of(SimpleNamespace(**values), recorded[:n]) for n in range(1, len(recorded) + 1)]  # type: ignore[arg-type]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1.0, abs=0.41)  # a chain may settle early
 
 
 def test_small_versions_keep_no_starts_and_large_ones_both(database: Database, settings: Settings) -> None:

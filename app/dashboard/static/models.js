@@ -1,6 +1,7 @@
 // "Model": what answers now, what it has learned, and the versions one can go back to.
 
 import { activateModel, listModels } from "/dashboard/api.js";
+import { showQuality } from "/dashboard/quality.js";
 import { ago, element, find, lossText, number, trying } from "/dashboard/dom.js";
 
 let whenActivated = () => {};
@@ -31,12 +32,14 @@ const count = (name, value) => element("div", {}, element("dt", {}, name), eleme
 
 export async function showModels() {
   const { models } = await listModels();
-  const rows = models.map(row);
+  const active = models.find((model) => model.is_active) ?? models[0];
+  const rows = models.map((model) => row(model, active));
+  showQuality(models[0], active);
   if (!rows.length) rows.push(element("tr", {}, element("td", { colspan: 6, class: "muted" }, "No version yet.")));
   find("versions").replaceChildren(...rows);
 }
 
-function row(model) {
+function row(model, active) {
   const made = element("time", { datetime: model.created_at, title: new Date(model.created_at).toLocaleString() });
   made.textContent = ago(model.created_at);
   return element(
@@ -46,9 +49,16 @@ function row(model) {
     element("td", {}, made),
     element("td", {}, number(model.n_ratings)),
     element("td", {}, element("abbr", { title: lossText(model.loss) }, model.loss.name)),
-    element("td", {}, number(model.metrics.holdout_rmse, 4)),
+    element("td", {}, qualityButton(model, active)),
     element("td", {}, model.is_active ? element("span", { class: "badge" }, "active") : activateButton(model.version)),
   );
+}
+
+function qualityButton(model, active) {
+  const label = `How good version ${model.version} is`;
+  const button = element("button", { class: "quiet", "aria-label": label }, number(model.metrics.holdout_rmse, 4));
+  button.addEventListener("click", () => showQuality(model, active));
+  return button;
 }
 
 function activateButton(version) {

@@ -79,10 +79,10 @@ function draw() {
   find("progress").classList.toggle("off", !isOn);
   if (last) find("progress").value = share(last);
   else find("progress").removeAttribute("value"); // moves to and fro
-  const watched = epochs.filter((epoch) => epoch.phase === "fit");
-  const fit = watched.length ? watched : epochs; // few ratings are learned at once, with nothing held out
-  find("training").classList.toggle("empty", !fit.length);
-  find("chart").replaceChildren(...(fit.length ? chart(fit) : []));
+  const watched = epochs.filter((epoch) => ["fit", "sample"].includes(epoch.phase));
+  const shown = watched.length ? watched : epochs; // few ratings are learned at once, with nothing held out
+  find("training").classList.toggle("empty", !shown.length);
+  find("chart").replaceChildren(...(shown.length ? chart(shown) : []));
 }
 
 function told(last) {
@@ -90,11 +90,20 @@ function told(last) {
   return `${run.kind === "search" ? "Search" : "Run"} ${run.id} ${WORDS[isSearching ? "searching" : run.status]}`;
 }
 
-/** How much is done: learning with a hold-out and then with everything takes about half of the time each. */
+const WEIGHTS = { fit: 1, sample: 4, final: 1, resample: 4 };
+const isSweep = (epoch) => ["sample", "resample"].includes(epoch.phase);
+
+/** How much is done: a fit with a hold-out, the average over models around it, then both with everything. */
 function share(last) {
-  const done = last.epoch / last.n_epochs;
-  if (epochs[0].phase === "final") return done;
-  return last.phase === "fit" ? done / 2 : (1 + done) / 2;
+  const seen = new Set(epochs.map((epoch) => epoch.phase));
+  const isAskedFor = run.hyperparameters?.posterior !== "off" && run.loss?.name === "squared";
+  const averages = seen.has("sample") || seen.has("resample") || (isAskedFor && !(seen.has("fit") && seen.has("final")));
+  const phases = Object.keys(WEIGHTS).filter(
+    (phase) => (averages || !isSweep({ phase })) && (seen.has("fit") || ["final", "resample"].includes(phase)),
+  );
+  const weigh = (some) => some.reduce((sum, phase) => sum + WEIGHTS[phase], 0);
+  const done = weigh(phases.slice(0, phases.indexOf(last.phase)));
+  return (done + (WEIGHTS[last.phase] * last.epoch) / last.n_epochs) / weigh(phases);
 }
 
 /** What the run minimises, where that is not the usual. */
@@ -107,36 +116,45 @@ function details(last) {
   if (run.error) return [run.error];
   if (isOver(run.status)) return [ago(run.finished_at)];
   if (!last) return [];
-  const phase = last.phase === "final" ? "now with the held-out ratings, " : "";
-  return [`${phase}epoch ${last.epoch} of ${last.n_epochs}`, `${number(last.ratings_per_second / 1e6, 1)} M ratings/s`];
+  const phase = ["final", "resample"].includes(last.phase) ? "now with the held-out ratings, " : "";
+  const step = isSweep(last) ? "averaging, sweep" : "epoch";
+  return [`${phase}${step} ${last.epoch} of ${last.n_epochs}`, `${number(last.ratings_per_second / 1e6, 1)} M ratings/s`];
 }
 
-function chart(fit) {
-  const values = fit.flatMap((epoch) => [epoch.train_rmse, epoch.holdout_rmse]).filter((value) => value != null);
-  const low = Math.floor(Math.min(...values) * 10) / 10, high = Math.ceil(Math.max(...values) * 10) / 10 + 0.001;
-  const x = (epoch) => LEFT + ((WIDTH - LEFT - RIGHT) * (epoch - 1)) / Math.max(fit[0].n_epochs - 1, 1);
+/** Errors along all epochs and sweeps shown, from the first to the last that the newest phase may take. */
+function chart(shown) {
+  const values = shown.flatMap((epoch) => [isSweep(epoch) ? null : epoch.train_rmse, epoch.holdout_rmse]);
+  const there = values.filter((value) => value != null);
+  const low = Math.floor(Math.min(...there) * 10) / 10, high = Math.ceil(Math.max(...there) * 10) / 10 + 0.001;
+  const last = shown.at(-1), n = shown.length - last.epoch + last.n_epochs;
+  const x = (place) => LEFT + ((WIDTH - LEFT - RIGHT) * place) / Math.max(n - 1, 1);
   const y = (value) => TOP + ((HEIGHT - TOP - BOTTOM) * (high - value)) / (high - low);
-  const line = (key, name) => {
-    const points = fit.filter((epoch) => epoch[key] != null).map((epoch) => `${x(epoch.epoch).toFixed(1)} ${y(epoch[key]).toFixed(1)}`);
+  const line = (value, name) => {
+    const points = shown
+      .map((epoch, place) => [x(place), value(epoch)])
+      .filter(([, found]) => found != null)
+      .map(([across, found]) => `${across.toFixed(1)} ${y(found).toFixed(1)}`);
     return drawing("path", { class: name, d: points.length ? `M${points.join("L")}` : "" });
   };
   const levels = [low, (low + high) / 2, high].map((level) => [
     drawing("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(level), y2: y(level) }),
     drawing("text", { x: LEFT - 6, y: y(level) + 4, "text-anchor": "end" }, number(level, 2)),
   ]);
-  const ends = [[1, "start"], [fit[0].n_epochs, "end"]].map(([epoch, anchor]) =>
-    drawing("text", { x: x(epoch), y: HEIGHT - 6, "text-anchor": anchor }, epoch === 1 ? "epoch 1" : epoch),
-  );
-  return [...levels.flat(), ...ends, line("train_rmse", "train"), line("holdout_rmse", "holdout"), ...mark(fit, x, y)];
+  const ends = [
+    drawing("text", { x: x(0), y: HEIGHT - 6, "text-anchor": "start" }, isSweep(shown[0]) ? "sweep 1" : "epoch 1"),
+    drawing("text", { x: x(n - 1), y: HEIGHT - 6, "text-anchor": "end" }, `${isSweep(last) ? "sweep" : "epoch"} ${last.n_epochs}`),
+  ];
+  const learned = line((epoch) => (isSweep(epoch) ? null : epoch.train_rmse), "train");
+  return [...levels.flat(), ...ends, learned, line((epoch) => epoch.holdout_rmse, "holdout"), ...mark(shown, x, y)];
 }
 
-function mark(fit, x, y) {
-  const watched = fit.filter((epoch) => epoch.holdout_rmse != null);
+function mark(shown, x, y) {
+  const watched = shown.map((epoch, place) => ({ place, error: epoch.holdout_rmse })).filter(({ error }) => error != null);
   if (!watched.length) return [];
-  const best = watched.reduce((lowest, epoch) => (epoch.holdout_rmse < lowest.holdout_rmse ? epoch : lowest));
-  const place = { x: x(best.epoch) - 6, y: y(best.holdout_rmse) - 10, "text-anchor": "end" };
+  const best = watched.reduce((lowest, point) => (point.error < lowest.error ? point : lowest));
+  const at = { x: x(best.place) - 6, y: y(best.error) - 10, "text-anchor": "end" };
   return [
-    drawing("circle", { cx: x(best.epoch), cy: y(best.holdout_rmse), r: 4 }),
-    drawing("text", place, number(best.holdout_rmse, 4)),
+    drawing("circle", { cx: x(best.place), cy: y(best.error), r: 4 }),
+    drawing("text", at, number(best.error, 4)),
   ];
 }

@@ -10,7 +10,6 @@ from app.engine.arrays import Matrix32, Vector32
 from app.engine.crowd import (
     crowd_prior,
     item_means,
-    popularity_shrinkage,
     temperature_of,
     with_measured_noise,
 )
@@ -18,6 +17,7 @@ from app.engine.dataset import Ratings
 from app.engine.factors import FactorModel
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
+from app.engine.popularity import learned_shrinkage
 from app.engine.tally import Tally
 
 _SHOWN = 100_000
@@ -63,7 +63,7 @@ def finish(
         item_counts=item_counts,
         item_means=means,
         user_counts=user_counts,
-        popularity_shrinkage=popularity_shrinkage(counted, means),
+        popularity_shrinkage=learned_shrinkage(counted.item_counts, means, counted.mean, counted.variance),
         loss=loss,
     )
     if not loss.is_squared:

@@ -1,0 +1,24 @@
+"""Where the vectors of some items point together, for looking for more like them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from app.engine.arrays import Vector32, refuse_rows_outside, rows
+from app.engine.factors import FactorModel
+
+
+def common_direction(model: FactorModel, item_rows: npt.ArrayLike) -> tuple[Vector32, float]:
+    """The mean of the items' vectors, each first brought to length 1 (Rocchio 1971), and its length.
+
+    The cosine of an item with that mean, times the length, is the item's mean cosine with all of them. Rows of -1 and
+    vectors without direction are passed over; where none is left, zeros.
+    """
+    known = rows(item_rows, "item_rows")
+    refuse_rows_outside(known, model.n_items, "item_rows", unknown_allowed=True)
+    vectors = model.item_factors[known[known >= 0]].astype(np.float64)
+    lengths = np.linalg.norm(vectors, axis=1)
+    unit = vectors[lengths > 0] / lengths[lengths > 0, None]
+    mean = unit.mean(axis=0) if unit.size else np.zeros(model.n_factors)
+    return mean.astype(np.float32), float(np.linalg.norm(mean))

@@ -1,0 +1,31 @@
+"""Explanations of a list, as JSON."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from app.engine.arrays import Rows
+from app.engine.explanation import explain, largest_shares
+from app.engine.fold_in import UserSide
+from app.recommendations.encoding import Json
+from app.recommendations.moment import Moment, RatedItems
+
+_REASON = '%s,"rating":%s,"share":%s}'
+_EXPLANATION = '{"score":%s,"prior":%s,"reasons":[%s],"others":%s,"learned":%s}'
+
+
+def explanations(
+    moment: Moment, user: UserSide, rated: RatedItems, rows: Rows, n_reasons: int, decimals: int
+) -> list[Json]:
+    """`Explanation` of each row. Ratings of items outside the model have no row to be named by: others hold them."""
+    found = explain(moment.served.fold_in, user, rows, rated.rows, rated.values)
+    named = np.flatnonzero(rated.rows >= 0)
+    places = named[largest_shares(found.shares[:, named], n_reasons)]
+    shares = np.take_along_axis(found.shares, places, axis=1)
+    flat, n_each = places.reshape(-1), places.shape[1]
+    columns = (rated.values[flat].tolist(), shares.reshape(-1).round(decimals).tolist())
+    told = list(map(_REASON.__mod__, zip(moment.texts_of(rated.rows[flat]), *columns, strict=True)))
+    reasons = [",".join(told[first : first + n_each]) for first in range(0, n_each * rows.size, n_each or 1)]
+    others = found.shares.sum(axis=1) - shares.sum(axis=1)
+    scores, prior, rest, learned = np.array([found.scores, found.prior, others, found.learned]).round(decimals).tolist()
+    return list(map(_EXPLANATION.__mod__, zip(scores, prior, reasons or [""] * rows.size, rest, learned, strict=True)))

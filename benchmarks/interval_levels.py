@@ -1,0 +1,63 @@
+"""How many ratings intervals of each level hold, on the five fixed folds of MovieLens latest-small.
+
+    .venv/bin/python -m benchmarks.interval_levels          # a few minutes
+
+Trained and asked as `benchmarks.accuracy` does; nothing is chosen here. SGD's intervals are Gaussian, those of averages
+calibrated on ratings held out.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from app.engine.dataset import Ratings
+from app.engine.factors import FactorModel
+from app.engine.fold_in import FoldIn
+from benchmarks.accuracy import N_FOLDS, train
+from benchmarks.datasets import movielens_folder
+from benchmarks.engine_folds import load_folds
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+LOWEST, HIGHEST = 0.5, 5.0
+
+
+def held(model: FactorModel, known: Ratings, test: Ratings) -> np.ndarray:
+    """Of each level the test ratings inside, those strictly inside the scale's ends clipped, and the sum of widths."""
+    fold_in, sums = FoldIn(model), np.zeros((len(LEVELS), 2))
+    for user_row in np.unique(test.user_rows).tolist():
+        seen, asked = known.of_user(user_row), test.of_user(user_row)
+        user = fold_in.fold_in(known.item_rows[seen], known.values[seen])
+        rows = test.item_rows[asked]
+        values, variances = fold_in.predict(user, rows)
+        for place, level in enumerate(LEVELS):
+            ends = fold_in.interval(user, rows, values, variances, level)
+            lower, upper = (np.clip(end, LOWEST, HIGHEST) for end in ends)
+            inside = (lower <= test.values[asked]) & (test.values[asked] <= upper)
+            sums[place] += inside.sum(), (upper - lower).sum()
+    return sums
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    n_threads = parser.parse_args().threads
+    ratings, fold_of = load_folds(movielens_folder() / "ratings.csv")
+    sums = {"SGD": np.zeros((len(LEVELS), 2)), "average": np.zeros((len(LEVELS), 2))}
+    for fold in range(N_FOLDS):
+        known, test = ratings.take(fold_of != fold), ratings.take(fold_of == fold)
+        fits = train(known, n_threads)
+        for name, model in (("SGD", fits.sgd), ("average", fits.posterior)):
+            sums[name] += held(model, known, test)
+    print("level   " + "   ".join(f"{name}: held, width" for name in sums))
+    for place, level in enumerate(LEVELS):
+        told = (
+            f"{inside / len(ratings):6.1%}, {width / len(ratings):.2f}"
+            for inside, width in (each[place] for each in sums.values())
+        )
+        print(f"{level:5.0%}   " + "          ".join(told))
+
+
+if __name__ == "__main__":
+    main()
