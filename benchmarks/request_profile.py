@@ -86,6 +86,7 @@ async def profile(settings: Settings, user: str) -> dict[str, float]:
         "scheme": "http",
     }
     scope |= {"path": path, "raw_path": path.encode(), "query_string": b"n=10", "root_path": ""}
+    scope["client"] = ("127.0.0.1", 1)  # keyless services answer this machine only
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"", "more_body": False}
@@ -99,7 +100,7 @@ async def profile(settings: Settings, user: str) -> dict[str, float]:
             watch.spent.clear()
             started = time.perf_counter()
             for _ in range(REQUESTS):
-                await app({**scope, "headers": [(b"host", b"palate")]}, receive, send)
+                await app({**scope, "headers": [(b"host", b"localhost")]}, receive, send)
             whole = time.perf_counter() - started
             found = {**watch.spent, "FastAPI: routing, dependencies": whole - sum(watch.spent.values()), "all": whole}
             if not best or whole < best["all"]:

@@ -33,9 +33,10 @@ def rows(values: npt.ArrayLike, name: str = "rows") -> Rows:
         return np.zeros(0, np.int32) if array.ndim == 1 else _refuse_rank(array, name, 1)
     if not np.issubdtype(array.dtype, np.integer):
         raise InvalidArray(name, f"must hold whole numbers, not {array.dtype}")
-    limits = np.iinfo(np.int32)
-    if array.min() < limits.min or array.max() > limits.max:
-        raise InvalidArray(name, "holds a number outside the 32-bit range")
+    if array.dtype != np.int32:
+        limits = np.iinfo(np.int32)
+        if array.min() < limits.min or array.max() > limits.max:
+            raise InvalidArray(name, "holds a number outside the 32-bit range")
     return _exact(array, np.int32, 1, name)
 
 

@@ -8,12 +8,13 @@ the widening of their bucket.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.arrays import Vector64
+from app.engine.arrays import Matrix64, Vector64
 from app.engine.factors import Posterior
 
 LEVELS = (0.0, 0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
@@ -61,6 +62,18 @@ def calibrated_reach(
     user = posterior.user_widening[_buckets(np.array([n_ratings]))]
     reach: Vector64 = np.interp(level, _LEVELS, posterior.reach) * user * posterior.item_widening[_buckets(item_counts)]
     return reach
+
+
+def reach_by_buckets(posterior: Posterior, level: float) -> Matrix64:
+    """What `calibrated_reach` gives for every bucket of users (rows) and of items (columns)."""
+    widening = np.outer(posterior.user_widening, posterior.item_widening)
+    reach: Matrix64 = np.interp(level, _LEVELS, posterior.reach) * widening
+    return reach
+
+
+def bucket_of(n_ratings: int) -> int:
+    """Which bucket a user or an item with so many ratings is in."""
+    return bisect_right(BUCKETS, n_ratings)
 
 
 def _buckets(counts: npt.NDArray[np.integer]) -> npt.NDArray[np.intp]:

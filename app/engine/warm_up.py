@@ -8,6 +8,7 @@ from collections.abc import Iterable
 SERVING_KERNELS = (
     "app.engine.id_search",
     "app.engine.posteriors",
+    "app.engine.fold_in_kernels",
     "app.engine.top_n_kernels",
     "app.engine.top_n_index_kernels",
     "app.engine.diversity",

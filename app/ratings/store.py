@@ -246,8 +246,13 @@ def remove(connection: Connection, user_id: str, item_id: str) -> int:
 
 
 # One row, not one per rating: SQLite's driver gives the GIL away at every row, and gets it back late in a busy process.
+# Values go as eighths where all of them are whole then, as those of most scales are: SQLite writes, and NumPy reads,
+# whole numbers several times as fast. A product by 8 is exact.
 _OF_USER_SQLITE = """
-    SELECT users.user_key, group_concat(item_key), group_concat(value), max(revision)
+    SELECT users.user_key, group_concat(item_key),
+        group_concat(CASE WHEN value * 8 = CAST(value * 8 AS INTEGER) THEN CAST(value * 8 AS INTEGER)
+            ELSE value * 8 END),
+        max(revision)
     FROM users LEFT JOIN ratings ON ratings.user_key = users.user_key WHERE user_id = ?"""
 _OF_USER_POSTGRESQL = """
     SELECT users.user_key, string_agg(int8send(item_key), '' ORDER BY item_key),
@@ -271,9 +276,8 @@ def ratings_of_user(connection: Connection, user_id: str) -> UserRatings:
     if newest is None:
         return dataclasses.replace(NO_RATINGS, user_key=user_key)
     if is_sqlite:
-        return UserRatings(
-            user_key, np.fromstring(item_keys, np.int64, sep=","), np.fromstring(values, sep=","), newest
-        )
+        eighths: npt.NDArray[Any] = np.fromstring(values, np.float64 if "." in values else np.int64, sep=",")
+        return UserRatings(user_key, np.fromstring(item_keys, np.int64, sep=","), eighths / 8, newest)
     keys, opinions = np.frombuffer(item_keys, ">i8"), np.frombuffer(values, ">f8")
     return UserRatings(user_key, keys.astype(np.int64), opinions.astype(np.float64), newest)
 

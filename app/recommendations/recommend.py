@@ -353,10 +353,9 @@ class Recommender:
 
     def predict(self, served: ServedModel, user: UserSide, rows: Rows, level: float = INTERVAL_LEVEL) -> Intervals:
         """Value and interval of each row, on the rating scale."""
-        values, variances = served.fold_in.predict(user, rows)
-        ends = served.fold_in.interval(user, rows, values, variances, level)
-        on_scale = np.array([values, *ends], np.float64).clip(self._scale.min, self._scale.max)
-        return Intervals(*on_scale.round(DECIMALS).tolist())
+        told = served.fold_in.with_intervals(user, rows, level)
+        np.minimum(np.maximum(told, self._scale.min, out=told), self._scale.max, out=told)
+        return Intervals(*told.round(DECIMALS).tolist())
 
 
 def _rated_items(served: ServedModel, known: ratings.UserRatings) -> RatedItems:

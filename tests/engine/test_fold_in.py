@@ -5,7 +5,7 @@ import pytest
 
 from app.engine.arrays import InvalidArray
 from app.engine.factors import FactorModel, UserPrior
-from app.engine.fold_in import _HINT_RATINGS, DAMPING, FoldIn, interval
+from app.engine.fold_in import _HINT_RATINGS, DAMPING, INTERVAL_LEVEL, NOISE_RATINGS, FoldIn, interval
 from tests.engine.worlds import model_of, random_model, random_posterior
 
 
@@ -195,6 +195,35 @@ def test_a_trained_user_has_the_trained_vector_and_the_doubt_of_folding_in():
     assert user.bias == model.user_bias[2]
     np.testing.assert_array_equal(user.upper, folded.upper)
     assert user.n_ratings == 2
+
+
+@pytest.mark.parametrize("k", [1, 6, 64])
+@pytest.mark.parametrize("n_unknown", [0, 3])
+def test_the_noise_of_a_user_is_the_expected_one_of_what_the_vector_leaves(k, n_unknown):
+    plain = random_model(n_items=200, k=k)
+    model = dataclasses.replace(plain, posterior=random_posterior(plain))
+    items, values = ratings_of(model, 30)
+    items[:n_unknown] = -1
+    user = FoldIn(model).fold_in(items, values)
+    rows, known = items[n_unknown:], values[n_unknown:]
+    y = np.hstack([np.ones((rows.size, 1)), model.item_factors[rows]])
+    left = known - model.mean - model.item_bias[rows] - y @ [user.bias, *user.factors]
+    doubt = np.einsum("if,fg,ig->i", y, user.covariance(), y)
+    squared = ((left**2 + doubt) / model.posterior.item_noise[rows]).sum() / model.noise_variance
+    assert user.noise_scale == pytest.approx((NOISE_RATINGS + squared) / (NOISE_RATINGS + rows.size), rel=1e-5)
+
+
+@pytest.mark.parametrize("n_rated", [0, 1, 25])
+@pytest.mark.parametrize("has_posterior", [False, True])
+def test_predictions_with_intervals_are_those_made_one_after_the_other(n_rated, has_posterior):
+    plain = random_model()
+    model = dataclasses.replace(plain, posterior=random_posterior(plain)) if has_posterior else plain
+    fold_in, items = FoldIn(model), np.array([7, -1, *range(40)], np.int32)
+    user = fold_in.fold_in(*ratings_of(model, n_rated))
+    values, variances = fold_in.predict(user, items)
+    for level in (INTERVAL_LEVEL, 0.5):
+        expected = np.array([values, *fold_in.interval(user, items, values, variances, level)])
+        np.testing.assert_allclose(fold_in.with_intervals(user, items, level), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_calibrated_intervals_contain_each_other_by_level_and_their_prediction():

@@ -151,6 +151,12 @@ def test_a_failed_batch_leaves_neither_ratings_nor_items_nor_revisions(database:
         assert revision(connection, "ratings") == revision(connection, "items") == 0
 
 
+@pytest.mark.parametrize("values", [[4.5, 3.0, -2.125], [4.3, 3.0, 0.1], [1e20, -7.5, 3.0], [1e-7, 2.0, 2**-30]])
+def test_a_users_values_come_back_as_they_were_written(database: Database, values: list[float]) -> None:
+    save_many(database, *(("ann", f"i{item}", value) for item, value in enumerate(values)))
+    assert values_of(database, "ann") == pytest.approx(values, rel=1e-14, abs=0)
+
+
 def test_a_user_without_ratings_and_nobody_have_none(database: Database) -> None:
     save(database, "ann", "dune", 4)
     with database.write() as connection:
