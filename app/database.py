@@ -235,6 +235,12 @@ def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
 
 
+def forget_pages(connection: Connection) -> None:
+    """Free what SQLite keeps of the file for this connection, up to 64 MB; a server keeps its own."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA shrink_memory")
+
+
 @contextmanager
 def driver(connection: Connection) -> Iterator[Any]:
     """The driver's own connection, for what must be fast; its errors leave as SQLAlchemy's.

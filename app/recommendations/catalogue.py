@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection
 
-from app.database import peek_revision
+from app.database import forget_pages, peek_revision
 from app.engine.arrays import Counts, Mask, Rows
 from app.engine.row_sets import RowSet
 from app.items import store as items
+from app.memory import give_back_freed_memory
 from app.recommendations.schemas import Filter, ItemRef
 
 Keys = npt.NDArray[np.int64]
@@ -118,7 +119,11 @@ class Catalogue:
             with self._lock:
                 view = self.view_at_hand(connection)  # whoever had the lock may have brought it up to date
                 if view is None:
-                    view = self._view = self._brought_up_to_date(connection, self._view)
+                    is_first, view = self._view is None, self._brought_up_to_date(connection, self._view)
+                    self._view = view
+                    if is_first:  # every item was read
+                        forget_pages(connection)
+                        give_back_freed_memory()
         return view
 
     def _brought_up_to_date(self, connection: Connection, old: CatalogueView | None) -> CatalogueView:
