@@ -8,20 +8,24 @@ files. A place is held by a lock, which ends with the process however that ends.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import os
+import struct
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import IO
 
-from prometheus_client import REGISTRY, CollectorRegistry, values
+from prometheus_client import REGISTRY, CollectorRegistry, Metric, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+_ATTEMPTS, _BETWEEN_ATTEMPTS = 5, 0.01
 
 
 @contextmanager
@@ -52,8 +56,23 @@ def all_figures() -> CollectorRegistry:
     for lock in _folder().glob("*.lock"):
         _remove_gauges_of_the_dead(lock)
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)
+    _Figures(registry)
     return registry
+
+
+class _Figures(MultiProcessCollector):
+    """Reads again where a process has just opened a file and not yet made it long enough for a value."""
+
+    def collect(self) -> Iterable[Metric]:
+        for _ in range(_ATTEMPTS - 1):
+            with contextlib.suppress(struct.error):
+                return self._found()
+            time.sleep(_BETWEEN_ATTEMPTS)
+        return self._found()
+
+    def _found(self) -> Iterable[Metric]:
+        found: Iterable[Metric] = super().collect()
+        return found
 
 
 def _folder() -> Path:

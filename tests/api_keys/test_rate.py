@@ -78,15 +78,12 @@ def redis_url() -> Iterator[str]:
 
 
 def test_processes_that_share_a_redis_server_count_together(sqlite_settings: Settings, redis_url: str) -> None:
-    pytest.importorskip("redis")
     settings = sqlite_settings.model_copy(update={"limits": Limits(rate="3/hour", rate_store=redis_url)})
     with serving(create_app(settings)) as one, serving(create_app(settings)) as other:
         assert statuses(one, 2) + statuses(other, 2) + statuses(one, 1) == [200, 200, 200, 429, 429]
 
 
 def test_without_its_store_there_is_no_limit() -> None:
-    pytest.importorskip("redis")
-
     async def ask() -> list[int | None]:
         rate = RateLimit("1/hour", "redis://127.0.0.1:1")
         return [await rate.wait_for("client") for _ in range(3)]

@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
 from prometheus_client import generate_latest
+from prometheus_client.mmap_dict import MmapedDict
 
 from app.metrics.processes import all_figures
 from tests.metrics.figures import read
@@ -84,3 +87,15 @@ def test_many_processes_that_start_at_once_take_places_of_their_own(tmp_path: Pa
 
 def test_without_a_folder_a_process_tells_of_itself() -> None:
     assert "process_resident_memory_bytes" in read(generate_latest(all_figures()).decode())
+
+
+def test_a_file_that_a_process_has_only_just_opened_is_read_once_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    begun = tmp_path / "counter_0.db"
+    begun.touch()
+    finished = threading.Timer(0.02, lambda: MmapedDict(str(begun)).close())
+    finished.start()
+    assert list(all_figures().collect()) == []
+    finished.join()

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
+from pyarrow.parquet import read_table
 from typer.testing import CliRunner
 
 from app.cli import app
@@ -62,12 +63,11 @@ def test_all_users_are_found_page_by_page(planted: Planted, settings: Settings) 
 
 
 def test_a_parquet_file_holds_the_same(planted: Planted, settings: Settings, tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is an extra: palate[parquet]")
     _, train = planted
     train()
     for name in ("lists.csv", "lists.parquet"):
         _recommend(settings, "--all", "--out", str(tmp_path / name))
-    table = parquet.read_table(tmp_path / "lists.parquet")
+    table = read_table(tmp_path / "lists.parquet")
     rows = list(csv.DictReader((tmp_path / "lists.csv").open(encoding="utf-8")))
     assert table.column_names == list(rows[0])
     assert table.column("item_id").to_pylist() == [row["item_id"] for row in rows]
