@@ -61,8 +61,9 @@ def _demo(
     environment = _ENVIRONMENT | (_SAMPLE_SCALE if ratings is None else {})
     with running_service(folder, port=port, environment=environment) as service:
         console.print(f"ready after {time.perf_counter() - began:.1f} s at {service.url}")
-        story.run(service.url, ratings, items, console)
+        user_id = story.run(service.url, ratings, items, console)
         if not exit_after:
+            story.show_addresses(service.url, user_id, console)
             console.print("\nThe service runs until Ctrl-C.")
             with suppress(KeyboardInterrupt):
                 code = service.process.wait()

@@ -32,10 +32,10 @@ class StoryFailed(Exception):
     """The demo cannot go on; the message says why."""
 
 
-def run(base_url: str, ratings_path: Path | None, items_path: Path | None, console: Console) -> None:
+def run(base_url: str, ratings_path: Path | None, items_path: Path | None, console: Console) -> str:
     """Tell the story against the service at `base_url`; without files, with the generated sample world.
 
-    Raises StoryFailed, ServiceRefused, httpx.TransportError and OSError.
+    Gives the user whom it is about. Raises StoryFailed, ServiceRefused, httpx.TransportError and OSError.
     """
     with ServiceClient(base_url) as service, _files(ratings_path, items_path) as (ratings, items):
         _import(service, ratings, items, console)
@@ -44,7 +44,7 @@ def run(base_url: str, ratings_path: Path | None, items_path: Path | None, conso
         user_id = _choose_user(service, known)
         top = _show_user(service, user_id, known, console)
         _rate_once_more(service, user_id, top, known, console)
-        _show_addresses(base_url, user_id, console)
+    return user_id
 
 
 @contextmanager
@@ -261,7 +261,8 @@ def _moved(change: Change) -> str:
     return f"[green]up {steps}[/]" if steps > 0 else f"[yellow]down {-steps}[/]"
 
 
-def _show_addresses(base_url: str, user_id: str, console: Console) -> None:
+def show_addresses(base_url: str, user_id: str, console: Console) -> None:
+    """Where to go on with the service."""
     address: Any = f"{base_url}/v1/users/{quote(user_id, safe='')}/recommendations"
     console.print(f"\n[bold]dashboard[/]  {base_url}/\n[bold]API[/]        {base_url}/docs")
     console.print(f"[bold]try[/]        curl '{address}?n=5'", soft_wrap=True)

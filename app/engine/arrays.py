@@ -50,16 +50,6 @@ def matrix32(values: npt.ArrayLike, name: str = "matrix") -> Matrix32:
     return _finite(_exact(np.asarray(values), np.float32, 2, name), name)
 
 
-def vector64(values: npt.ArrayLike, name: str = "values") -> Vector64:
-    """A C-ordered float64 vector of finite numbers."""
-    return _finite(_exact(np.asarray(values), np.float64, 1, name), name)
-
-
-def matrix64(values: npt.ArrayLike, name: str = "matrix") -> Matrix64:
-    """A C-ordered float64 matrix of finite numbers."""
-    return _finite(_exact(np.asarray(values), np.float64, 2, name), name)
-
-
 def refuse_rows_outside(array: Rows, n_rows: int, name: str, *, unknown_allowed: bool = False) -> None:
     """Raises InvalidArray with the first position whose row is not in 0..n_rows - 1 (or -1 where allowed)."""
     lowest = -1 if unknown_allowed else 0

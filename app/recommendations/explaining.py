@@ -27,5 +27,6 @@ def explanations(
     told = list(map(_REASON.__mod__, zip(moment.texts_of(rated.rows[flat]), *columns, strict=True)))
     reasons = [",".join(told[first : first + n_each]) for first in range(0, n_each * rows.size, n_each or 1)]
     others = found.shares.sum(axis=1) - shares.sum(axis=1)
-    scores, prior, rest, learned = np.array([found.scores, found.prior, others, found.learned]).round(decimals).tolist()
+    parts = np.array([found.scores, found.prior, others, found.learned]).round(decimals) + 0.0  # no -0.0
+    scores, prior, rest, learned = parts.tolist()
     return list(map(_EXPLANATION.__mod__, zip(scores, prior, reasons or [""] * rows.size, rest, learned, strict=True)))

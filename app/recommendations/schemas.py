@@ -199,7 +199,7 @@ class RecommendationsOut(Leveled, Answer):
     next_cursor: str | None = Field(
         description=(
             "Give it as `cursor` for the next page of the same list; null on the last, before the first model, and for "
-            "lists by an end of the interval or with diversity."
+            "lists that are not ranked by `value`, or with diversity."
         ),
         examples=[None],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rich.bar import Bar
 from rich.table import Table
 
 from app.engine.fold_in import INTERVAL_LEVEL
@@ -27,8 +28,8 @@ _MEASURES = {
     f"nDCG@{TOP}, by relevance": (f"ndcg_at_{TOP}_by_relevance",),
     f"nDCG@{TOP}, of rated items only": (f"ndcg_at_{TOP}_of_rated",),
     f"recall@{TOP}": (f"recall_at_{TOP}",),
-    f"recall@{TOP}, by relevance": (f"recall_at_{TOP}_by_relevance",),
     f"recall@{TOP}, popularity": ("report", "baselines", "popularity", f"recall_at_{TOP}"),
+    f"recall@{TOP}, by relevance": (f"recall_at_{TOP}_by_relevance",),
     f"inside the interval of {_PERCENT} %": (f"holdout_interval_{_PERCENT}_coverage",),
 }
 """What is shown of a version, and where its metrics hold it."""
@@ -69,11 +70,12 @@ def _measures(shown: VersionRow, other: VersionRow | None) -> Table:
 def _by_bucket(
     side: str, buckets: list[dict[str, Any]], theirs: list[dict[str, Any]], other: VersionRow | None
 ) -> Table:
-    """One row per bucket, with a bar as long as its RMSE beside the largest."""
-    table = Table(f"ratings of the {side}", "asked", "RMSE", "MAE", "inside", "width")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    table.add_column("RMSE", no_wrap=True)
+    """One row per bucket, with a bar as long as its RMSE beside the largest; where it is narrow, bars are shorter."""
+    table = Table()
+    table.add_column(f"ratings of\nthe {side}", no_wrap=True)
+    for name in ("asked", "RMSE", "MAE", "inside", "width"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("RMSE", max_width=_BAR)
     before = {bucket["from"]: bucket["rmse"] for bucket in theirs}
     if other is not None:
         table.add_column(f"RMSE, {_name(other)}", justify="right")
@@ -85,7 +87,7 @@ def _by_bucket(
             f"{bucket['coverage']:.1%}",
             f"{bucket['width']:.2f}",
         ]
-        bar = "█" * max(round(_BAR * bucket["rmse"] / largest), 1)
+        bar = Bar(largest, 0, bucket["rmse"])
         compared = [_number(before.get(bucket["from"]))] if other is not None else []
         table.add_row(_range(bucket), f"{bucket['n']:,}", *errors, bar, *compared)
     return table

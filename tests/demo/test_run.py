@@ -44,6 +44,7 @@ def test_the_demo_shows_what_one_rating_moves_and_on_its_own_data_goes_on(
     assert re.search(r"recommended by model version 1 *\ntitle.*(\n.* \d\.\d\d .*){10}\n", told)
     assert re.search(r"now rates .* with (0\.5|5)\nthe list \d+ ms later, without any training", told)
     assert "the service has stopped" in told
+    assert "/docs" not in told  # nobody is sent to a service that is gone
     assert demo(files / "ratings.csv", None, files / "data", 0, exit_after=True) == 0
     assert "model version 2 trained" in capsys.readouterr().out
 

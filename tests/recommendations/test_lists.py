@@ -149,6 +149,7 @@ def test_an_explanation_adds_up_and_names_what_was_rated(planted: Planted, user:
             assert reason["title"] == reason["item_id"].upper()
         if user == "newcomer":
             assert told["learned"] == pytest.approx(0.0, abs=2e-4)
+            assert str(told["learned"]) != "-0.0"
 
 
 def test_a_fan_is_recommended_the_own_kind_because_of_it(planted: Planted) -> None:

@@ -28,8 +28,8 @@ def _version(number: int, metrics: dict[str, Any], *, is_active: bool = False) -
     return SimpleNamespace(version=number, is_active=is_active, manifest={"metrics": metrics})
 
 
-def _printed(shown: Any, active: Any) -> list[str]:
-    console = Console(width=160)
+def _printed(shown: Any, active: Any, width: int = 160) -> list[str]:
+    console = Console(width=width)
     with console.capture() as captured:
         for part in tables(shown, active):
             console.print(part)
@@ -49,6 +49,14 @@ def test_a_version_is_shown_beside_the_baselines_with_bars_as_long_as_its_errors
     assert _line(lines, "300 and more").count("█") * 2 == _line(lines, "0").count("█") == 30
     assert "81.0%" in _line(lines, "1 to 2")
     assert "1,234" in _line(lines, "1 to 2")
+
+
+def test_no_number_is_cut_off_in_a_narrow_terminal() -> None:
+    active = _version(3, METRICS, is_active=True)
+    line = _line(_printed(active, active, width=80), "300 and more")
+    assert all(number in line for number in ("1,234", "0.5000", "81.0%", "1.90", "█"))
+    beside = _printed(_version(2, METRICS), active, width=80)
+    assert all(number in _line(beside, "300 and more") for number in ("1,234", "0.5000", "81.0%", "1.90"))
 
 
 def test_what_was_not_measured_of_any_version_has_no_line() -> None:
