@@ -473,6 +473,8 @@ def create_key(
 
     from app.api_keys.commands import make_key
 
+    if file and file.exists():
+        raise Failed(f"{file} is there already; name a new file for the key")
     with _database(is_made=True) as (database, _):
         made = make_key(database, name, [each.value for each in scope], timedelta(days) if days else None, file)
     where = f"is in {file}" if file else "is"

@@ -17,7 +17,7 @@ from app.engine.bounds import best_by_bound
 from app.engine.diversity import POOL, diverse_order
 from app.engine.finder import Found, FullScan
 from app.engine.fold_in import UserSide
-from app.engine.relevance import best_by_relevance
+from app.engine.relevance import DIRECTIONS, best_by_relevance
 from app.engine.row_sets import RowSet
 from app.engine.top_n_index import Query
 from app.recommendations.catalogue import CatalogueView
@@ -87,7 +87,9 @@ class Moment:
         """The same for a list of which n_before items are passed over, made from so many ratings and named items."""
         model = self.served.model
         n_products = wish.diversity and (n_before + wish.n) * POOL * model.n_factors
-        if wish.rank_by != "value":
+        if wish.rank_by == "relevance":
+            n_products += model.n_items * (model.n_factors + DIRECTIONS)
+        elif wish.rank_by != "value":
             n_products += model.n_items * (model.n_factors + 1) ** 2 / 2
         if wish.n_reasons is not None:
             n_products += wish.n * n_named * model.n_factors

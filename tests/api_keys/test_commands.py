@@ -58,10 +58,12 @@ def test_a_name_that_is_taken_is_told_in_a_line() -> None:
     assert refused.stderr.startswith("there is an API key 'web' already")
 
 
-def test_a_file_with_a_key_is_its_owners_alone(tmp_path: Path) -> None:
+def test_a_file_with_a_key_is_new_and_its_owners_alone(tmp_path: Path) -> None:
     file = tmp_path / "key"
-    file.write_text("something older and longer than any key could ever be, for anybody to read" * 3)
-    file.chmod(0o644)
+    file.write_text("something older")
+    refused = palate("keys", "create", "web", "--scope", "read", "--file", file)
+    assert (refused.exit_code, file.read_text()) == (1, "something older")
+    file.unlink()
     made = palate("keys", "create", "web", "--scope", "read", "--file", file)
     assert made.stdout == ""
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
