@@ -42,6 +42,7 @@ def _pointer(_typing: Any, _address: Any) -> Any:
     ),
     nogil=True,
     cache=True,
+    fastmath={"reassoc", "contract"},
 )
 def fold_in_averaged(
     places: Offsets,

@@ -148,9 +148,9 @@ class Moment:
 
     def user_of(self, rated: RatedItems) -> UserSide:
         """By the trained vector where the ratings are those of the training and it is better; else folded in."""
-        if rated.trained_row is not None:
-            return self.served.fold_in.trained(rated.trained_row, rated.rows, rated.values)
-        return self.served.fold_in.fold_in(rated.rows, rated.values)
+        fold_in = self.served.fold_in
+        user = fold_in.solve(rated.rows, rated.values.astype(np.float32))
+        return user if rated.trained_row is None else fold_in.trained(rated.trained_row, user)
 
     def source_of(self, rated: RatedItems, *, before: Source) -> Source:
         if self.served.version is None:

@@ -24,7 +24,8 @@ from app.errors import BadInput, FieldError
 from app.items import store as items
 from app.metrics.instruments import TOP_N_SECONDS, USERS_ANSWERED
 from app.ratings import store as ratings
-from app.recommendations.encoding import items_json, object_json
+from app.ratings.loop_reader import LoopReader
+from app.recommendations.encoding import items_json, numbers_json, object_json
 from app.recommendations.explaining import explanations
 from app.recommendations.kept import KeptTastes, Taste
 from app.recommendations.moment import NO_ROWS, Moment, RatedItems, TooLongForTheLoop
@@ -78,6 +79,7 @@ class Recommender:
         self._versions: tuple[tuple[LoadedVersion, ServedModel], ...] = ()  # the current one, and perhaps the next
         live.before_swap = self.prepare
         self._reader = database.open_reader() if database.is_sqlite else None
+        self._loop_reader = LoopReader(database) if database.is_sqlite else None
         self._tastes = KeptTastes(settings.kept_tastes)
         self._recent = RecentPopularity()
         self._versions_dir = settings.versions_dir
@@ -87,6 +89,8 @@ class Recommender:
         """Let go of the database."""
         if self._reader:
             self._reader.close()
+        if self._loop_reader:
+            self._loop_reader.close()
 
     async def list_for_user(self, user_id: str, wish: Wish) -> bytes:
         """The best items for a user by the ratings of this moment, as `RecommendationsOut`."""
@@ -141,7 +145,7 @@ class Recommender:
         if served is None:
             return None
         changes = reader.changes()  # before anything else is read: what is committed from now on shows the next time
-        view = served.catalogue.view_at_hand(connection)
+        view = served.catalogue.view_at_hand(connection, changes)
         return Moment(connection, served, view, changes, is_on_loop=True) if view else None
 
     def predictions(
@@ -238,7 +242,8 @@ class Recommender:
             is_of_now = moment.changes is not None and kept.lists is not None and kept.lists.changes == moment.changes
             if is_of_now or ratings.state_of_user(moment.connection, user_id) == kept.state:
                 return kept
-        known = ratings.ratings_of_user(moment.connection, user_id)
+        reader = self._loop_reader if moment.is_on_loop and self._loop_reader else ratings
+        known = reader.ratings_of_user(moment.connection, user_id)
         moment.expect(n_named=known.values.size)
         rated = _rated_items(moment.served, known)
         taste = Taste(moment.served, known.state, rated, moment.user_of(rated))
@@ -277,7 +282,7 @@ class Recommender:
         if length > 0:
             [(rows, cosines)] = served.finder.best([query], n, among=moment.among(wanted), cosine=True)
         return object_json(
-            items_json(moment.texts_of(rows), similarity=(cosines * np.float32(length)).tolist()),
+            items_json(moment.texts_of(rows), similarity=numbers_json((cosines * np.float32(length)).tolist())),
             model_version=served.version,
             trained_through=served.trained_through,
             source="means" if served.version is None else "item_vectors",
@@ -295,7 +300,11 @@ class Recommender:
         scores = np.where(liked.counts >= wanted.min_ratings, liked.means, np.nan).astype(np.float32)
         rows, means = best_rows(scores, n, candidates=None if among is None else among.rows())
         return object_json(
-            items_json(moment.texts_of(rows), value=means.tolist(), n_ratings=liked.counts[rows].tolist()),
+            items_json(
+                moment.texts_of(rows),
+                value=numbers_json(means.tolist()),
+                n_ratings=numbers_json(liked.counts[rows].tolist()),
+            ),
             model_version=served.version,
             trained_through=served.trained_through,
             source="popular",
@@ -339,7 +348,8 @@ class Recommender:
     ) -> bytes:
         """A list as JSON; `more` are fields of the answer besides, or instead."""
         served = moment.served
-        columns: dict[str, list[float] | list[str]] = self.predict(served, user, rows, wish.level)._asdict()
+        predicted = self.predict(served, user, rows, wish.level)
+        columns = dict(zip(Intervals._fields, map(numbers_json, predicted), strict=True))
         facts: dict[str, object] = {
             "model_version": served.version,
             "trained_through": served.trained_through,

@@ -190,7 +190,8 @@ def test_a_user_who_rates_at_random_has_wider_intervals_than_one_who_rates_as_pr
 def test_a_trained_user_has_the_trained_vector_and_the_doubt_of_folding_in():
     model = averaged_model()
     fold_in = FoldIn(model)
-    user, folded = fold_in.trained(2, [1, 2], [4.0, 5.0]), fold_in.fold_in([1, 2], [4.0, 5.0])
+    folded = fold_in.fold_in([1, 2], [4.0, 5.0])
+    user = fold_in.trained(2, folded)
     np.testing.assert_array_equal(user.factors, model.user_factors[2])
     assert user.bias == model.user_bias[2]
     np.testing.assert_array_equal(user.upper, folded.upper)
