@@ -203,11 +203,11 @@ class FoldIn:
         if self.model.loss.link != "identity":
             values, variances = self.predict(user, items)
             return np.array([values, *self.interval(user, items, values, variances, level)], np.float64)
-        refuse_rows_outside(items, self.model.n_items, "item_rows", unknown_allowed=True)
         told = np.empty((3, items.size))
         reach = (self._reach if level == INTERVAL_LEVEL else self._reach_at(level))[bucket_of(user.n_ratings)]
         side = (user.factors, user.bias, user.upper, user.noise_scale)
-        predict_with_intervals(self._places, self._numbers, *side, items, reach, _BUCKETS, told)
+        if not predict_with_intervals(self._places, self._numbers, *side, items, reach, _BUCKETS, told):
+            refuse_rows_outside(items, self.model.n_items, "item_rows", unknown_allowed=True)
         return told
 
     def interval(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -117,9 +116,13 @@ class Recommender:
         has to be built first, and whatever is large.
         """
         if self._reader:
-            with self._reader.read() as connection, contextlib.suppress(TooLongForTheLoop):
-                if moment := self._moment_at_hand(self._reader, connection):
+            try:
+                if moment := self._moment_at_hand(self._reader):
                     return question(moment, *args, **kwargs)
+            except TooLongForTheLoop:
+                pass
+            finally:
+                self._reader.end()
         return await anyio.to_thread.run_sync(partial(self.ask, question, *args, **kwargs))
 
     def ask(self, question: Callable[Concatenate[Moment, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -139,14 +142,14 @@ class Recommender:
             raise away
         return Moment(away, served, served.catalogue.last_view)
 
-    def _moment_at_hand(self, reader: Reader, connection: Connection) -> Moment | None:
+    def _moment_at_hand(self, reader: Reader) -> Moment | None:
         """The moment, if nothing has to be built or waited for."""
         served = self._known(self._live.current)
         if served is None:
             return None
         changes = reader.changes()  # before anything else is read: what is committed from now on shows the next time
-        view = served.catalogue.view_at_hand(connection, changes)
-        return Moment(connection, served, view, changes, is_on_loop=True) if view else None
+        view = served.catalogue.view_at_hand(reader.connection, changes)
+        return Moment(reader.connection, served, view, changes, is_on_loop=True) if view else None
 
     def predictions(
         self, moment: Moment, pairs: Sequence[tuple[str, str]], level: float = INTERVAL_LEVEL
@@ -322,7 +325,10 @@ class Recommender:
         return served
 
     def _known(self, loaded: LoadedVersion | None) -> ServedModel | None:
-        return next((served for known, served in self._versions if known is loaded), None)
+        for known, served in self._versions:
+            if known is loaded:
+                return served
+        return None
 
     def prepare(self, loaded: LoadedVersion) -> None:
         """Build what answers of this version need before it becomes the current one, which answers meanwhile."""

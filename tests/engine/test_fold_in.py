@@ -227,6 +227,13 @@ def test_predictions_with_intervals_are_those_made_one_after_the_other(n_rated, 
         np.testing.assert_allclose(fold_in.with_intervals(user, items, level), expected, rtol=1e-6, atol=1e-6)
 
 
+def test_intervals_of_rows_outside_the_model_are_refused():
+    fold_in = FoldIn(averaged_model())
+    for rows in ([0, 40_000], [-2]):
+        with pytest.raises(InvalidArray, match="there are"):
+            fold_in.with_intervals(fold_in.fold_in([], []), np.array(rows, np.int32))
+
+
 def test_calibrated_intervals_contain_each_other_by_level_and_their_prediction():
     model = averaged_model()
     fold_in = FoldIn(model)
