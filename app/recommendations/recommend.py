@@ -240,12 +240,12 @@ class Recommender:
 
     def _taste(self, moment: Moment, user_id: str) -> Taste:
         """The user's taste of this moment: the kept one where the ratings are still the same, else made anew."""
+        reader = self._loop_reader if moment.is_on_loop and self._loop_reader else ratings
         kept = self._tastes.of(user_id, moment.served)
         if kept is not None:
             is_of_now = moment.changes is not None and kept.lists is not None and kept.lists.changes == moment.changes
-            if is_of_now or ratings.state_of_user(moment.connection, user_id) == kept.state:
+            if is_of_now or reader.state_of_user(moment.connection, user_id) == kept.state:
                 return kept
-        reader = self._loop_reader if moment.is_on_loop and self._loop_reader else ratings
         known = reader.ratings_of_user(moment.connection, user_id)
         moment.expect(n_named=known.values.size)
         rated = _rated_items(moment.served, known)

@@ -34,6 +34,7 @@ def assert_same(database: Database, reader: LoopReader, *user_ids: str) -> None:
     with database.read() as connection:
         for user_id in user_ids:
             found, expected = (one.ratings_of_user(connection, user_id) for one in (reader, store))
+            assert reader.state_of_user(connection, user_id) == store.state_of_user(connection, user_id)
             assert (found.user_key, found.newest) == (expected.user_key, expected.newest)
             assert found.item_keys.tolist() == expected.item_keys.tolist()
             assert found.values.tolist() == pytest.approx(expected.values.tolist(), rel=1e-14)
@@ -100,8 +101,8 @@ def test_an_error_of_sqlite_is_left_to_the_driver_to_tell(
     assert_same(database, reader, "ann")
     with database.write() as connection:
         connection.exec_driver_sql("ALTER TABLE ratings RENAME TO elsewhere")
-    assert reader._query is not None
-    assert reader._query.ask("ann") is None
+    assert reader._of_user is not None
+    assert reader._of_user.ask("ann") is None
     with database.write() as connection:
         connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO ratings")
     assert_same(database, reader, "ann")
