@@ -121,6 +121,13 @@ class Database:
             yield connection
 
     @contextmanager
+    def read_at_once(self) -> Iterator[Connection]:
+        """As `read`, for a block that is one statement on a server: no transaction is begun and ended around it."""
+        self._refuse_while_away()
+        with self.engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that is committed when the block ends, and undone when it raises."""
         if not self.is_sqlite:

@@ -27,7 +27,9 @@ _STATE_OF_USER = """
 class LoopReader:
     """Reads ratings on connections of its own to the SQLite file, in half the time that Python's driver takes."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, connection: Connection) -> None:
+        """The connection is for what cannot be read natively."""
+        self._connection = connection
         self._of_user, self._state_of_user = (
             self._prepared(database, _OF_USER),
             self._prepared(database, _STATE_OF_USER),
@@ -41,19 +43,19 @@ class LoopReader:
             log.info("reading users' ratings by Python's own driver: %s", reason)
             return None
 
-    def ratings_of_user(self, connection: Connection, user_id: str) -> UserRatings:
-        """As `store.ratings_of_user`, of this moment; the connection is for what cannot be read natively."""
+    def ratings_of_user(self, user_id: str) -> UserRatings:
+        """As `store.ratings_of_user`, of this moment."""
         found = self._of_user.ask(user_id) if self._of_user else None
         if found is None:
-            return store.ratings_of_user(connection, user_id)
+            return store.ratings_of_user(self._connection, user_id)
         user_key, item_keys, values, newest = found
         return UserRatings(user_key, item_keys, values, newest) if user_key else store.NO_RATINGS
 
-    def state_of_user(self, connection: Connection, user_id: str) -> StateOfRatings:
+    def state_of_user(self, user_id: str) -> StateOfRatings:
         """As `store.state_of_user`, of this moment."""
         found = self._state_of_user.ask(user_id) if self._state_of_user else None
         if found is None:
-            return store.state_of_user(connection, user_id)
+            return store.state_of_user(self._connection, user_id)
         user_key, n_ratings, _, newest = found  # no number at all where it is zero
         return StateOfRatings(user_key, int(n_ratings.sum()), newest) if user_key else store.NO_RATINGS.state
 

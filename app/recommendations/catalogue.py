@@ -74,13 +74,18 @@ class CatalogueView:
         return found
 
     def texts(
-        self, connection: Connection | None, item_rows: Rows, item_keys: Keys, ids: Callable[[Rows], list[str]]
+        self,
+        connect: Callable[[], Connection | None],
+        item_rows: Rows,
+        item_keys: Keys,
+        ids: Callable[[Rows], list[str]],
     ) -> list[str]:
         """Each item as the JSON of `ItemRef`, without the brace at its end; without a connection only what is kept."""
         rows = item_rows.tolist()
         found = [self._texts.get(row) for row in rows]
         unread = [place for place, text in enumerate(found) if text is None]
         if unread:
+            connection = connect()
             described = items.describe(connection, item_keys[item_rows[unread]].tolist()) if connection else {}
             for place, item_id in zip(unread, ids(item_rows[unread]), strict=True):
                 title, categories = described.get(int(item_keys[rows[place]]), (None, []))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,7 @@ from app.errors import BadInput, FieldError
 from app.items import store as items
 from app.metrics.instruments import TOP_N_SECONDS, USERS_ANSWERED
 from app.ratings import store as ratings
+from app.ratings.looks import Looks, NotLookedAt
 from app.ratings.loop_reader import LoopReader
 from app.recommendations.encoding import items_json, numbers_json, object_json
 from app.recommendations.explaining import explanations
@@ -78,7 +80,8 @@ class Recommender:
         self._versions: tuple[tuple[LoadedVersion, ServedModel], ...] = ()  # the current one, and perhaps the next
         live.before_swap = self.prepare
         self._reader = database.open_reader() if database.is_sqlite else None
-        self._loop_reader = LoopReader(database) if database.is_sqlite else None
+        self._loop_reader = LoopReader(database, self._reader.connection) if self._reader else None
+        self._looks = None if database.is_sqlite else Looks(database)
         self._tastes = KeptTastes(settings.kept_tastes)
         self._recent = RecentPopularity()
         self._versions_dir = settings.versions_dir
@@ -94,10 +97,13 @@ class Recommender:
     async def list_for_user(self, user_id: str, wish: Wish) -> bytes:
         """The best items for a user by the ratings of this moment, as `RecommendationsOut`."""
         unchanged = self._unchanged_list(user_id, wish)
-        if unchanged is None:
-            return await self.answer(self.for_user, user_id, wish)
-        _KEPT.inc()
-        return unchanged
+        if unchanged is not None:
+            _KEPT.inc()
+            return unchanged
+        if self._looks and (moment := await self._moment_looked_at(self._looks, user_id)):
+            with contextlib.suppress(TooLongForTheLoop, NotLookedAt):
+                return self.for_user(moment, user_id, wish)
+        return await self.answer(self.for_user, user_id, wish)
 
     def _unchanged_list(self, user_id: str, wish: Wish) -> bytes | None:
         """The list that was given last, if nothing at all has been committed since."""
@@ -149,7 +155,22 @@ class Recommender:
             return None
         changes = reader.changes()  # before anything else is read: what is committed from now on shows the next time
         view = served.catalogue.view_at_hand(reader.connection, changes)
-        return Moment(reader.connection, served, view, changes, is_on_loop=True) if view else None
+        return Moment(reader.connection, served, view, changes, True, self._loop_reader) if view else None
+
+    async def _moment_looked_at(self, looks: Looks, user_id: str) -> Moment | None:
+        """The moment of one user's question to a server, if nothing else has to be read or built."""
+        served = self._known(self._live.current)
+        if served is None:
+            return None
+        kept = self._tastes.of(user_id, served)
+        try:
+            look = await looks.at(user_id, kept.state if kept else None)
+        except DATABASE_IS_AWAY:
+            return None  # asked again in a thread, where the answer is made from memory if it can be
+        view = served.catalogue.last_view
+        if view is None or view.revision < look.items_revision:
+            return None
+        return Moment(TooLongForTheLoop(), served, view, None, True, look)
 
     def predictions(
         self, moment: Moment, pairs: Sequence[tuple[str, str]], level: float = INTERVAL_LEVEL
@@ -240,13 +261,12 @@ class Recommender:
 
     def _taste(self, moment: Moment, user_id: str) -> Taste:
         """The user's taste of this moment: the kept one where the ratings are still the same, else made anew."""
-        reader = self._loop_reader if moment.is_on_loop and self._loop_reader else ratings
         kept = self._tastes.of(user_id, moment.served)
         if kept is not None:
             is_of_now = moment.changes is not None and kept.lists is not None and kept.lists.changes == moment.changes
-            if is_of_now or reader.state_of_user(moment.connection, user_id) == kept.state:
+            if is_of_now or moment.state_of_user(user_id) == kept.state:
                 return kept
-        known = reader.ratings_of_user(moment.connection, user_id)
+        known = moment.ratings_of_user(user_id)
         moment.expect(n_named=known.values.size)
         rated = _rated_items(moment.served, known)
         taste = Taste(moment.served, known.state, rated, moment.user_of(rated))

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -23,18 +24,25 @@ def database(sqlite_settings: Settings):
     database.dispose()
 
 
+@contextlib.contextmanager
+def reading(database: Database) -> Iterator[LoopReader]:
+    with database.engine.connect() as connection:
+        reader = LoopReader(database, connection)
+        yield reader
+        reader.close()
+
+
 @pytest.fixture
 def reader(database: Database):
-    reader = LoopReader(database)
-    yield reader
-    reader.close()
+    with reading(database) as reader:
+        yield reader
 
 
 def assert_same(database: Database, reader: LoopReader, *user_ids: str) -> None:
     with database.read() as connection:
         for user_id in user_ids:
-            found, expected = (one.ratings_of_user(connection, user_id) for one in (reader, store))
-            assert reader.state_of_user(connection, user_id) == store.state_of_user(connection, user_id)
+            found, expected = reader.ratings_of_user(user_id), store.ratings_of_user(connection, user_id)
+            assert reader.state_of_user(user_id) == store.state_of_user(connection, user_id)
             assert (found.user_key, found.newest) == (expected.user_key, expected.newest)
             assert found.item_keys.tolist() == expected.item_keys.tolist()
             assert found.values.tolist() == pytest.approx(expected.values.tolist(), rel=1e-14)
@@ -61,11 +69,10 @@ def test_who_has_more_ratings_than_there_is_room_for_is_read_whole(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop_reader, "ROOM", 5)
-    reader = LoopReader(database)
-    for n in range(4, 8):
-        save_many(database, *((f"user-{n}", f"item-{i}", 1.0 + i / 2) for i in range(n)))
-        assert_same(database, reader, f"user-{n}")
-    reader.close()
+    with reading(database) as reader:
+        for n in range(4, 8):
+            save_many(database, *((f"user-{n}", f"item-{i}", 1.0 + i / 2) for i in range(n)))
+            assert_same(database, reader, f"user-{n}")
 
 
 def test_a_user_whose_ratings_are_all_gone_is_known_and_has_none(database: Database, reader: LoopReader) -> None:
@@ -77,9 +84,8 @@ def test_a_user_whose_ratings_are_all_gone_is_known_and_has_none(database: Datab
 
 def test_what_was_read_stays_when_the_next_user_is_read(database: Database, reader: LoopReader) -> None:
     save_many(database, ("ann", "dune", 4.0), ("ben", "dune", 2.0))
-    with database.read() as connection:
-        ann: UserRatings = reader.ratings_of_user(connection, "ann")
-        reader.ratings_of_user(connection, "ben")
+    ann: UserRatings = reader.ratings_of_user("ann")
+    reader.ratings_of_user("ben")
     np.testing.assert_array_equal(ann.values, [4.0])
 
 
@@ -88,10 +94,9 @@ def test_the_driver_reads_where_sqlite_cannot_be_called(database: Database, monk
         raise NotNative("not here")
 
     monkeypatch.setattr(loop_reader, "KeptQuery", refuse)
-    reader = LoopReader(database)
-    save_many(database, ("ann", "dune", 4.0))
-    assert_same(database, reader, "ann", "nobody")
-    reader.close()
+    with reading(database) as reader:
+        save_many(database, ("ann", "dune", 4.0))
+        assert_same(database, reader, "ann", "nobody")
 
 
 def test_an_error_of_sqlite_is_left_to_the_driver_to_tell(
