@@ -147,6 +147,7 @@ class Database:
             with self.write() as connection:
                 yield connection
             return
+        self._refuse_while_away()
         with self.engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
