@@ -317,9 +317,9 @@ def _axes(factors: Matrix32, rows: Rows) -> tuple[Vector64, Matrix64]:
 
 
 def _lead_of(spectrum: Vector64) -> int:
-    """As few axes as hold the wanted share, one less than fours of them; all where that takes more than half of them."""
+    """As few axes as hold the wanted share, one less than fours of them; all where a quarter of them does not."""
     k, total = spectrum.size, float(spectrum.sum())
-    for n_lead in range(GROUP - 1, k // 2 + 1, GROUP):
+    for n_lead in range(GROUP - 1, k // 4 + 1, GROUP):
         if spectrum[:n_lead].sum() >= LEAD_SHARE * total:
             return n_lead
     return k

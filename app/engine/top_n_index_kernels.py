@@ -54,9 +54,11 @@ ORDER, LEAD, WHOLE, BIAS, LENGTH, OF_BLOCK, OF_GROUP, FACTORS, BIASES = range(9)
 N_ITEMS, K, N_GROUPS, N_LEAD, LEAD_PARTS, WHOLE_STRIDE = range(9, 15)
 N_PLACES = 15
 
-# What a search keeps of each user. First, in this order, what `blocks_reaching` takes.
+# What a search keeps of each user, words of 4 bytes: numbers, first those that `blocks_reaching` takes, in its order; what
+# sums of products begin with; then two lines or more of bytes, for the first stage and for whole vectors.
 STEP, LEAD_NORM, LEAD_WEIGHT, WEIGHT, FLOOR, WHOLE_STEP, WHOLE_NORM, WHOLE_WEIGHT, FULL_NORM, START = range(10)
-_N_OF_USER = 10
+LOWEST, WHOLE_LOWEST, BYTES = 10, 11, 16
+_LINE = 64
 
 _BELOW_ALL = 1e37
 """A floor that every bound is above: while fewer than n items have been found, none is left out."""
@@ -71,9 +73,11 @@ DOES_NOT_FIT = -1
 
 _MOST = 127.0
 MIDDLE = 128  # what bytes of items are stored with, so that they have no sign
+LONG = 64  # bits of a number
 MOST_REST = 126.0
 """One less than fits, so that rounding upwards fits."""
-_PART = GROUP_BYTES
+_FEW = 32
+"""Items that are looked at one by one as fast as all of the group together again."""
 
 
 @njit(
@@ -86,7 +90,7 @@ def _quantise(rotated: Vector64, n: int, step: float, in_bytes: Rows) -> tuple[f
     """Writes the first n whole numbers p_f / step; gives squared norms: of what they are off, and of the result."""
     error, result = 0.0, 0.0
     for f in range(n):
-        number = min(_MOST, max(-_MOST, np.rint(rotated[f] / step)))
+        number = min(_MOST, max(-_MOST, math.floor(rotated[f] / step + 0.5)))
         in_bytes[f] = int8(number)
         error += (rotated[f] - step * number) ** 2
         result += (step * number) ** 2
@@ -100,66 +104,85 @@ def _step_of(wanted: float) -> float:
     return step if step > _TINY else 1.0
 
 
-@njit(int32(int8[::1], int64), nogil=True, cache=True, inline="always")
-def _lowest(in_bytes: Rows, n: int) -> int:
+@njit(int32(int8[::1]), nogil=True, cache=True, inline="always")
+def _lowest(in_bytes: Rows) -> int:
     """What a sum of products begins with, since the items' bytes are stored without sign."""
     total = 0
-    for f in range(n):
-        total += in_bytes[f]
+    for number in in_bytes:
+        total += number
     return _one_int32(-MIDDLE * total)
 
 
+@njit(int64(int64), nogil=True, cache=True, inline="always")
+def _lines(n_bytes: int) -> int:
+    """The next multiple of 64."""
+    return (n_bytes + _LINE - 1) // _LINE * _LINE
+
+
+@njit(void(int64, float64[:, ::1], float64[::1]), nogil=True, cache=True, fastmath={"contract", "reassoc"})
+def _turn(user: int, rotation: Matrix64, rotated: Vector64) -> None:
+    """rotated = rotation' p, four factors at a time: what is added to stays in registers longer."""
+    k = rotation.shape[0]
+    rotated[:] = 0.0
+    whole = k - k % 4
+    for f in range(0, whole, 4):
+        p0, p1 = float64(float_at(user, f)), float64(float_at(user, f + 1))
+        p2, p3 = float64(float_at(user, f + 2)), float64(float_at(user, f + 3))
+        for g in range(k):
+            rotated[g] += (p0 * rotation[f, g] + p1 * rotation[f + 1, g]) + (
+                p2 * rotation[f + 2, g] + p3 * rotation[f + 3, g]
+            )
+    for f in range(whole, k):
+        for g in range(k):
+            rotated[g] += float64(float_at(user, f)) * rotation[f, g]
+
+
 @njit(
-    void(int64, float64[:, ::1], int64, float64, float64[::1], int8[::1], int8[::1], float32[::1], int32[::1]),
+    void(int64[::1], float64[:, ::1], float64, int64, float64[::1], float32[::1], int32[::1], int8[::1]),
     nogil=True,
     cache=True,
     fastmath={"contract", "reassoc"},
 )
 def prepare(
-    user: int,
+    places: Offsets,
     rotation: Matrix64,
-    n_lead: int,
     slack: float,
+    user: int,
     rotated: Vector64,
-    lead: Rows,
-    whole: Rows,
-    of_user: Vector32,
-    lowest: Rows,
+    numbers: Vector32,
+    words: Rows,
+    in_bytes: Rows,
 ) -> None:
     """All that a scan needs of p: turned, in bytes, and the errors of that.
 
-    user: address of p [k]   rotation [k, k]   n_lead: factors of the first stage, at most k; where they are fewer, the
-    length of the others is one more byte   rotated [k], lead [> n_lead or k], whole [>= k], of_user, lowest [2]:
-    overwritten
+    rotation [k, k]   user: address of p [k]   rotated [k]: overwritten   numbers, words, in_bytes: what is kept of the
+    user, zero before, as one type and another
     """
-    k = rotation.shape[0]
-    rotated[:] = 0.0
-    for f in range(k):
-        factor = float64(float_at(user, f))
-        for g in range(k):
-            rotated[g] += factor * rotation[f, g]
+    k, n_lead = rotation.shape[0], places[N_LEAD]
+    _turn(user, rotation, rotated)
     largest_lead, largest, squares, rest = 0.0, 0.0, 0.0, 0.0
     for f in range(n_lead):
         largest_lead = max(largest_lead, abs(rotated[f]))
         squares += rotated[f] * rotated[f]
-    largest = largest_lead
     for f in range(n_lead, k):
         largest = max(largest, abs(rotated[f]))
         rest += rotated[f] * rotated[f]
     full_norm, beyond = math.sqrt(squares + rest), math.sqrt(rest)
     step = _step_of(max(largest_lead / _MOST, beyond / MOST_REST))
+    lead = in_bytes[4 * BYTES :]
     error, result = _quantise(rotated, n_lead, step, lead)
-    of_user[STEP], of_user[LEAD_NORM] = step, math.sqrt(result)
-    of_user[LEAD_WEIGHT] = math.sqrt(error) + slack * full_norm
-    of_user[FULL_NORM] = full_norm
-    lowest[0], lowest[1] = _lowest(lead, n_lead), 0
+    numbers[STEP], numbers[LEAD_NORM] = step, math.sqrt(result)
+    numbers[LEAD_WEIGHT] = math.sqrt(error) + slack * full_norm
+    numbers[FULL_NORM] = full_norm
+    words[LOWEST] = _lowest(lead[:n_lead])
     if n_lead < k:
         lead[n_lead] = int8(math.ceil(beyond / step))
-        step = _step_of(largest / _MOST)
+        whole = lead[_lines(GROUP * places[LEAD_PARTS]) :]
+        step = _step_of(max(largest_lead, largest) / _MOST)
         error, result = _quantise(rotated, k, step, whole)
-        of_user[WHOLE_STEP], of_user[WHOLE_NORM] = step, math.sqrt(result)
-        of_user[WHOLE_WEIGHT] = math.sqrt(error) + slack * full_norm
-        lowest[1] = _lowest(whole, k)
+        numbers[WHOLE_STEP], numbers[WHOLE_NORM] = step, math.sqrt(result)
+        numbers[WHOLE_WEIGHT] = math.sqrt(error) + slack * full_norm
+        words[WHOLE_LOWEST] = _lowest(whole[:k])
 
 
 @njit(boolean(int64, READ_WORDS), nogil=True, cache=True, inline="always")
@@ -276,13 +299,15 @@ def _best_first(best: Vector32, rows: Rows, n_found: int) -> None:
     sort_heap(best, rows, n_found)
 
 
-@njit(_tuple_of(float32, 2)(float32, float32, float32, float64, boolean), nogil=True, cache=True, inline="always")
-def _raised(worst: float, start: float, norm: float, slack: float, is_cosine: bool) -> tuple[float, float]:
+@njit(void(float32[::1], float32, float64, boolean), nogil=True, cache=True, inline="always")
+def _raise_floor(numbers: Vector32, worst: float, slack: float, is_cosine: bool) -> None:
     """What a bound needs to reach the worst of n: the weight of its bias or length, and what is added to it."""
     if is_cosine:
-        return _single(-worst * norm), _single(_TINY)
-    apart = float64(start) - float64(worst)
-    return _single(1), _single(apart + slack * (abs(start) + abs(worst)) + _TINY)
+        numbers[WEIGHT], numbers[FLOOR] = -worst * numbers[FULL_NORM], _TINY
+    else:
+        start = numbers[START]
+        apart = float64(start) - float64(worst)
+        numbers[WEIGHT], numbers[FLOOR] = 1, apart + slack * (abs(start) + abs(worst)) + _TINY
 
 
 @njit(
@@ -363,6 +388,101 @@ def _offer_members(
     return n_found
 
 
+@njit(_tuple_of(int64, 2)(int64[::1], boolean, int64, int64), nogil=True, cache=True, inline="always")
+def _reaching(places: Offsets, is_cosine: bool, kept: int, group: int) -> tuple[int, int]:
+    """A bit for each item of a group that the first stage cannot leave out.   kept: address of what is of the user"""
+    parts = places[LEAD_PARTS]
+    bits: tuple[int, int] = blocks_reaching(
+        places[LEAD] + group * BLOCKS_OF_GROUP * parts * GROUP_BYTES,
+        parts,
+        kept + 4 * BYTES,
+        row_at(kept, LOWEST),
+        places[OF_BLOCK] + group * 4 * N_OF_BLOCK * BLOCKS_OF_GROUP,
+        places[LENGTH if is_cosine else BIAS] + group * 4 * ITEMS_OF_GROUP,
+        kept,
+    )
+    return bits
+
+
+@njit(boolean(int64[::1], boolean, int64, int64), nogil=True, cache=True)
+def _is_short(places: Offsets, is_cosine: bool, kept: int, place: int) -> bool:
+    """Whether the whole vector in bytes leaves this item out."""
+    stride = places[WHOLE_STRIDE]
+    if stride == 0:
+        return False
+    user = kept + 4 * BYTES + _lines(GROUP * places[LEAD_PARTS])
+    total = sum_of_products(places[WHOLE] + place * stride, user, _lines(stride) // _LINE)
+    of_group = places[OF_BLOCK] + place // ITEMS_OF_GROUP * 4 * N_OF_BLOCK * BLOCKS_OF_GROUP
+    of_block = of_group + place // LANES % BLOCKS_OF_GROUP * 4
+    unit = float_at(kept, WHOLE_STEP) * float_at(of_block, WHOLE_SCALE * BLOCKS_OF_GROUP)
+    extra = float_at(kept, WEIGHT) * float_at(places[LENGTH if is_cosine else BIAS], place)
+    lost = float_at(kept, WHOLE_NORM) * float_at(of_block, WHOLE_ERROR * BLOCKS_OF_GROUP)
+    apart = float_at(kept, WHOLE_WEIGHT) * float_at(of_block, NORM * BLOCKS_OF_GROUP)
+    floor = float_at(of_block, BIAS_SLACK * BLOCKS_OF_GROUP) + float_at(kept, FLOOR)
+    return _single(row_at(kept, WHOLE_LOWEST) + total) * unit + extra + lost + apart + floor < 0
+
+
+@njit(
+    int64(
+        int64[::1],
+        float64,
+        boolean,
+        int64,
+        int64,
+        int64,
+        float32[::1],
+        int64,
+        int64,
+        int64,
+        READ_WORDS,
+        int64[::1],
+        float32[::1],
+        int32[::1],
+        int64,
+    ),
+    nogil=True,
+    cache=True,
+    inline="always",
+)
+def _take_in(
+    places: Offsets,
+    slack: float,
+    is_cosine: bool,
+    user: int,
+    u: int,
+    n_users: int,
+    numbers: Vector32,
+    group: int,
+    low: int,
+    high: int,
+    among: Words,
+    hidden: Offsets,
+    best: Vector32,
+    rows: Rows,
+    n_found: int,
+) -> int:
+    """Takes in the best of a group's items whose bits are set; gives how many there are then."""
+    kept = numbers.ctypes.data
+    while low | high != 0:
+        place = group * ITEMS_OF_GROUP + (lowest_bit(low) if low != 0 else LONG + lowest_bit(high))
+        low, high = low & (low - 1), high if low != 0 else high & (high - 1)
+        row = int64(row_at(places[ORDER], place))
+        if row < 0 or not _is_among(row, among) or _is_hidden(row, u, n_users, hidden):
+            continue
+        if _is_short(places, is_cosine, kept, place):
+            continue
+        value = _value(places, user, numbers[START], is_cosine, row)
+        if not _enters(value, row, best, rows, n_found):
+            continue
+        n_found = _enter(value, row, best, rows, n_found)
+        if n_found == best.size:
+            _raise_floor(numbers, best[0], slack, is_cosine)
+            if n_set(low) + n_set(high) > _FEW:
+                still = _reaching(places, is_cosine, kept, group)
+                low, high = low & still[0], high & still[1]
+    return n_found
+
+
 @njit(
     void(
         int64[::1],
@@ -399,75 +519,44 @@ def _scan(
 
     users: address of [n_users, k]   bases [n_users]   best, rows [n_users * n]
     """
-    n_users, k, n_lead, parts = bases.size, places[K], places[N_LEAD], places[LEAD_PARTS]
-    stride, order, extras = places[WHOLE_STRIDE], places[ORDER], places[LENGTH if is_cosine else BIAS]
-    whole_parts = (stride + _PART - 1) // _PART
-    lead_bytes, whole_bytes = (
-        np.zeros((n_users, GROUP * parts), np.int8),
-        np.zeros((n_users, _PART * whole_parts), np.int8),
-    )
-    of_users, rotated = np.zeros((n_users, _N_OF_USER), np.float32), np.empty(k, np.float64)
-    lowest = np.empty((n_users, 2), np.int32)
+    n_users, k = bases.size, places[K]
+    n_bytes = 4 * BYTES + _lines(GROUP * places[LEAD_PARTS]) + _lines(places[WHOLE_STRIDE])
+    in_bytes = np.zeros((n_users, n_bytes), np.int8)
+    numbers, words, rotated = in_bytes.view(np.float32), in_bytes.view(np.int32), np.empty(k, np.float64)
     for u in range(n_users):
-        of_user, user = of_users[u], users + 4 * u * k
-        prepare(user, rotation, n_lead, slack, rotated, lead_bytes[u], whole_bytes[u], of_user, lowest[u])
-        of_user[START] = _start_of(places, user, bases[u], is_cosine)
-        of_user[WEIGHT], of_user[FLOOR] = 0 if is_cosine else 1, _BELOW_ALL
+        user = users + 4 * u * k
+        prepare(places, rotation, slack, user, rotated, numbers[u], words[u], in_bytes[u])
+        numbers[u, START] = _start_of(places, user, bases[u], is_cosine)
+        numbers[u, WEIGHT], numbers[u, FLOOR] = 0 if is_cosine else 1, _BELOW_ALL
         if n_found[u] == n:
-            weight, floor = _raised(best[u * n], of_user[START], of_user[FULL_NORM], slack, is_cosine)
-            of_user[WEIGHT], of_user[FLOOR] = weight, floor
+            _raise_floor(numbers[u], best[u * n], slack, is_cosine)
+    first = numbers.ctypes.data
     for group in range(places[N_GROUPS]):
         highest = float_at(places[OF_GROUP], 2 * group)
         longest = float_at(places[OF_GROUP], 2 * group + 1)
         for u in range(n_users):
-            if not is_cosine and highest + of_users[u, FULL_NORM] * longest + of_users[u, FLOOR] < 0:
+            kept = first + u * n_bytes
+            if not is_cosine and highest + float_at(kept, FULL_NORM) * longest + float_at(kept, FLOOR) < 0:
                 continue
-            halves = blocks_reaching(
-                places[LEAD] + group * BLOCKS_OF_GROUP * parts * GROUP_BYTES,
-                parts,
-                lead_bytes.ctypes.data + u * GROUP * parts,
-                lowest[u, 0],
-                places[OF_BLOCK] + group * 4 * N_OF_BLOCK * BLOCKS_OF_GROUP,
-                extras + group * 4 * ITEMS_OF_GROUP,
-                of_users.ctypes.data + u * 4 * _N_OF_USER,
-            )
-            if halves[0] | halves[1] == 0:
-                continue
-            own_best, own_rows = best[u * n : u * n + n], rows[u * n : u * n + n]
-            of_user, found = of_users[u], n_found[u]
-            for half in range(2):
-                bits = halves[0] if half == 0 else halves[1]
-                while bits != 0:
-                    place = group * ITEMS_OF_GROUP + half * 64 + lowest_bit(bits)
-                    bits &= bits - 1
-                    row = int64(row_at(order, place))
-                    if row < 0 or not _is_among(row, among) or _is_hidden(row, u, n_users, hidden):
-                        continue
-                    if stride != 0:
-                        total = lowest[u, 1] + sum_of_products(
-                            places[WHOLE] + place * stride,
-                            whole_bytes.ctypes.data + u * _PART * whole_parts,
-                            whole_parts,
-                        )
-                        of_block = places[OF_BLOCK] + group * 4 * N_OF_BLOCK * BLOCKS_OF_GROUP
-                        block = place >> 4 & 7
-                        bound = (
-                            float32(total) * (of_user[WHOLE_STEP] * float_at(of_block, WHOLE_SCALE * 8 + block))
-                            + of_user[WEIGHT] * float_at(extras, place)
-                            + of_user[WHOLE_NORM] * float_at(of_block, WHOLE_ERROR * 8 + block)
-                            + of_user[WHOLE_WEIGHT] * float_at(of_block, NORM * 8 + block)
-                            + (float_at(of_block, BIAS_SLACK * 8 + block) + of_user[FLOOR])
-                        )
-                        if bound < 0:
-                            continue
-                    value = _value(places, users + 4 * u * k, of_user[START], is_cosine, row)
-                    if not _enters(value, row, own_best, own_rows, found):
-                        continue
-                    found = _enter(value, row, own_best, own_rows, found)
-                    if found == n:
-                        weight, floor = _raised(own_best[0], of_user[START], of_user[FULL_NORM], slack, is_cosine)
-                        of_user[WEIGHT], of_user[FLOOR] = weight, floor
-            n_found[u] = found
+            low, high = _reaching(places, is_cosine, kept, group)
+            if low | high != 0:
+                n_found[u] = _take_in(
+                    places,
+                    slack,
+                    is_cosine,
+                    users + 4 * u * k,
+                    u,
+                    n_users,
+                    numbers[u],
+                    group,
+                    low,
+                    high,
+                    among,
+                    hidden,
+                    best[u * n : u * n + n],
+                    rows[u * n : u * n + n],
+                    n_found[u],
+                )
 
 
 @njit(
@@ -522,6 +611,8 @@ def search(
     if hidden.size == 1:
         return False
     n_found[:] = 0
+    if n == 0:
+        return True
     few = max(int64(places[N_ITEMS] * SCAN_COST), 2 * n)
     is_scanned = (
         not only_offered
