@@ -175,6 +175,19 @@ def lowest_bit(_typing: Any, _bits: Any) -> Any:
 
 
 @_intrinsic
+def fetch_line(_typing: Any, _address: Any) -> Any:
+    """fetch_line(address): the 64 bytes there are on their way to the nearest cache, for reading."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], _BYTE.as_pointer())
+        hint = _declared(builder, "llvm.prefetch.p0", ir.VoidType(), [_BYTE.as_pointer(), _INT32, _INT32, _INT32])
+        builder.call(hint, [pointer, *(ir.Constant(_INT32, choice) for choice in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@_intrinsic
 def n_set(_typing: Any, _bits: Any) -> Any:
     """n_set(bits) -> how many bits are set."""
 

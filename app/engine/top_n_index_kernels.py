@@ -16,6 +16,7 @@ from app.engine.byte_vectors import (
     GROUP_BYTES,
     N_TOGETHER,
     blocks_reaching,
+    fetch_line,
     float_at,
     lowest_bit,
     n_set,
@@ -422,6 +423,14 @@ def _is_short(places: Offsets, is_cosine: bool, kept: int, place: int) -> bool:
     return _single(row_at(kept, WHOLE_LOWEST) + total) * unit + extra + lost + apart + floor < 0
 
 
+@njit(void(int64[::1], int64, int64), nogil=True, cache=True, inline="always")
+def _fetch_whole(places: Offsets, first: int, bits: int) -> None:
+    """The whole vectors whose bits are set are on their way, together."""
+    while bits != 0:
+        fetch_line(places[WHOLE] + (first + lowest_bit(bits)) * places[WHOLE_STRIDE])
+        bits &= bits - 1
+
+
 @njit(
     int64(
         int64[::1],
@@ -463,6 +472,8 @@ def _take_in(
 ) -> int:
     """Takes in the best of a group's items whose bits are set; gives how many there are then."""
     kept = numbers.ctypes.data
+    _fetch_whole(places, group * ITEMS_OF_GROUP, low)
+    _fetch_whole(places, group * ITEMS_OF_GROUP + LONG, high)
     while low | high != 0:
         place = group * ITEMS_OF_GROUP + (lowest_bit(low) if low != 0 else LONG + lowest_bit(high))
         low, high = low & (low - 1), high if low != 0 else high & (high - 1)
