@@ -79,8 +79,8 @@ _STRIDE = 16
 _BEYOND = GROUP_BYTES // _STRIDE
 """Rows after the last item's, since kernels read 64 bytes at once."""
 
-LEAD_SHARE = 0.4
-"""Share of the squared lengths that the axes of the first stage must hold."""
+LEAD_SHARE, LEAST_LEAD = 0.5, 2 * GROUP - 1
+"""Share of the squared lengths that the axes of the first stage must hold, and how many there are at least."""
 
 _NO_ROWS = np.zeros(0, np.int32)
 _NO_WORDS = np.zeros(0, np.uint64)
@@ -319,7 +319,7 @@ def _axes(factors: Matrix32, rows: Rows) -> tuple[Vector64, Matrix64]:
 def _lead_of(spectrum: Vector64) -> int:
     """As few axes as hold the wanted share, one less than fours of them; all where a quarter of them does not."""
     k, total = spectrum.size, float(spectrum.sum())
-    for n_lead in range(GROUP - 1, k // 4 + 1, GROUP):
+    for n_lead in range(LEAST_LEAD, k // 4 + 1, GROUP):
         if spectrum[:n_lead].sum() >= LEAD_SHARE * total:
             return n_lead
     return k
