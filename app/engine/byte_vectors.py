@@ -19,6 +19,7 @@ from app.engine.vectors import wide_type
 # Numba is typed in part; what these make is called from kernels only, with other arguments than it is written with.
 _intrinsic: Any = numba.extending.intrinsic
 _tuple_of: Any = types.UniTuple
+_kept_in: Any = cgutils.alloca_once_value  # a place that LLVM turns into a register
 
 _BIT, _BYTE, _INT16, _INT32, _INT64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 _FLOAT = ir.FloatType()
@@ -88,7 +89,7 @@ def _reaching(one_instruction: bool | None) -> Any:
 
 def _sums_of_blocks(builder: Any, dot: Any, items: Any, n_parts: Any, user: Any, lowest: Any) -> list[Any]:
     """A loop over the parts with one register of sums for each block."""
-    kept = [cgutils.alloca_once_value(builder, _spread(builder, lowest, _SUMS)) for _ in range(N_TOGETHER)]
+    kept = [_kept_in(builder, _spread(builder, lowest, _SUMS)) for _ in range(N_TOGETHER)]
     apart = builder.mul(n_parts, ir.Constant(_INT64, GROUP_BYTES))
     with cgutils.for_range(builder, n_parts) as loop:
         wanted = _load(builder, builder.add(user, builder.mul(loop.index, ir.Constant(_INT64, GROUP))), _INT32)
@@ -111,12 +112,12 @@ def _joined(builder: Any, bits: Sequence[Any]) -> Any:
 def _summing(one_instruction: bool | None) -> Any:
     @_intrinsic
     def sum_of_products(_typing: Any, _item: Any, _user: Any, _n_parts: Any) -> Any:
-        """sum_of_products(item, user, n_parts) -> of 64 n_parts bytes at item, 0..255, with those at user, -128..127."""
+        """sum_of_products(item, user, n_parts) -> of 64 n_parts bytes at item, 0..255, by those at user, -128..127."""
 
         def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
             item, user, n_parts = arguments
             dot = _dot_of(context, one_instruction)
-            sums = cgutils.alloca_once_value(builder, ir.Constant(_SUMS, [0] * LANES))
+            sums = _kept_in(builder, ir.Constant(_SUMS, [0] * LANES))
             with cgutils.for_range(builder, n_parts) as loop:
                 ahead = builder.mul(loop.index, ir.Constant(_INT64, GROUP_BYTES))
                 unsigned, signed = (_load(builder, builder.add(each, ahead), _BYTES) for each in (item, user))

@@ -69,8 +69,8 @@ _AT_ONCE = 512 * ITEMS_OF_GROUP
 LEAST_ITEMS, LEAST_FACTORS, MOST_FACTORS = 512, 4, 1024
 """With fewer, scoring everything is as fast. With more factors a sum of bytes would no longer be an exact float32."""
 _MOST_WILD = 64
-"""Items with vectors longer than LONGEST, or shorter than its inverse and not zero, are always scored, and so is what is
-no number: there are no bounds."""
+"""Items with vectors longer than LONGEST, or shorter than its inverse and not zero, are always scored, and so is what
+is no number: there are no bounds."""
 _MOST_SKEWED = 1e-10
 _NOBODY = 2e38
 """Minus the bias of places that hold no item."""
@@ -116,6 +116,7 @@ class TopNIndex:
 
     def __init__(self, model: FactorModel, arrays: Arrays) -> None:
         self.model = model
+        self._n_items = model.n_items
         self._arrays = arrays
         self._rotation = np.array(arrays["rotation"], np.float64, order="C")
         self._wild: Rows = np.array(arrays["wild"], np.int32)
@@ -171,7 +172,7 @@ class TopNIndex:
         """
         if n < 0:
             raise InvalidArray("n", f"must not be negative, not {n}")
-        n = min(n, self.model.n_items)
+        n = min(n, self._n_items)
         offered, only_offered = self._wild, False
         if candidates is not None:
             candidates, among = self._narrowed(candidates, among)
@@ -192,7 +193,7 @@ class TopNIndex:
             cosine,
             np.ascontiguousarray(vector, np.float32),
             base,
-            excluded,
+            np.ascontiguousarray(excluded, np.int32),
             words,
             offered,
             only_offered,
@@ -217,7 +218,7 @@ class TopNIndex:
             cosine,
             np.concatenate([query.vector for query in queries], dtype=np.float32),
             np.array([query.base for query in queries], np.float64),
-            np.concatenate([query.excluded for query in queries]),
+            np.concatenate([query.excluded for query in queries], dtype=np.int32),
             np.cumsum([query.excluded.size for query in queries]),
             words,
             offered,

@@ -55,8 +55,8 @@ ORDER, LEAD, WHOLE, BIAS, LENGTH, OF_BLOCK, OF_GROUP, FACTORS, BIASES = range(9)
 N_ITEMS, K, N_GROUPS, N_LEAD, LEAD_PARTS, WHOLE_STRIDE = range(9, 15)
 N_PLACES = 15
 
-# What a search keeps of each user, words of 4 bytes: numbers, first those that `blocks_reaching` takes, in its order; what
-# sums of products begin with; then two lines or more of bytes, for the first stage and for whole vectors.
+# What a search keeps of each user, in words of 4 bytes: first those of `blocks_reaching` in its order; what sums of
+# products begin with; then the user's bytes, lines of 64 of them for the first stage and for whole vectors.
 STEP, LEAD_NORM, LEAD_WEIGHT, WEIGHT, FLOOR, WHOLE_STEP, WHOLE_NORM, WHOLE_WEIGHT, FULL_NORM, START = range(10)
 LOWEST, WHOLE_LOWEST, BYTES = 10, 11, 16
 _LINE = 64
@@ -111,7 +111,8 @@ def _lowest(in_bytes: Rows) -> int:
     total = 0
     for number in in_bytes:
         total += number
-    return _one_int32(-MIDDLE * total)
+    lowest: int = _one_int32(-MIDDLE * total)
+    return lowest
 
 
 @njit(int64(int64), nogil=True, cache=True, inline="always")
@@ -204,8 +205,11 @@ def _slot(key: int, table: Offsets) -> int:
 
 @njit(int64[::1](READ_ROWS, int64[::1], int64), nogil=True, cache=True)
 def _table_of(excluded: Rows, ends: Offsets, n_items: int) -> Offsets:
-    """A table of row * n_users + u for what each user must not find, empty for nothing, [-2] where rows are not in
-    the model. Rows of -1 are passed over."""
+    """A table of row * n_users + u for what each user must not find: empty for nothing, of one entry where a row is not
+    in the model. Rows of -1 are passed over.
+
+    excluded: those of each user up to its end, in any order, as often as they like
+    """
     if excluded.size == 0:
         return np.empty(0, np.int64)
     size = 4
@@ -217,7 +221,7 @@ def _table_of(excluded: Rows, ends: Offsets, n_items: int) -> Offsets:
         for place in range(first, ends[u]):
             row = int64(excluded[place])
             if row < -1 or row >= n_items:
-                return np.full(1, -2, np.int64)
+                return np.empty(1, np.int64)
             if row >= 0:
                 key = row * ends.size + u
                 table[_slot(key, table)] = key
@@ -420,7 +424,8 @@ def _is_short(places: Offsets, is_cosine: bool, kept: int, place: int) -> bool:
     lost = float_at(kept, WHOLE_NORM) * float_at(of_block, WHOLE_ERROR * BLOCKS_OF_GROUP)
     apart = float_at(kept, WHOLE_WEIGHT) * float_at(of_block, NORM * BLOCKS_OF_GROUP)
     floor = float_at(of_block, BIAS_SLACK * BLOCKS_OF_GROUP) + float_at(kept, FLOOR)
-    return _single(row_at(kept, WHOLE_LOWEST) + total) * unit + extra + lost + apart + floor < 0
+    bound: float = _single(row_at(kept, WHOLE_LOWEST) + total) * unit + extra + lost + apart + floor
+    return bound < 0
 
 
 @njit(void(int64[::1], int64, int64), nogil=True, cache=True, inline="always")
@@ -608,12 +613,11 @@ def search(
     rows: Rows,
     n_found: Offsets,
 ) -> bool:
-    """The n best rows of each user, best first; False, and nothing found, where vectors or excluded rows do not fit
-    the model.
+    """The n best rows of each user, best first. False, and nothing found, where something does not fit the model.
 
     vectors [n_users * k]   bases [n_users]   excluded: those of each user up to its end   among: bits of rows, or none
-    for all   offered: each once, in the model; all that
-    may be found, or those without bounds   best, rows [n_users * n], n_found [n_users]: overwritten
+    for all   offered: rows of the model, each once: all that may be found, or those that have no bounds
+    best, rows [n_users * n], n_found [n_users]: overwritten
     """
     n_users, k, users = bases.size, places[K], vectors.ctypes.data
     if vectors.size != n_users * k:
