@@ -67,7 +67,7 @@ _TINY = 1e-30
 """More than what gets lost below the smallest normal numbers."""
 LONGEST = 1e15
 """Users with vectors longer than this, and where cosines are asked for shorter than its inverse, are not bounded."""
-SCAN_COST = 1 / 40
+SCAN_COST = 1 / 100
 """What an item costs in a scan, in units of scoring one by itself."""
 DOES_NOT_FIT = -1
 """What a search gives where a vector or rows to leave out do not fit the model."""

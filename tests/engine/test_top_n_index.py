@@ -144,6 +144,17 @@ def test_a_user_whose_wishes_are_lost_in_bytes_gets_what_it_wishes(n_lead):
     expect_equal(index, [Query(np.array([1.25] + [LOST] * 12, np.float32))], 10)
 
 
+@pytest.mark.parametrize(("size", "wish"), [(0.2, 2.0), (3.0, 0.005)], ids=["small in items", "small in users"])
+def test_what_the_later_axes_make_together_is_never_rounded_down(size, wish):
+    """The first seven axes are exact in bytes, and the user wants just what the others point to."""
+    signs = every_sign(12)
+    q = np.hstack([np.full((4096, 1), 127.0), np.sign(signs[:, :6]) * [9, 8, 7, 6, 5, 4], size * signs[:, 6:]])
+    index = TopNIndex.build(model_of(q), n_lead=7)
+    assert index
+    vector = np.concatenate([[1.0], np.zeros(6), np.full(6, wish / 6**0.5)])
+    expect_equal(index, [Query(vector.astype(np.float32))], 10)
+
+
 def test_zero_vectors_leave_the_order_to_the_biases():
     bias = np.random.default_rng(0).normal(0, 1, 1000)
     index = indexed(model_of(np.zeros((1000, 8)), item_bias=bias))
