@@ -137,7 +137,9 @@ def test_a_version_without_examiner_says_so(folder: Path) -> None:
     assert artifacts.load_examiner(folder) is None
 
 
-def test_the_index_of_a_large_version_is_stored_and_mapped_and_folders_of_another_format_get_one(tmp_path: Path) -> None:
+def test_the_index_of_a_large_version_is_stored_and_mapped_and_folders_of_another_format_get_one(
+    tmp_path: Path,
+) -> None:
     n = 600
     large = artifacts.VersionContents(
         model(n_items=n, k=4), USER_KEYS, np.arange(n), artifacts.Vocabulary.of([f"i{row:03}" for row in range(n)])
