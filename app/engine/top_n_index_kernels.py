@@ -1,14 +1,15 @@
 """The kernels behind `app.engine.top_n_index`: bounds in bytes, exact scores of what the bounds let through.
 
 A user is whoever's vector p is looked with; where cosines are asked for, that is an item's. What the bounds are and why
-they hold: docs/maths.md.
+they hold: docs/maths.md. Only what Python calls has a signature: the rest is compiled as a part of it, and a process
+that starts has less to load.
 """
 
 import math
 from typing import Any
 
 import numpy as np
-from numba import boolean, float32, float64, int8, int32, int64, njit, types, uint64, void
+from numba import boolean, float32, float64, int8, int32, int64, njit, types, uint64
 
 from app.engine.arrays import Matrix64, Offsets, Rows, Vector32, Vector64
 from app.engine.byte_vectors import (
@@ -81,12 +82,7 @@ _FEW = 32
 """Items that are looked at one by one as fast as all of the group together again."""
 
 
-@njit(
-    _tuple_of(float64, 2)(float64[::1], int64, float64, int8[::1]),
-    nogil=True,
-    cache=True,
-    fastmath={"contract", "reassoc"},
-)
+@njit(nogil=True, fastmath={"contract", "reassoc"})
 def _quantise(rotated: Vector64, n: int, step: float, in_bytes: Rows) -> tuple[float, float]:
     """Writes the first n whole numbers p_f / step; gives squared norms: of what they are off, and of the result."""
     error, result = 0.0, 0.0
@@ -98,14 +94,14 @@ def _quantise(rotated: Vector64, n: int, step: float, in_bytes: Rows) -> tuple[f
     return error, result
 
 
-@njit(float64(float64), nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _step_of(wanted: float) -> float:
     """As float32, and 1 where that has no room for its digits."""
     step = float64(_single(wanted))
     return step if step > _TINY else 1.0
 
 
-@njit(int32(int8[::1]), nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _lowest(in_bytes: Rows) -> int:
     """What a sum of products begins with, since the items' bytes are stored without sign."""
     total = 0
@@ -115,13 +111,13 @@ def _lowest(in_bytes: Rows) -> int:
     return lowest
 
 
-@njit(int64(int64), nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _lines(n_bytes: int) -> int:
     """The next multiple of 64."""
     return (n_bytes + _LINE - 1) // _LINE * _LINE
 
 
-@njit(void(int64, float64[:, ::1], float64[::1]), nogil=True, cache=True, fastmath={"contract", "reassoc"})
+@njit(nogil=True, fastmath={"contract", "reassoc"})
 def _turn(user: int, rotation: Matrix64, rotated: Vector64) -> None:
     """rotated = rotation' p, four factors at a time: what is added to stays in registers longer."""
     k = rotation.shape[0]
@@ -139,12 +135,7 @@ def _turn(user: int, rotation: Matrix64, rotated: Vector64) -> None:
             rotated[g] += float64(float_at(user, f)) * rotation[f, g]
 
 
-@njit(
-    void(int64[::1], float64[:, ::1], float64, int64, float64[::1], float32[::1], int32[::1], int8[::1]),
-    nogil=True,
-    cache=True,
-    fastmath={"contract", "reassoc"},
-)
+@njit(nogil=True, fastmath={"contract", "reassoc"})
 def prepare(
     places: Offsets,
     rotation: Matrix64,
@@ -187,13 +178,13 @@ def prepare(
         words[WHOLE_LOWEST] = _lowest(whole[:k])
 
 
-@njit(boolean(int64, READ_WORDS), nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _is_among(row: int, among: Words) -> bool:
     """Whether the bit of the row is set; without words, all are."""
     return among.size == 0 or (among[row >> 6] >> uint64(row & 63)) & uint64(1) != 0
 
 
-@njit(int64(int64, int64[::1]), nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _slot(key: int, table: Offsets) -> int:
     """Where a key stands in a table, or would stand: its size is a power of two, with a -1 in every free slot."""
     last = table.size - 1
@@ -203,7 +194,7 @@ def _slot(key: int, table: Offsets) -> int:
     return slot
 
 
-@njit(int64[::1](READ_ROWS, int64[::1], int64), nogil=True, cache=True)
+@njit(nogil=True)
 def _table_of(excluded: Rows, ends: Offsets, n_items: int) -> Offsets:
     """A table of row * n_users + u for what each user must not find: empty for nothing, of one entry where a row is not
     in the model. Rows of -1 are passed over.
@@ -229,12 +220,12 @@ def _table_of(excluded: Rows, ends: Offsets, n_items: int) -> Offsets:
     return table
 
 
-@njit(boolean(int64, int64, int64, int64[::1]), nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _is_hidden(row: int, u: int, n_users: int, table: Offsets) -> bool:
     return table.size != 0 and table[_slot(row * n_users + u, table)] != -1
 
 
-@njit(float32(int64[::1], int64, float32, boolean, int64), nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _value(places: Offsets, user: int, start: float, is_cosine: bool, row: int) -> float:
     """The score of a row, or its cosine; start is then the length of p. The same bits as without an index."""
     k = places[K]
@@ -245,13 +236,13 @@ def _value(places: Offsets, user: int, start: float, is_cosine: bool, row: int) 
     return score
 
 
-@njit(boolean(float32, int64, float32[::1], int32[::1], int64), nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _enters(value: float, row: int, best: Vector32, rows: Rows, n_found: int) -> bool:
     """Not NaN, and there is room for it or somebody worse."""
     return value == value and (n_found < best.size or is_worse(best[0], rows[0], value, _row_number(row)))
 
 
-@njit(int64(float32, int64, float32[::1], int32[::1], int64), nogil=True, cache=True)
+@njit(nogil=True)
 def _enter(value: float, row: int, best: Vector32, rows: Rows, n_found: int) -> int:
     """Takes a row in that enters; a heap with the worst at the root once there are n. Gives how many there are."""
     n = best.size
@@ -265,14 +256,14 @@ def _enter(value: float, row: int, best: Vector32, rows: Rows, n_found: int) -> 
     return n_found + 1
 
 
-@njit(float32(int64[::1], int64, float64, boolean), nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _start_of(places: Offsets, user: int, base: float, is_cosine: bool) -> float:
     """What `_value` begins with: the part of the score that all items share, or the length of p."""
     start: float = _single(math.sqrt(exact_dot(user, user, places[K]))) if is_cosine else _single(base)
     return start
 
 
-@njit(boolean(int64[::1], boolean, int64, float64[::1]), nogil=True, cache=True)
+@njit(nogil=True)
 def _have_bounds(places: Offsets, is_cosine: bool, users: int, bases: Vector64) -> bool:
     """Whether the vectors and bases have a measure that bounds can bear."""
     for u in range(bases.size):
@@ -285,7 +276,7 @@ def _have_bounds(places: Offsets, is_cosine: bool, users: int, bases: Vector64) 
     return True
 
 
-@njit(boolean(READ_WORDS, int64), nogil=True, cache=True)
+@njit(nogil=True)
 def _has_more(words: Words, limit: int) -> bool:
     """Whether more than so many bits are set."""
     n_bits = 0
@@ -296,7 +287,7 @@ def _has_more(words: Words, limit: int) -> bool:
     return False
 
 
-@njit(void(float32[::1], int32[::1], int64), nogil=True, cache=True)
+@njit(nogil=True)
 def _best_first(best: Vector32, rows: Rows, n_found: int) -> None:
     """What was found, in order."""
     if n_found < best.size:
@@ -304,7 +295,7 @@ def _best_first(best: Vector32, rows: Rows, n_found: int) -> None:
     sort_heap(best, rows, n_found)
 
 
-@njit(void(float32[::1], float32, float64, boolean), nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _raise_floor(numbers: Vector32, worst: float, slack: float, is_cosine: bool) -> None:
     """What a bound needs to reach the worst of n: the weight of its bias or length, and what is added to it."""
     if is_cosine:
@@ -315,24 +306,7 @@ def _raise_floor(numbers: Vector32, worst: float, slack: float, is_cosine: bool)
         numbers[WEIGHT], numbers[FLOOR] = 1, apart + slack * (abs(start) + abs(worst)) + _TINY
 
 
-@njit(
-    int64(
-        int64[::1],
-        boolean,
-        int64,
-        int64,
-        int64,
-        float32,
-        READ_ROWS,
-        READ_WORDS,
-        int64[::1],
-        float32[::1],
-        int32[::1],
-        int64,
-    ),
-    nogil=True,
-    cache=True,
-)
+@njit(nogil=True)
 def _offer_rows(
     places: Offsets,
     is_cosine: bool,
@@ -359,11 +333,7 @@ def _offer_rows(
     return n_found
 
 
-@njit(
-    int64(int64[::1], boolean, int64, int64, int64, float32, READ_WORDS, int64[::1], float32[::1], int32[::1]),
-    nogil=True,
-    cache=True,
-)
+@njit(nogil=True)
 def _offer_members(
     places: Offsets,
     is_cosine: bool,
@@ -393,7 +363,7 @@ def _offer_members(
     return n_found
 
 
-@njit(_tuple_of(int64, 2)(int64[::1], boolean, int64, int64), nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _reaching(places: Offsets, is_cosine: bool, kept: int, group: int) -> tuple[int, int]:
     """A bit for each item of a group that the first stage cannot leave out.   kept: address of what is of the user"""
     parts = places[LEAD_PARTS]
@@ -409,7 +379,7 @@ def _reaching(places: Offsets, is_cosine: bool, kept: int, group: int) -> tuple[
     return bits
 
 
-@njit(boolean(int64[::1], boolean, int64, int64), nogil=True, cache=True)
+@njit(nogil=True)
 def _is_short(places: Offsets, is_cosine: bool, kept: int, place: int) -> bool:
     """Whether the whole vector in bytes leaves this item out."""
     stride = places[WHOLE_STRIDE]
@@ -428,7 +398,7 @@ def _is_short(places: Offsets, is_cosine: bool, kept: int, place: int) -> bool:
     return bound < 0
 
 
-@njit(void(int64[::1], int64, int64), nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _fetch_whole(places: Offsets, first: int, bits: int) -> None:
     """The whole vectors whose bits are set are on their way, together."""
     while bits != 0:
@@ -436,28 +406,7 @@ def _fetch_whole(places: Offsets, first: int, bits: int) -> None:
         bits &= bits - 1
 
 
-@njit(
-    int64(
-        int64[::1],
-        float64,
-        boolean,
-        int64,
-        int64,
-        int64,
-        float32[::1],
-        int64,
-        int64,
-        int64,
-        READ_WORDS,
-        int64[::1],
-        float32[::1],
-        int32[::1],
-        int64,
-    ),
-    nogil=True,
-    cache=True,
-    inline="always",
-)
+@njit(nogil=True, inline="always")
 def _take_in(
     places: Offsets,
     slack: float,
@@ -499,24 +448,7 @@ def _take_in(
     return n_found
 
 
-@njit(
-    void(
-        int64[::1],
-        float64[:, ::1],
-        float64,
-        boolean,
-        int64,
-        float64[::1],
-        READ_WORDS,
-        int64[::1],
-        int64,
-        float32[::1],
-        int32[::1],
-        int64[::1],
-    ),
-    nogil=True,
-    cache=True,
-)
+@njit(nogil=True)
 def _scan(
     places: Offsets,
     rotation: Matrix64,
