@@ -137,7 +137,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     trainer = EmbeddedTrainer(settings) if settings.trainer == "embedded" else None
     app.state.database, app.state.live = database, live
     app.state.keyring = keyring = Keyring(database)
-    app.state.rating_writer = RatingWriter(database)
+    app.state.rating_writer = rating_writer = RatingWriter(database)
     app.state.recommender = recommender = Recommender(database, live, settings)
     app.state.collectors = (SharedFigures(database),)
     app.state.is_stopping = False
@@ -158,6 +158,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
                 await anyio.to_thread.run_sync(trainer.stop)
             await anyio.to_thread.run_sync(keyring.stop)
             live.stop()
+            await anyio.to_thread.run_sync(rating_writer.close)
             recommender.close()
             database.dispose()
 
