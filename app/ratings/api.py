@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from app.database import Database, DatabaseDep, revision
@@ -25,8 +26,9 @@ from app.metrics.instruments import count_ratings
 from app.ratings import erasure, everything, store
 from app.ratings.bulk_import import ImportOptions, begin_import
 from app.ratings.checks import refuse_bad_ratings
-from app.ratings.direct_route import DirectRoute
+from app.ratings.direct_route import direct_route
 from app.ratings.everything import ExportFormat
+from app.ratings.plain_batch import read_plain
 from app.ratings.schemas import (
     DeletedRatingOut,
     ErasedItem,
@@ -128,16 +130,35 @@ _place_of_import = _Places("imports", MAX_IMPORTS)
 async def add_rating(body: NewRating, request: Request) -> Response:
     """Record one rating, or replace the one that the user gave the item before. The next answer counts it."""
     status, saved = await _save(request, body.user_id, body.item_id, body)
-    return Response(saved.model_dump_json(), status, media_type="application/json")
+    return _json(saved, status)
 
 
 async def add_ratings(body: NewRatings, request: Request) -> Response:
     """Record or replace up to 10,000 ratings in one transaction: all of them or none."""
     ratings = [rating.to_row() for rating in body.ratings]
     refuse_bad_ratings(_scale_of(request), ratings, "ratings[{}].")
+    return await _save_many(ratings, request)
+
+
+async def _save_many(ratings: list[store.NewRating], request: Request) -> Response:
     counts = await _writer_of(request).save_many(ratings)
     count_ratings(created=counts.created, updated=counts.updated, unchanged=counts.unchanged)
-    return Response(BatchCountsOut.model_validate(counts).model_dump_json(), media_type="application/json")
+    return _json(BatchCountsOut.model_validate(counts))
+
+
+def _json(answer: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return Response(answer.model_dump_json(), status, media_type="application/json")
+
+
+def _read_rating(body: bytes, _request: Request) -> NewRating | None:
+    try:
+        return NewRating.model_validate_json(body)
+    except ValidationError:
+        return None
+
+
+def _read_batch(body: bytes, request: Request) -> list[store.NewRating] | None:
+    return read_plain(body, _scale_of(request))
 
 
 router.add_api_route(
@@ -146,7 +167,7 @@ router.add_api_route(
     methods=["POST"],
     response_model=SavedRatingOut,
     responses={**_NEW, **_INVALID},
-    route_class_override=DirectRoute,
+    route_class_override=direct_route(_read_rating, add_rating),
 )
 router.add_api_route(
     "/batch",
@@ -154,7 +175,7 @@ router.add_api_route(
     methods=["POST"],
     response_model=BatchCountsOut,
     responses=_INVALID,
-    route_class_override=DirectRoute,
+    route_class_override=direct_route(_read_batch, _save_many),
 )
 
 
