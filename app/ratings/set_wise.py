@@ -178,8 +178,11 @@ def upsert(connection: Connection, rows: RatingRows, is_new: npt.NDArray[np.bool
 
 
 def _lines(ids: Sequence[str]) -> str:
-    """Ids as one text, which PostgreSQL takes apart the fastest; they are printable, so no line ends within one."""
-    return "\n".join(ids)
+    """Ids as one text, which PostgreSQL takes apart the fastest: no line ends within an id, which is printable."""
+    text = "\n".join(ids)
+    if text.count("\n") >= max(len(ids), 1):
+        raise ValueError("an id holds the end of a line")
+    return text
 
 
 def _array(column: Sequence[float | None]) -> str:
