@@ -124,6 +124,10 @@ def serve(
         os.environ["PALATE_LOG_REQUESTS"] = "true"
     set_up_logs(settings, "service")
     with folder_of_figures() if workers > 1 else nullcontext():
+        if workers > 1 and sys.platform == "linux":  # elsewhere system libraries do not outlive a fork
+            from app.forks import fork_workers  # imports the service, and that looks for the folder of figures
+
+            fork_workers()
         uvicorn.run(
             "app.main:app",
             host=host,

@@ -229,7 +229,7 @@ def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
             f"synchronous={synchronous}",
             "journal_mode=WAL",
             "foreign_keys=ON",
-            "cache_size=-65536",
+            "cache_size=-4096",  # KiB of each of several connections; the system keeps the file once for all
             "secure_delete=ON",  # deleted rows are overwritten with zeros
         ):
             connection.execute(f"PRAGMA {pragma}")
@@ -240,7 +240,7 @@ def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
 
 
 def forget_pages(connection: Connection) -> None:
-    """Free what SQLite keeps of the file for this connection, up to 64 MB; a server keeps its own."""
+    """Free what SQLite keeps of the file for this connection, up to 4 MB; a server keeps its own."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA shrink_memory")
 
