@@ -128,6 +128,7 @@ def serve(
             "app.main:app",
             host=host,
             port=port,
+            http="app.limits:BoundedHttp",
             workers=workers,
             log_config=None,  # the lines of the server look like ours
             access_log=False,  # the service writes its own, which know the route

@@ -140,6 +140,7 @@ class Database:
             with self.write() as connection:
                 yield connection
             return
+        self._refuse_while_away()
         with self.engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -209,7 +210,7 @@ def open_database(settings: Settings, statement_timeout: timedelta | None = None
     pool = {"pool_size": half, "max_overflow": MAX_CONNECTIONS - half, "pool_timeout": POOL_PATIENCE}
     if url.get_backend_name() == "sqlite":
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url, connect_args={"timeout": 30}, **pool)
+        engine = create_engine(url, connect_args={"timeout": 30}, hide_parameters=True, **pool)
         _prepare_sqlite(engine, settings.sqlite_synchronous)
         return Database(engine)
     watch = Watch(url)

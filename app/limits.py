@@ -1,4 +1,4 @@
-"""How long a request body may be, and how slowly it may come."""
+"""How long a request may be, its head and its body, and how slowly the body may come."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from fastapi import FastAPI
 from starlette._utils import get_route_path  # as the routes read it, behind a proxy's prefix too
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.errors import amend_document, declare_on, operations_of, respond
+from app.errors import PROBLEM_JSON, amend_document, declare_on, operations_of, problem, respond
 from app.settings import Limits
 
 SLOWEST = 1024
 """Bytes that buy a body another second: a client that dribbles holds a connection for a while, not for hours."""
+
+MAX_HEAD = 1 << 16
+"""Bytes of an address with all headers, and of what stands between the parts of a body and after them."""
 
 _WITHOUT_BODY = {"GET", "HEAD", "OPTIONS"}
 _CLOSE = {"Connection": "close"}  # what is still to come of the body would be taken for the next request
@@ -69,6 +73,45 @@ class _WatchedBody:
         if self._max_bytes is not None and self._n_bytes > self._max_bytes:
             raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_long(self._max_bytes), _CLOSE)
         return message
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """The server's own protocol, which takes heads and trailers of any length and fills the memory with them.
+
+    Whatever comes without being a whole head or a part of a body is counted; it is at most a read of the socket more.
+    """
+
+    _n_withheld = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._n_withheld += len(data)
+        super().data_received(data)
+        if self._n_withheld > MAX_HEAD and not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_complete:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head is longer than {MAX_HEAD} bytes")
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._n_withheld = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._n_withheld = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._n_withheld = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """As the server's, in the shape of all errors."""
+        self._refuse(HTTPStatus.BAD_REQUEST, msg)
+        self.transport.close()
+
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        body = problem(status, detail).model_dump_json()
+        head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {PROBLEM_JSON}\r\nConnection: close\r\n"
+        self.transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii"))
 
 
 def _told_length(scope: Scope) -> int:
