@@ -4,6 +4,7 @@ SQLite (WAL) and PostgreSQL run the same code. A write transaction takes its cou
 writers queue behind each other and revisions become visible in the order of their numbers.
 """
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -148,6 +149,15 @@ class Database:
         """A connection of one thread's own; close it."""
         return Reader(self.engine)
 
+    def others(self) -> str | None:
+        """Who else has the database open, in words; None: nobody. Closes the connections of the pool that are idle."""
+        self.engine.dispose()
+        if self.is_sqlite:
+            return "another process has the database open" if _is_open(str(self.engine.url.database)) else None
+        with self.engine.connect() as connection:
+            n_sessions, addresses = connection.execute(text(_OTHER_SESSIONS)).one()
+        return f"{n_sessions} sessions of Palate are open on the database, from {addresses}" if n_sessions else None
+
     def now(self, connection: Connection) -> datetime:
         """The time by the database's clock, the one clock that all processes share."""
         if self.is_sqlite:
@@ -234,6 +244,28 @@ def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+
+def _is_open(path: str) -> bool:
+    """Whether anybody has this SQLite file open: in WAL mode that keeps others from having it alone."""
+    probe = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        probe.execute("PRAGMA locking_mode=EXCLUSIVE")
+        probe.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        return True
+    finally:
+        probe.close()
+    return False
+
+
+_OTHER_SESSIONS = """
+    SELECT count(*), string_agg(DISTINCT coalesce(host(client_addr), 'this machine'), ', ') FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+    AND application_name = current_setting('application_name')"""
+"""All processes of Palate call themselves the same (see `postgres`), other programs do not."""
 
 
 def forget_pages(connection: Connection) -> None:

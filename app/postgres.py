@@ -32,6 +32,7 @@ _TRUSTED_FOR = 1.0
 _READY_NONE = 0
 
 _CONNECT_ARGS: dict[str, Any] = {
+    "fallback_application_name": "palate",
     "connect_timeout": CONNECT_PATIENCE,
     # A machine that is gone acknowledges nothing: found out within seconds instead of a quarter of an hour.
     "keepalives_idle": 5,

@@ -18,6 +18,7 @@ from sqlalchemy.types import TypeEngine
 
 from app.api_keys.models import ApiKey
 from app.database import Base, Counter, UtcTime, driver
+from app.idempotency import KeptAnswer
 from app.items.models import DeletedItem, Item
 from app.ratings.models import DeletedRating, Rating, User
 from app.ratings.set_wise import is_sqlite
@@ -52,6 +53,12 @@ class Layout:
         kinds = [_kind(column.type) for column in table.columns]
         is_numbers = all(kinds) and not any(column.nullable for column in table.columns)
         return cls(tuple(table.columns.keys()), tuple(kind for kind in kinds if kind) if is_numbers else None)
+
+    def fits(self, table: Table) -> bool:
+        """Whether rows of this layout can be rows of the table, whose columns may have become more since."""
+        if not set(self.columns) <= set(table.columns.keys()):
+            return False
+        return self.kinds is None or self.kinds == tuple(_kind(table.columns[name].type) for name in self.columns)
 
     def dtype(self, byte_order: str = "<") -> np.dtype[np.void]:
         """A row of numbers."""
@@ -193,13 +200,14 @@ def _copy_numbers(connection: Connection, table: Table, layout: Layout, given: I
         copy.write(_COPY_END)
 
 
-def clear(connection: Connection) -> None:
-    """Remove every row of every table."""
+def clear(connection: Connection, which: Sequence[Table]) -> None:
+    """Remove every row of these tables, parents before their children, and what was answered about them."""
+    connection.execute(delete(KeptAnswer))
     if is_sqlite(connection):
-        for table in reversed(tables()):
+        for table in reversed(which):
             connection.execute(delete(table))
     else:
-        connection.execute(text(f"TRUNCATE {', '.join(table.name for table in tables())}"))
+        connection.execute(text(f"TRUNCATE {', '.join(table.name for table in which)}"))
 
 
 def numbered(table: Table) -> str | None:
