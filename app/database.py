@@ -293,6 +293,22 @@ def driver(connection: Connection) -> Iterator[Any]:
         ) from error
 
 
+_SORTED = {"work_mem": "'64MB'", "enable_indexscan": "off", "enable_hashagg": "off"}
+
+
+@contextmanager
+def server_that_sorts(connection: Connection) -> Iterator[Any]:
+    """The driver's connection to a server, for questions that put a whole table in order: sorted in one pass.
+
+    Left to itself the server follows an index to each row or keeps groups in a table that spills, since it believes
+    that pages at random cost little: eight times as long where rows lie in order of arrival.
+    """
+    with driver(connection) as raw:
+        raw.execute("; ".join(f"SET LOCAL {name} TO {value}" for name, value in _SORTED.items()))
+        yield raw
+        raw.execute("; ".join(f"SET LOCAL {name} TO DEFAULT" for name in _SORTED))
+
+
 # Built once: on the way of every request, building a statement costs more than running it.
 _REVISION = select(Counter.value).where(Counter.name == bindparam("counter"))
 _ADVANCE = (

@@ -17,7 +17,7 @@ from sqlalchemy import JSON, BigInteger, Connection, Float, Integer, Table, dele
 from sqlalchemy.types import TypeEngine
 
 from app.api_keys.models import ApiKey
-from app.database import Base, Counter, UtcTime, driver
+from app.database import Base, Counter, UtcTime, driver, server_that_sorts
 from app.idempotency import KeptAnswer
 from app.items.models import DeletedItem, Item
 from app.ratings.models import DeletedRating, Rating, User
@@ -82,8 +82,11 @@ def _kind(type_: TypeEngine[Any]) -> str | None:
 def pages(connection: Connection, table: Table) -> Iterator[Page]:
     """All rows in the order of the primary key; the connection's transaction must see one state of the data."""
     layout = Layout.of(table)
-    read = _numbers if layout.kinds else _texts
     keys = [column.name for column in table.primary_key]
+    if layout.kinds and not is_sqlite(connection):
+        yield from _numbers_of_server(connection, table, keys)
+        return
+    read = _numbers if layout.kinds else _texts
     key_places = [layout.columns.index(key) for key in keys]
     after: tuple[Any, ...] | None = None
     while len(page := read(connection, table, keys, after)):
@@ -115,18 +118,19 @@ def _texts(connection: Connection, table: Table, keys: Sequence[str], after: tup
 
 
 def _numbers(connection: Connection, table: Table, keys: Sequence[str], after: tuple[Any, ...] | None) -> Numbers:
-    layout = Layout.of(table)
     query, parameters = _selection(table, keys, after)
-    if is_sqlite(connection):
-        with driver(connection) as raw:
-            return np.fromiter(raw.execute(query, parameters), layout.dtype())
-    send = {"i4": "int4send", "i8": "int8send", "f8": "float8send"}
+    with driver(connection) as raw:
+        return np.fromiter(raw.execute(query, parameters), Layout.of(table).dtype())
+
+
+def _numbers_of_server(connection: Connection, table: Table, keys: Sequence[str]) -> Iterator[Numbers]:
+    """A server sorts the whole table once: one page after the other, it went back and forth through all of it."""
+    layout, send = Layout.of(table), {"i4": "int4send", "i8": "int8send", "f8": "float8send"}
     packed = " || ".join(f"{send[kind]}({name})" for name, kind in zip(layout.columns, layout.kinds or (), strict=True))
-    for name in parameters:
-        query = query.replace(f":{name}", f"%({name})s")
-    with driver(connection) as raw, raw.cursor(binary=True) as cursor:
-        cursor.execute(f"SELECT string_agg({packed}, '') FROM ({query}) AS page", parameters)  # noqa: S608
-        return np.frombuffer(cursor.fetchone()[0] or b"", layout.dtype(">")).astype(layout.dtype())
+    with server_that_sorts(connection) as raw, raw.cursor("numbers", binary=True) as cursor:
+        cursor.execute(f"SELECT {packed} FROM {table.name} ORDER BY {', '.join(keys)}")  # noqa: S608
+        while rows := cursor.fetchmany(PAGE_NUMBERS):
+            yield np.frombuffer(b"".join(row for (row,) in rows), layout.dtype(">")).astype(layout.dtype())
 
 
 def encoded(page: Page) -> bytes:

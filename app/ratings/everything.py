@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, select, text, tuple_
 
-from app.database import driver, revision
+from app.database import driver, revision, server_that_sorts
 from app.items.models import Item
 from app.items.store import item_ids
 from app.ratings import set_wise
@@ -303,16 +303,11 @@ def _parts_by_key(connection: Connection, user_keys: npt.NDArray[np.int64]) -> I
 
 
 def _parts_by_user(connection: Connection) -> Iterator[Chunk]:
-    """The same, of a server, whose table lies in the order of arrival.
-
-    The server sorts them in one pass: looked up by user, its whole table was read for every thousand.
-    """
-    with driver(connection) as raw, raw.cursor("by_user", binary=True) as cursor:
-        raw.execute("SET LOCAL work_mem = '64MB'")
+    """The same, of a server, whose table lies in the order of arrival: by user, all of it was read every time."""
+    with server_that_sorts(connection) as raw, raw.cursor("by_user", binary=True) as cursor:
         cursor.execute(_PACKED_BY_USER)
         while rows := cursor.fetchmany(_DIGEST_USERS):
             yield np.frombuffer(b"".join(packed for (packed,) in rows), _PACKED_ROW).astype(_ROW)
-        raw.execute("SET LOCAL work_mem TO DEFAULT")
 
 
 def _digest_users(
