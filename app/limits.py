@@ -1,19 +1,21 @@
-"""How long a request may be, its head and its body, and how slowly the body may come."""
+"""How long a request may be, how slowly its body may come, and how many long ones there may be at once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette._utils import get_route_path  # as the routes read it, behind a proxy's prefix too
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.errors import PROBLEM_JSON, amend_document, declare_on, operations_of, problem, respond
+from app.errors import PROBLEM_JSON, NotReady, amend_document, declare_on, operations_of, problem, respond
 from app.settings import Limits
 
 SLOWEST = 1024
@@ -112,6 +114,32 @@ class BoundedHttp(HttpToolsProtocol):
         body = problem(status, detail).model_dump_json()
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {PROBLEM_JSON}\r\nConnection: close\r\n"
         self.transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii"))
+
+
+class NoPlaceLeft(NotReady):
+    """As many long requests of a kind are under way in this process as may be."""
+
+    def __init__(self, what: str, most: int) -> None:
+        super().__init__(f"{most} {what} are under way already; try again when one of them is over")
+        self.what = what
+
+
+@dataclass(frozen=True)
+class Places:
+    """Places of long requests: each takes one, and gives it back when it is answered or its client has gone."""
+
+    what: str
+    most: int
+
+    async def __call__(self, request: Request) -> AsyncIterator[None]:
+        n_taken: Counter[str] = request.app.state.n_places_taken
+        if n_taken[self.what] >= self.most:
+            raise NoPlaceLeft(self.what, self.most)
+        n_taken[self.what] += 1
+        try:
+            yield
+        finally:
+            n_taken[self.what] -= 1
 
 
 def _told_length(scope: Scope) -> int:

@@ -117,7 +117,7 @@ def test_a_fifth_import_at_once_is_refused_until_one_is_over(sqlite_settings: Se
                 for _ in range(4):
                     importers.start_soon(lambda: client.post("/v1/ratings/import", content=lines()))  # type: ignore[arg-type]
                 with anyio.fail_after(20):
-                    while app.state.n_transfers["imports"] < 4:
+                    while app.state.n_places_taken["imports"] < 4:
                         await anyio.sleep(0.01)
                 refused = await client.post("/v1/ratings/import", content=b"bob,dune,4\n")
                 assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
