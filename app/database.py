@@ -264,8 +264,8 @@ def _is_open(path: str) -> bool:
 _OTHER_SESSIONS = """
     SELECT count(*), string_agg(DISTINCT coalesce(host(client_addr), 'this machine'), ', ') FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
-    AND application_name = current_setting('application_name')"""
-"""All processes of Palate call themselves the same (see `postgres`), other programs do not."""
+    AND (application_name LIKE 'palate%' OR application_name = current_setting('application_name'))"""
+"""All processes of Palate call themselves so (see `postgres`), or as the URL says; other programs do not."""
 
 
 def forget_pages(connection: Connection) -> None:
