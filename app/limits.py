@@ -101,10 +101,6 @@ class BoundedHttp(HttpToolsProtocol):
         self._n_withheld = 0
         super().on_body(body)
 
-    def on_message_complete(self) -> None:
-        self._n_withheld = 0
-        super().on_message_complete()
-
     def send_400_response(self, msg: str) -> None:
         """As the server's, in the shape of all errors."""
         self._refuse(HTTPStatus.BAD_REQUEST, msg)
