@@ -11,15 +11,15 @@ from typing import Any
 import numba.extending
 from llvmlite import ir
 from numba import types
-from numba.core.datamodel.models import PrimitiveModel
+from numba.core import cgutils
 
 from app.engine.lanes import LANES
 from app.engine.vectors import wide_type
 
 # Numba is typed in part; what these make is called from kernels only, with other arguments than it is written with.
 _intrinsic: Any = numba.extending.intrinsic
-_register: Any = numba.extending.register_model
-_primitive: Any = PrimitiveModel
+_tuple_of: Any = types.UniTuple
+_kept_in: Any = cgutils.alloca_once_value  # a place that LLVM turns into a register
 
 _BIT, _BYTE, _INT16, _INT32, _INT64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 _FLOAT = ir.FloatType()
@@ -27,27 +27,13 @@ _WIDE = ir.VectorType(_FLOAT, LANES)
 _SUMS = ir.VectorType(_INT32, LANES)
 _PAIRS = ir.VectorType(_INT16, 2 * LANES)
 _BYTES = ir.VectorType(_BYTE, 4 * LANES)
+_EIGHT = ir.VectorType(_FLOAT, 8)
 
 GROUP = 4
 """Bytes whose products are added up in one step."""
 GROUP_BYTES = GROUP * LANES
-
-
-class _SumsType(types.Type):
-    """A Numba type for 16 whole numbers in a register."""
-
-    def __init__(self) -> None:
-        initialise: Any = super().__init__
-        initialise("Sums")
-
-
-sums_type = _SumsType()
-
-
-@_register(_SumsType)
-class _SumsModel(PrimitiveModel):
-    def __init__(self, manager: Any, numba_type: Any) -> None:
-        _primitive.__init__(self, manager, numba_type, _SUMS)
+N_TOGETHER = 8
+"""Blocks of 16 items that are looked at together."""
 
 
 def multiplies_bytes(codegen: Any) -> bool:
@@ -56,28 +42,97 @@ def multiplies_bytes(codegen: Any) -> bool:
     return "+avx512vnni" in features.split(",")
 
 
-@_intrinsic
-def sums_zero(_typing: Any) -> Any:
-    """sums_zero() -> zeros."""
-    return sums_type(), lambda *_: ir.Constant(_SUMS, [0] * LANES)
-
-
-def _adder(one_instruction: bool | None) -> Any:
+def _reaching(one_instruction: bool | None) -> Any:
     @_intrinsic
-    def add_products(_typing: Any, _sums: Any, _items: Any, _user: Any) -> Any:
-        """add_products(sums, items, user): to each lane the products of its 4 bytes at items, 0..255, with the 4 bytes
-        at user, -128..127."""
+    def blocks_reaching(
+        _typing: Any, _items: Any, _n_parts: Any, _user: Any, _lowest: Any, _facts: Any, _extras: Any, _numbers: Any
+    ) -> Any:
+        """blocks_reaching(items, n_parts, user, lowest, facts, extras, numbers) -> two numbers of 64 bits
+
+        A bit for each item of 8 blocks of 16 where
+
+            (lowest + sum) step scale + weight extra + error_weight error + norm_weight norm + slack + floor >= 0
+
+        sum: products of its 4 n_parts bytes at items [8, n_parts, 16, 4], 0..255, with those at user [n_parts, 4],
+        -128..127   scale, error, norm, slack: of each block, the first lines at facts [4, 8]   extras [8, 16]
+        step, error_weight, norm_weight, weight, floor: at numbers
+        """
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            items, n_parts, user, lowest, facts, extras, numbers = arguments
+            dot = _dot_of(context, one_instruction)
+            sums = _sums_of_blocks(builder, dot, items, n_parts, user, lowest)
+            scale, error, norm, slack = (_load(builder, _ahead(builder, facts, 32 * line), _EIGHT) for line in range(4))
+            step, error_weight, norm_weight, weight, floor = (
+                _load(builder, _ahead(builder, numbers, 4 * place), _FLOAT) for place in range(5)
+            )
+            unit = builder.fmul(scale, _spread(builder, step, _EIGHT))
+            margin = builder.fadd(slack, _spread(builder, floor, _EIGHT))
+            margin = _fused(builder, norm, _spread(builder, norm_weight, _EIGHT), margin)
+            margin = _fused(builder, error, _spread(builder, error_weight, _EIGHT), margin)
+            weights, bits = _spread(builder, weight, _WIDE), []
+            for block in range(N_TOGETHER):
+                extra = _load(builder, _ahead(builder, extras, 64 * block), _WIDE)
+                rest = _fused(builder, extra, weights, _picked(builder, margin, [block] * LANES))
+                units = _picked(builder, unit, [block] * LANES)
+                bound = _fused(builder, builder.sitofp(sums[block], _WIDE), units, rest)
+                reached = builder.fcmp_ordered(">=", bound, ir.Constant(_WIDE, [0.0] * LANES))
+                bits.append(builder.zext(builder.bitcast(reached, _INT16), _INT64))
+            halves = [_joined(builder, bits[:4]), _joined(builder, bits[4:])]
+            return context.make_tuple(builder, signature.return_type, halves)
+
+        place, two = types.int64, _tuple_of(types.int64, 2)
+        return two(place, place, place, types.int32, place, place, place), generate
+
+    return blocks_reaching
+
+
+def _sums_of_blocks(builder: Any, dot: Any, items: Any, n_parts: Any, user: Any, lowest: Any) -> list[Any]:
+    """A loop over the parts with one register of sums for each block."""
+    kept = [_kept_in(builder, _spread(builder, lowest, _SUMS)) for _ in range(N_TOGETHER)]
+    apart = builder.mul(n_parts, ir.Constant(_INT64, GROUP_BYTES))
+    with cgutils.for_range(builder, n_parts) as loop:
+        wanted = _load(builder, builder.add(user, builder.mul(loop.index, ir.Constant(_INT64, GROUP))), _INT32)
+        signed = builder.bitcast(_spread(builder, wanted, _SUMS), _BYTES)
+        place = builder.add(items, builder.mul(loop.index, ir.Constant(_INT64, GROUP_BYTES)))
+        for sums in kept:
+            builder.store(dot(builder, builder.load(sums), _load(builder, place, _BYTES), signed), sums)
+            place = builder.add(place, apart)
+    return [builder.load(sums) for sums in kept]
+
+
+def _joined(builder: Any, bits: Sequence[Any]) -> Any:
+    """Four times 16 bits as one number."""
+    joined = bits[0]
+    for place, some in enumerate(bits[1:], start=1):
+        joined = builder.or_(joined, builder.shl(some, ir.Constant(_INT64, LANES * place)))
+    return joined
+
+
+def _summing(one_instruction: bool | None) -> Any:
+    @_intrinsic
+    def sum_of_products(_typing: Any, _item: Any, _user: Any, _n_parts: Any) -> Any:
+        """sum_of_products(item, user, n_parts) -> of 64 n_parts bytes at item, 0..255, by those at user, -128..127."""
 
         def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            sums, items, user = arguments
-            unsigned = _load(builder, items, _BYTES)
-            signed = builder.bitcast(_spread(builder, _load(builder, user, _INT32), _SUMS), _BYTES)
-            has_one = multiplies_bytes(context.codegen()) if one_instruction is None else one_instruction
-            return (_by_one_instruction if has_one else _by_pairs)(builder, sums, unsigned, signed)
+            item, user, n_parts = arguments
+            dot = _dot_of(context, one_instruction)
+            sums = _kept_in(builder, ir.Constant(_SUMS, [0] * LANES))
+            with cgutils.for_range(builder, n_parts) as loop:
+                ahead = builder.mul(loop.index, ir.Constant(_INT64, GROUP_BYTES))
+                unsigned, signed = (_load(builder, builder.add(each, ahead), _BYTES) for each in (item, user))
+                builder.store(dot(builder, builder.load(sums), unsigned, signed), sums)
+            total = _declared(builder, "llvm.vector.reduce.add.v16i32", _INT32, [_SUMS])
+            return builder.call(total, [builder.load(sums)])
 
-        return sums_type(sums_type, types.int64, types.int64), generate
+        return types.int32(types.int64, types.int64, types.int64), generate
 
-    return add_products
+    return sum_of_products
+
+
+def _dot_of(context: Any, one_instruction: bool | None) -> Any:
+    has_one = multiplies_bytes(context.codegen()) if one_instruction is None else one_instruction
+    return _by_one_instruction if has_one else _by_pairs
 
 
 def _by_one_instruction(builder: Any, sums: Any, unsigned: Any, signed: Any) -> Any:
@@ -104,36 +159,9 @@ def _added_pairs(builder: Any, left: Any, right: Any) -> Any:
     return builder.add(*[builder.mul(*half) for half in halves])
 
 
-add_products = _adder(None)
-add_products_by_pairs = _adder(False)
-"""What `add_products` is without AVX512-VNNI, on any processor, so that tests can see it."""
-
-
-@_intrinsic
-def reaching(
-    _typing: Any, _sums: Any, _offset: Any, _step: Any, _facts: Any, _beyond: Any, _lane: Any, _weight: Any, _floor: Any
-) -> Any:
-    """reaching(sums, offset, step, facts, beyond, lane, weight, floor) -> a bit for each lane where
-
-        (sums - offset) step scale + beyond rest + weight extra + floor >= 0
-
-    scale, rest and extra are lines of 16 floats: the first and the second at facts, and the one numbered `lane`.
-    """
-
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        sums, offset, step, facts, beyond, lane, weight, floor = arguments
-        scale, rest = (_load(builder, _ahead(builder, facts, line * 64), _WIDE) for line in (0, 1))
-        place = builder.add(facts, builder.mul(lane, ir.Constant(_INT64, 64)))
-        extra = _load(builder, place, _WIDE)
-        product = builder.sitofp(builder.sub(sums, _spread(builder, offset, _SUMS)), _WIDE)
-        unit = builder.fmul(scale, _spread(builder, step, _WIDE))
-        apart = _fused(builder, extra, _spread(builder, weight, _WIDE), _spread(builder, floor, _WIDE))
-        bound = _fused(builder, product, unit, _fused(builder, rest, _spread(builder, beyond, _WIDE), apart))
-        bits = builder.fcmp_ordered(">=", bound, ir.Constant(_WIDE, [0.0] * LANES))
-        return builder.zext(builder.bitcast(bits, _INT16), _INT64)
-
-    number, place = types.float32, types.int64
-    return types.int64(sums_type, types.int32, number, place, number, place, number, number), generate
+blocks_reaching, sum_of_products = _reaching(None), _summing(None)
+blocks_reaching_by_pairs, sum_of_products_by_pairs = _reaching(False), _summing(False)
+"""What these are without AVX512-VNNI, on any processor, so that tests can see it."""
 
 
 @_intrinsic
@@ -143,6 +171,29 @@ def lowest_bit(_typing: Any, _bits: Any) -> Any:
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         count = _declared(builder, "llvm.cttz.i64", _INT64, [_INT64, _BIT])
         return builder.call(count, [arguments[0], ir.Constant(_BIT, 1)])
+
+    return types.int64(types.int64), generate
+
+
+@_intrinsic
+def fetch_line(_typing: Any, _address: Any) -> Any:
+    """fetch_line(address): the 64 bytes there are on their way to the nearest cache, for reading."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], _BYTE.as_pointer())
+        hint = _declared(builder, "llvm.prefetch.p0", ir.VoidType(), [_BYTE.as_pointer(), _INT32, _INT32, _INT32])
+        builder.call(hint, [pointer, *(ir.Constant(_INT32, choice) for choice in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@_intrinsic
+def n_set(_typing: Any, _bits: Any) -> Any:
+    """n_set(bits) -> how many bits are set."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.call(_declared(builder, "llvm.ctpop.i64", _INT64, [_INT64]), arguments)
 
     return types.int64(types.int64), generate
 
@@ -233,7 +284,8 @@ def _picked(builder: Any, vector: Any, lanes: Sequence[int]) -> Any:
 
 
 def _fused(builder: Any, left: Any, right: Any, addend: Any) -> Any:
-    return builder.call(_declared(builder, "llvm.fma.v16f32", _WIDE, [_WIDE] * 3), [left, right, addend])
+    kind = left.type
+    return builder.call(_declared(builder, f"llvm.fma.v{kind.count}f32", kind, [kind] * 3), [left, right, addend])
 
 
 def _declared(builder: Any, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> Any:

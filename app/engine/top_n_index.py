@@ -9,81 +9,90 @@ So the answer is that of scoring everything, bit for bit, ties by row. The bound
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.arrays import InvalidArray, Matrix32, Matrix64, Rows, Vector32, Vector64, refuse_rows_outside
-from app.engine.byte_vectors import GROUP
+from app.engine.arrays import (
+    InvalidArray,
+    Matrix32,
+    Matrix64,
+    Rows,
+    Vector32,
+    Vector64,
+    refuse_rows_outside,
+)
+from app.engine.byte_vectors import GROUP, GROUP_BYTES
 from app.engine.factors import Arrays, FactorModel
 from app.engine.lanes import ALIGNMENT, LANES
-from app.engine.row_sets import RowSet
+from app.engine.row_sets import RowSet, Words
 from app.engine.top_n_index_kernels import (
     BIAS,
     BIAS_SLACK,
     BIASES,
     BLOCKS_OF_GROUP,
-    ERROR,
     FACTORS,
+    ITEMS_OF_GROUP,
     LEAD,
     LEAD_ERROR,
+    LEAD_PARTS,
     LENGTH,
-    LINES,
+    LONGEST,
     MIDDLE,
+    MOST_REST,
     N_GROUPS,
+    N_ITEMS,
     N_LEAD,
-    N_LINES,
     N_OF_BLOCK,
     N_PLACES,
-    N_TAIL,
     NORM,
     OF_BLOCK,
     OF_GROUP,
     ORDER,
-    REST,
     SCALE,
-    TAIL,
+    SCAN_COST,
+    WHOLE,
+    WHOLE_ERROR,
+    WHOLE_SCALE,
+    WHOLE_STRIDE,
     K,
-    best_first,
-    offer_members,
-    offer_rows,
-    scan,
+    search,
+    search_for_one,
 )
 
-Bytes4 = npt.NDArray[np.uint8]
-"""Bytes of items [n_blocks, groups of four factors, 16, 4]."""
+Bytes = npt.NDArray[np.uint8]
 
-ITEMS_OF_GROUP = LANES * BLOCKS_OF_GROUP
 _AT_ONCE = 512 * ITEMS_OF_GROUP
 
 LEAST_ITEMS, LEAST_FACTORS, MOST_FACTORS = 512, 4, 1024
 """With fewer, scoring everything is as fast. With more factors a sum of bytes would no longer be an exact float32."""
-_LONGEST = 1e15
-"""Items with vectors longer than this, or shorter than its inverse and not zero, are always scored, and so is what is
-no number: there are no bounds."""
 _MOST_WILD = 64
+"""Items with vectors longer than LONGEST, or shorter than its inverse and not zero, are always scored, and so is what
+is no number: there are no bounds."""
 _MOST_SKEWED = 1e-10
 _NOBODY = 2e38
 """Minus the bias of places that hold no item."""
+_STRIDE = 16
+"""Bytes of an item's whole vector are a multiple of it."""
+_BEYOND = GROUP_BYTES // _STRIDE
+"""Rows after the last item's, since kernels read 64 bytes at once."""
 
-LEAD_SHARE = 0.4
-"""Share of the squared lengths that the axes of the first stage must hold."""
-SCAN_COST = 1 / 40
-"""What an item costs in a scan, in units of scoring one by itself."""
+LEAD_SHARE, LEAST_LEAD = 0.5, 2 * GROUP - 1
+"""Share of the squared lengths that the axes of the first stage must hold, and how many there are at least."""
 
 _NO_ROWS = np.zeros(0, np.int32)
 _NO_WORDS = np.zeros(0, np.uint64)
-_NO_LENGTHS = np.zeros(0)
 
 _DTYPES: dict[str, tuple[type[np.generic], int]] = {
     "rotation": (np.float64, 2),
     "order": (np.int32, 1),
     "lead": (np.uint8, 4),
-    "tail": (np.uint8, 4),
-    "lines": (np.float32, 3),
-    "of_block": (np.float32, 2),
+    "whole": (np.uint8, 2),
+    "bias": (np.float32, 1),
+    "length": (np.float32, 1),
+    "of_block": (np.float32, 3),
     "of_group": (np.float32, 2),
     "wild": (np.int32, 1),
 }
@@ -94,13 +103,12 @@ def slack_of(k: int) -> float:
     return (k + 64) * 2.0**-24
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """A vector to look with, what is added to each of its scores, and rows that it must not find."""
 
     vector: Vector32
     base: float = 0.0
-    excluded: Rows = field(default_factory=lambda: _NO_ROWS)
+    excluded: Rows = _NO_ROWS
 
 
 class TopNIndex:
@@ -108,19 +116,21 @@ class TopNIndex:
 
     def __init__(self, model: FactorModel, arrays: Arrays) -> None:
         self.model = model
+        self._n_items = model.n_items
         self._arrays = arrays
         self._rotation = np.array(arrays["rotation"], np.float64, order="C")
         self._wild: Rows = np.array(arrays["wild"], np.int32)
         self._slack = slack_of(model.n_factors)
-        # Kernels take addresses: telling Numba of a read-only array costs more than a scan of a few thousand items.
+        # Kernels take addresses: telling Numba of an array takes longer than looking at a block of items.
         self._held = [np.ascontiguousarray(array) for array in (model.item_factors, model.item_bias)]
         self._places = np.zeros(N_PLACES, np.int64)
         for place, name in _PLACES.items():
             self._places[place] = arrays[name].ctypes.data
         self._places[FACTORS], self._places[BIASES] = (array.ctypes.data for array in self._held)
-        self._places[K] = model.n_factors
-        self._places[N_GROUPS] = arrays["of_group"].shape[0]
-        self._places[N_LEAD], self._places[N_TAIL] = arrays["lead"].shape[1], arrays["tail"].shape[1]
+        self._places[N_ITEMS], self._places[K] = model.n_items, model.n_factors
+        self._places[N_GROUPS], self._places[LEAD_PARTS] = arrays["of_group"].shape[0], arrays["lead"].shape[1]
+        self._places[WHOLE_STRIDE] = arrays["whole"].shape[1]
+        self._places[N_LEAD] = _n_lead(model.n_factors, arrays)
 
     @classmethod
     def build(cls, model: FactorModel, n_lead: int | None = None) -> TopNIndex | None:
@@ -144,7 +154,7 @@ class TopNIndex:
     @property
     def n_lead(self) -> int:
         """Factors that the first stage looks at; all of them where there is no second one."""
-        return min(self.model.n_factors, GROUP * int(self._places[N_LEAD]))
+        return int(self._places[N_LEAD])
 
     def best(
         self,
@@ -162,44 +172,81 @@ class TopNIndex:
         """
         if n < 0:
             raise InvalidArray("n", f"must not be negative, not {n}")
-        hunt = self._hunt(queries, min(n, self.model.n_items), cosine)
-        few, among = self._narrowed(candidates, among)
-        if not hunt.n or not queries:
-            return hunt.lists()
-        if few is not None:
-            self._offer(hunt, few, among)
-        elif self._is_quicker_one_by_one(hunt, among):
-            self._offer_members(hunt, among or RowSet.everything(self.model.n_items))
-        else:
-            self._offer(hunt, self._wild, among)
-            self._scan(hunt, among)
-        return hunt.lists()
+        n = min(n, self._n_items)
+        offered, only_offered = self._wild, False
+        if candidates is not None:
+            candidates, among = self._narrowed(candidates, among)
+            offered, only_offered = (self._wild, False) if candidates is None else (candidates, True)
+        words = _NO_WORDS if among is None else self._words_of(among)
+        ask = self._for_one if len(queries) == 1 else self._for_several
+        return ask(queries, n, words, offered, only_offered, cosine)
 
-    def _hunt(self, queries: Sequence[Query], n: int, cosine: bool) -> _Hunt:
-        shape = len(queries), self.model.n_factors
-        vectors = np.empty(shape, np.float32)
-        for place, query in enumerate(queries):
-            vectors[place] = query.vector
-            if query.excluded.size:
-                refuse_rows_outside(query.excluded, self.model.n_items, "excluded", unknown_allowed=True)
-        return _Hunt(
-            n,
+    def _for_one(
+        self, queries: Sequence[Query], n: int, words: Words, offered: Rows, only_offered: bool, cosine: bool
+    ) -> list[tuple[Rows, Vector32]]:
+        vector, base, excluded = queries[0]
+        values, rows = np.empty(n, np.float32), np.empty(n, np.int32)
+        n_found = search_for_one(
+            self._places,
+            self._rotation,
+            self._slack,
             cosine,
-            vectors,
-            np.array([query.base for query in queries], np.float64),
-            [np.sort(query.excluded) for query in queries],
-            np.empty((shape[0], n), np.float32),
-            np.empty((shape[0], n), np.int32),
-            np.zeros(shape[0], np.int64),
+            np.ascontiguousarray(vector, np.float32),
+            base,
+            np.ascontiguousarray(excluded, np.int32),
+            words,
+            offered,
+            only_offered,
+            values,
+            rows,
         )
+        if n_found < 0:
+            self._refuse(queries)
+        return [(rows[:n_found], values[:n_found])]
 
-    def _narrowed(self, candidates: Rows | None, among: RowSet | None) -> tuple[Rows | None, RowSet | None]:
+    def _for_several(
+        self, queries: Sequence[Query], n: int, words: Words, offered: Rows, only_offered: bool, cosine: bool
+    ) -> list[tuple[Rows, Vector32]]:
+        if not queries:
+            return []
+        values, rows = np.empty((len(queries), n), np.float32), np.empty((len(queries), n), np.int32)
+        n_found = np.zeros(len(queries), np.int64)
+        is_done = search(
+            self._places,
+            self._rotation,
+            self._slack,
+            cosine,
+            np.concatenate([query.vector for query in queries], dtype=np.float32),
+            np.array([query.base for query in queries], np.float64),
+            np.concatenate([query.excluded for query in queries], dtype=np.int32),
+            np.cumsum([query.excluded.size for query in queries]),
+            words,
+            offered,
+            only_offered,
+            n,
+            values.reshape(-1),
+            rows.reshape(-1),
+            n_found,
+        )
+        if not is_done:
+            self._refuse(queries)
+        return [(rows[u, :found], values[u, :found]) for u, found in enumerate(n_found.tolist())]
+
+    def _refuse(self, queries: Sequence[Query]) -> None:
+        """Raises InvalidArray for what the kernels have turned down."""
+        for query in queries:
+            if query.vector.shape != (self.model.n_factors,):
+                raise InvalidArray("vector", f"must have shape ({self.model.n_factors},), not {query.vector.shape}")
+            refuse_rows_outside(query.excluded, self.model.n_items, "excluded", unknown_allowed=True)
+
+    def _words_of(self, among: RowSet) -> Words:
+        if among.n_rows != self.model.n_items:
+            raise InvalidArray("among", f"is of {among.n_rows} rows; the model has {self.model.n_items}")
+        return among.words
+
+    def _narrowed(self, candidates: Rows, among: RowSet | None) -> tuple[Rows | None, RowSet | None]:
         """Candidates as ascending rows where they are few, else as part of the set."""
         n_items = self.model.n_items
-        if among is not None and among.n_rows != n_items:
-            raise InvalidArray("among", f"is of {among.n_rows} rows; the model has {n_items}")
-        if candidates is None:
-            return None, among
         refuse_rows_outside(candidates, n_items, "candidates", unknown_allowed=True)
         if candidates.size <= n_items * SCAN_COST:
             distinct = np.unique(candidates)
@@ -207,94 +254,21 @@ class TopNIndex:
         listed = RowSet.of(candidates, n_items)
         return None, listed if among is None else among & listed
 
-    def _is_quicker_one_by_one(self, hunt: _Hunt, among: RowSet | None) -> bool:
-        """Or the only way: a vector without measure has no bounds."""
-        n_items = self.model.n_items
-        n_members = n_items if among is None else among.n_members
-        if n_members <= max(n_items * SCAN_COST, 2 * hunt.n):
-            return True
-        lengths = np.linalg.norm(hunt.vectors.astype(np.float64), axis=1) if hunt.cosine else _NO_LENGTHS
-        flat = hunt.vectors.reshape(-1)
-        return not (
-            float(flat @ flat) < _LONGEST**2
-            and max(map(abs, hunt.bases.tolist()), default=0.0) < _LONGEST
-            and bool(np.all(lengths > 1 / _LONGEST))  # below it squares are not exact enough for the bounds
-        )
 
-    def _offer(self, hunt: _Hunt, rows: Rows, among: RowSet | None) -> None:
-        """Score these one by one; the lists are in order unless a scan takes them on."""
-        words = _NO_WORDS if among is None else among.words
-        for u, excluded in enumerate(hunt.excluded) if rows.size else ():
-            hunt.n_found[u] = offer_rows(
-                self._places,
-                hunt.cosine,
-                hunt.vectors[u],
-                hunt.bases[u],
-                rows,
-                excluded,
-                words,
-                hunt.values[u],
-                hunt.rows[u],
-                0,
-            )
-        if rows is not self._wild:
-            hunt.sort()
-
-    def _offer_members(self, hunt: _Hunt, members: RowSet) -> None:
-        for u, excluded in enumerate(hunt.excluded):
-            hunt.n_found[u] = offer_members(
-                self._places,
-                hunt.cosine,
-                hunt.vectors[u],
-                hunt.bases[u],
-                members.words,
-                excluded,
-                hunt.values[u],
-                hunt.rows[u],
-            )
-        hunt.sort()
-
-    def _scan(self, hunt: _Hunt, among: RowSet | None) -> None:
-        alone = len(hunt.excluded) == 1
-        ends = [hunt.excluded[0].size] if alone else np.cumsum([rows.size for rows in hunt.excluded])
-        scan(
-            self._places,
-            self._rotation,
-            self._slack,
-            hunt.cosine,
-            hunt.vectors,
-            hunt.bases,
-            hunt.excluded[0] if alone else np.concatenate(hunt.excluded),
-            np.array(ends, np.int64),
-            _NO_WORDS if among is None else among.words,
-            hunt.values,
-            hunt.rows,
-            hunt.n_found,
-        )
+_PLACES = {
+    ORDER: "order",
+    LEAD: "lead",
+    WHOLE: "whole",
+    BIAS: "bias",
+    LENGTH: "length",
+    OF_BLOCK: "of_block",
+    OF_GROUP: "of_group",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class _Hunt:
-    """One search for some users: what is looked with, and what has been found."""
-
-    n: int
-    cosine: bool
-    vectors: Matrix32
-    bases: Vector64
-    excluded: list[Rows]
-    values: Matrix32
-    rows: npt.NDArray[np.int32]
-    n_found: npt.NDArray[np.int64]
-
-    def sort(self) -> None:
-        for u, n_found in enumerate(self.n_found.tolist()):
-            best_first(self.values[u], self.rows[u], n_found)
-
-    def lists(self) -> list[tuple[Rows, Vector32]]:
-        return [(self.rows[u, :found], self.values[u, :found]) for u, found in enumerate(self.n_found.tolist())]
-
-
-_PLACES = {ORDER: "order", LEAD: "lead", TAIL: "tail", LINES: "lines", OF_BLOCK: "of_block", OF_GROUP: "of_group"}
+def _n_lead(k: int, arrays: Arrays) -> int:
+    """One byte of the first stage is for what the other factors make together, where there are any."""
+    return GROUP * int(arrays["lead"].shape[1]) - 1 if arrays["whole"].size else k
 
 
 def _built(model: FactorModel, n_lead: int | None) -> Arrays | None:
@@ -302,7 +276,7 @@ def _built(model: FactorModel, n_lead: int | None) -> Arrays | None:
     if n_items < LEAST_ITEMS or not LEAST_FACTORS <= k <= MOST_FACTORS:
         return None
     norms = _norms(model.item_factors)
-    is_tame = (norms < _LONGEST) & ((norms > 1 / _LONGEST) | (norms == 0)) & (np.abs(model.item_bias) < _LONGEST)
+    is_tame = (norms < LONGEST) & ((norms > 1 / LONGEST) | (norms == 0)) & (np.abs(model.item_bias) < LONGEST)
     wild = np.flatnonzero(~is_tame).astype(np.int32)
     tame = np.flatnonzero(is_tame).astype(np.int32)
     if wild.size > _MOST_WILD or not tame.size:
@@ -344,44 +318,63 @@ def _axes(factors: Matrix32, rows: Rows) -> tuple[Vector64, Matrix64]:
 
 
 def _lead_of(spectrum: Vector64) -> int:
-    """As few axes as hold the wanted share, by fours; all of them where that takes more than half of them."""
+    """As few axes as hold the wanted share, one less than fours of them; all where a quarter of them does not."""
     k, total = spectrum.size, float(spectrum.sum())
-    for n_lead in range(GROUP, k // 2 + 1, GROUP):
+    for n_lead in range(LEAST_LEAD, k // 4 + 1, GROUP):
         if spectrum[:n_lead].sum() >= LEAD_SHARE * total:
             return n_lead
     return k
 
 
 def _blocks(model: FactorModel, rotation: Matrix64, norms: Vector64, order: Rows, n_lead: int) -> Arrays:
+    """n_lead is rounded up to what fits in the same bytes."""
     n, k = order.size, model.n_factors
+    parts = n_lead // GROUP + 1
+    is_whole = GROUP * parts > k
+    n_lead, parts = (k, -(-k // GROUP)) if is_whole else (GROUP * parts - 1, parts)
     n_groups = -(-n // ITEMS_OF_GROUP)
-    n_blocks = n_groups * BLOCKS_OF_GROUP
-    lead_groups, tail_groups = -(-min(n_lead, k) // GROUP), -(-max(k - n_lead, 0) // GROUP)
+    n_places = n_groups * ITEMS_OF_GROUP
+    stride = 0 if is_whole else -(-k // _STRIDE) * _STRIDE
     arrays: Arrays = {
-        "order": np.full(n_blocks * LANES, -1, np.int32),
-        "lead": _aligned_bytes(n_blocks, lead_groups),
-        "tail": _aligned_bytes(n_blocks, tail_groups),
-        "lines": np.zeros((n_blocks, N_LINES, LANES), np.float32),
-        "of_block": np.zeros((n_blocks, N_OF_BLOCK), np.float32),
+        "order": np.full(n_places, -1, np.int32),
+        "lead": _aligned_bytes(n_places // LANES, parts, LANES, GROUP),
+        "whole": _aligned_bytes(n_places + _BEYOND, stride),
+        "bias": np.zeros(n_places, np.float32),
+        "length": np.zeros(n_places, np.float32),
+        "of_block": np.zeros((n_groups, N_OF_BLOCK, BLOCKS_OF_GROUP), np.float32),
         "of_group": np.zeros((n_groups, 2), np.float32),
     }
     arrays["order"][:n] = order
-    for some in _slices(n_blocks * LANES):
+    for some in _slices(n_places):
         part = _Part.of(model, rotation, norms, arrays["order"][some], n_lead)
-        blocks = slice(some.start // LANES, some.stop // LANES)
-        _fill(arrays, part, blocks, slack_of(k))
+        _fill(arrays, part, some, slack_of(k))
     return arrays
+
+
+@dataclass(frozen=True, slots=True)
+class _Rounded:
+    """Vectors as whole numbers of a scale that the 16 of a block share."""
+
+    numbers: npt.NDArray[np.float64]
+    scale: Vector64
+    error: Vector64
+
+    @classmethod
+    def of(cls, vectors: Matrix64, rest: Vector64) -> _Rounded:
+        """The scale has room for the rest as one more number, up to twice as large."""
+        wanted = np.maximum(np.abs(vectors).max(axis=1) / 127, rest / (2 * MOST_REST))
+        scale = wanted.reshape(-1, LANES).max(axis=1).astype(np.float32).astype(np.float64)
+        unit = np.repeat(np.where(scale > 0, scale, 1), LANES)
+        numbers = np.clip(np.rint(vectors / unit[:, None]), -127, 127)
+        return cls(numbers, unit, np.linalg.norm(vectors - numbers * unit[:, None], axis=1))
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
     """Items of a stretch of whole groups, in their order; where there is none, one that nobody can want."""
 
-    numbers: npt.NDArray[np.int8]
-    n_lead: int
-    scale: Vector32
-    lead_error: Vector64
-    error: Vector64
+    lead: _Rounded
+    whole: _Rounded
     rest: Vector64
     norms: Vector64
     bias: Vector32
@@ -391,55 +384,58 @@ class _Part:
         is_there = order >= 0
         turned = np.zeros((order.size, model.n_factors))
         turned[is_there] = model.item_factors[order[is_there]].astype(np.float64) @ rotation
-        scale = (np.abs(turned).max(axis=1) / 127).astype(np.float32)
-        unit = np.where(scale > 0, scale, 1).astype(np.float64)[:, None]
-        numbers = np.clip(np.rint(turned / unit), -127, 127)
-        errors = turned - numbers * unit
+        rest = np.linalg.norm(turned[:, n_lead:], axis=1)
         return cls(
-            numbers.astype(np.int8),
-            n_lead,
-            unit[:, 0].astype(np.float32),
-            np.linalg.norm(errors[:, :n_lead], axis=1),
-            np.linalg.norm(errors, axis=1),
-            np.linalg.norm(turned[:, n_lead:], axis=1),
+            _Rounded.of(turned[:, :n_lead], rest),
+            _Rounded.of(turned, np.zeros(order.size)),
+            rest,
             np.where(is_there, norms[order], 0.0),
             np.where(is_there, model.item_bias[order], -_NOBODY).astype(np.float32),
         )
 
 
-def _fill(arrays: Arrays, part: _Part, blocks: slice, slack: float) -> None:
-    lead, tail = part.numbers[:, : part.n_lead], part.numbers[:, part.n_lead :]
-    for name, numbers in (("lead", lead), ("tail", tail)):
-        arrays[name][blocks] = _in_groups(numbers, arrays[name].shape[1])
-    for line, values in ((SCALE, part.scale), (REST, part.rest), (BIAS, part.bias), (LENGTH, part.norms)):
-        arrays["lines"][blocks, line] = values.reshape(-1, LANES)
-    bias_size = np.where(part.bias > -_NOBODY, np.abs(part.bias), 0.0).astype(np.float64)
-    largest = (part.lead_error, part.error, part.norms, slack * bias_size)
-    for column, values in zip((LEAD_ERROR, ERROR, NORM, BIAS_SLACK), largest, strict=True):
-        arrays["of_block"][blocks, column] = values.reshape(-1, LANES).max(axis=1)
-    groups = slice(blocks.start // BLOCKS_OF_GROUP, blocks.stop // BLOCKS_OF_GROUP)
-    highest, longest = (each.reshape(-1, ITEMS_OF_GROUP).max(axis=1) for each in (part.bias, part.norms))
-    arrays["of_group"][groups, 0] = highest + slack * bias_size.reshape(-1, ITEMS_OF_GROUP).max(axis=1)
+def _fill(arrays: Arrays, part: _Part, some: slice, slack: float) -> None:
+    """These places, which are whole groups."""
+    lead, whole = arrays["lead"], arrays["whole"]
+    groups = slice(some.start // ITEMS_OF_GROUP, some.stop // ITEMS_OF_GROUP)
+    lead[some.start // LANES : some.stop // LANES] = _in_groups(part, lead.shape[1])
+    if whole.size:
+        whole[some, : part.whole.numbers.shape[1]] = part.whole.numbers + MIDDLE
+    arrays["bias"][some], arrays["length"][some] = part.bias, part.norms
+    bias_slack = slack * np.where(part.bias > -_NOBODY, np.abs(part.bias), 0.0).astype(np.float64)
+    largest = {
+        SCALE: part.lead.scale,
+        LEAD_ERROR: part.lead.error,
+        NORM: part.norms,
+        BIAS_SLACK: bias_slack,
+        WHOLE_SCALE: part.whole.scale,
+        WHOLE_ERROR: part.whole.error,
+    }
+    for line, values in largest.items():
+        arrays["of_block"][groups, line] = values.reshape(-1, BLOCKS_OF_GROUP, LANES).max(axis=2)
+    highest, longest, most_slack = (
+        values.reshape(-1, ITEMS_OF_GROUP).max(axis=1) for values in (part.bias, part.norms, bias_slack)
+    )
+    arrays["of_group"][groups, 0] = highest + most_slack
     arrays["of_group"][groups, 1] = longest * (1 + 2 * slack)
 
 
-def _in_groups(numbers: npt.NDArray[np.int8], n_groups: int) -> Bytes4:
-    """[n, factors] as bytes without sign [n / 16, n_groups, 16, 4]; a factor too many is zero."""
-    full = np.zeros((numbers.shape[0], n_groups * GROUP), np.int16)
-    full[:, : numbers.shape[1]] = numbers
-    return (
-        (full + MIDDLE)
-        .astype(np.uint8)
-        .reshape(numbers.shape[0] // LANES, LANES, n_groups, GROUP)
-        .transpose(0, 2, 1, 3)
-    )
+def _in_groups(part: _Part, n_parts: int) -> Bytes:
+    """The first stage's bytes [blocks, n_parts, 16, 4]: factors without sign, then the rest, rounded up; then zero."""
+    numbers, scale = part.lead.numbers, part.lead.scale
+    n, n_lead = numbers.shape
+    full = np.zeros((n, n_parts * GROUP), np.uint8)
+    full[:, :n_lead] = numbers + MIDDLE
+    if n_lead < part.whole.numbers.shape[1]:
+        full[:, n_lead] = np.ceil(part.rest / scale)
+    return full.reshape(n // LANES, LANES, n_parts, GROUP).transpose(0, 2, 1, 3)
 
 
-def _aligned_bytes(n_blocks: int, n_groups: int) -> Bytes4:
-    size = n_blocks * n_groups * LANES * GROUP
+def _aligned_bytes(*shape: int) -> Bytes:
+    size = int(np.prod(shape))
     room = np.zeros(size + ALIGNMENT, np.uint8)
     skip = -room.ctypes.data % ALIGNMENT
-    return room[skip : skip + size].reshape(n_blocks, n_groups, LANES, GROUP)
+    return room[skip : skip + size].reshape(shape)
 
 
 def _slices(n: int) -> Iterator[slice]:
@@ -454,20 +450,21 @@ def _check(model: FactorModel, mapping: Mapping[str, npt.NDArray[Any]]) -> None:
         if array.dtype != dtype or array.ndim != rank or not array.flags.c_contiguous:
             raise InvalidArray(name, f"must be {rank}-d {np.dtype(dtype)} in C order, not {array.ndim}-d {array.dtype}")
     k, n_groups = model.n_factors, mapping["of_group"].shape[0]
-    n_blocks, lead, tail = n_groups * BLOCKS_OF_GROUP, mapping["lead"].shape[1], mapping["tail"].shape[1]
+    n_places, parts, stride = n_groups * ITEMS_OF_GROUP, mapping["lead"].shape[1], mapping["whole"].shape[1]
     expected: dict[str, tuple[int, ...]] = {
         "rotation": (k, k),
-        "order": (n_blocks * LANES,),
-        "lead": (n_blocks, lead, LANES, GROUP),
-        "tail": (n_blocks, tail, LANES, GROUP),
-        "lines": (n_blocks, N_LINES, LANES),
-        "of_block": (n_blocks, N_OF_BLOCK),
+        "order": (n_places,),
+        "lead": (n_places // LANES, parts, LANES, GROUP),
+        "whole": (n_places + _BEYOND, stride),
+        "bias": (n_places,),
+        "length": (n_places,),
+        "of_block": (n_groups, N_OF_BLOCK, BLOCKS_OF_GROUP),
         "of_group": (n_groups, 2),
     }
     for name, shape in expected.items():
         if mapping[name].shape != shape:
             raise InvalidArray(name, f"must have shape {shape}, not {mapping[name].shape}")
-    if GROUP * (lead + tail) < k or (tail and k <= GROUP * lead):
-        raise InvalidArray("lead", f"and tail hold {lead} and {tail} groups; the model has {k} factors")
+    if GROUP * parts < k if stride == 0 else not (0 < GROUP * parts <= k <= stride):
+        raise InvalidArray("lead", f"and whole hold {GROUP * parts} and {stride} bytes; the model has {k} factors")
     for name in ("order", "wild"):
         refuse_rows_outside(mapping[name], model.n_items, name, unknown_allowed=True)

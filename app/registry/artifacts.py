@@ -42,8 +42,11 @@ _PUBLISHED_START = "published_start_"
 _EXAMINED_START = "examined_start_"
 _KEPT = (_EXAMINER, _PUBLISHED_START, _EXAMINED_START)
 """Prefixes of the files of models that do not answer."""
-_INDEX = "index_"
-"""Prefix of the arrays of the index of the best items; a version of few items has none."""
+_INDEX = "index2_"
+"""Prefix of the arrays of the index of the best items, with its format; a version of few items has none.
+
+Folders with an index of another format, or written before there were any, get one when they are loaded.
+"""
 _NOT_HERE = -1
 
 
@@ -222,7 +225,7 @@ def load(folder: Path, version: int, published: Manifest | None = None) -> Loade
 
 
 def _finder(model: FactorModel, arrays: Mapping[str, npt.NDArray[Any]]) -> Finder:
-    """The stored index; folders written before there were any get one now."""
+    """The stored index; folders without one of this format get it now."""
     stored = {name.removeprefix(_INDEX): array for name, array in arrays.items() if name.startswith(_INDEX)}
     return TopNIndex.from_arrays(model, stored) if stored else finder_of(model)
 

@@ -1,5 +1,7 @@
 """Whatever the index leaves out, its answers are those of scoring everything, bit for bit."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -142,6 +144,17 @@ def test_a_user_whose_wishes_are_lost_in_bytes_gets_what_it_wishes(n_lead):
     expect_equal(index, [Query(np.array([1.25] + [LOST] * 12, np.float32))], 10)
 
 
+@pytest.mark.parametrize(("size", "wish"), [(0.2, 2.0), (3.0, 0.005)], ids=["small in items", "small in users"])
+def test_what_the_later_axes_make_together_is_never_rounded_down(size, wish):
+    """The first seven axes are exact in bytes, and the user wants just what the others point to."""
+    signs = every_sign(12)
+    q = np.hstack([np.full((4096, 1), 127.0), np.sign(signs[:, :6]) * [9, 8, 7, 6, 5, 4], size * signs[:, 6:]])
+    index = TopNIndex.build(model_of(q), n_lead=7)
+    assert index
+    vector = np.concatenate([[1.0], np.zeros(6), np.full(6, wish / 6**0.5)])
+    expect_equal(index, [Query(vector.astype(np.float32))], 10)
+
+
 def test_zero_vectors_leave_the_order_to_the_biases():
     bias = np.random.default_rng(0).normal(0, 1, 1000)
     index = indexed(model_of(np.zeros((1000, 8)), item_bias=bias))
@@ -190,6 +203,47 @@ def test_all_items_come_when_all_are_wanted_and_none_when_none_are():
     assert index.best([], 5) == []
 
 
+def test_what_is_excluded_may_come_in_any_order_twice_and_be_everything():
+    rng = np.random.default_rng(4)
+    index = indexed(model_of(rng.normal(0, 1, (900, 8))))
+    vector = rng.normal(0, 1, 8).astype(np.float32)
+    best = index.best([Query(vector)], 900)[0][0]
+    for n_excluded in (1, 100, 890, 900):
+        excluded = rng.permutation(np.concatenate([best[:n_excluded], best[:n_excluded], [-1]])).astype(np.int32)
+        assert index.best([Query(vector, 0.0, excluded)], 10)[0][0].tolist() == best[n_excluded:][:10].tolist()
+        others = [Query(vector), Query(vector, 0.0, excluded), Query(vector)]
+        lists = [rows.tolist() for rows, _ in index.best(others, 10)]
+        assert lists == [best[:10].tolist(), best[n_excluded:][:10].tolist(), best[:10].tolist()]
+
+
+def test_vectors_of_other_types_and_layouts_are_looked_with_too_and_of_other_sizes_refused():
+    rng = np.random.default_rng(4)
+    index = indexed(model_of(rng.normal(0, 1, (900, 8))))
+    vector = rng.normal(0, 1, 8).astype(np.float32)
+    expected = index.best([Query(vector)], 5)[0][0].tolist()
+    read_only = vector.copy()
+    read_only.flags.writeable = False
+    for same in (read_only, vector.astype(np.float64), np.repeat(vector, 2)[::2]):
+        strided = np.full((3, 2), -1, np.int32)[:, 0]
+        for queries in ([Query(same, 0.0, strided)], [Query(same, 0.0, strided), Query(same)]):
+            assert index.best(queries, 5)[0][0].tolist() == expected
+    for queries in ([Query(vector[:7])], [Query(vector), Query(vector[:7])]):
+        with pytest.raises(InvalidArray, match="vector must have shape"):
+            index.best(queries, 5)
+
+
+def test_threads_get_what_each_gets_alone():
+    rng = np.random.default_rng(6)
+    index = indexed(any_model(rng, 2000))
+    queries = [any_query(rng, index.model) for _ in range(200)]
+    with np.errstate(all="ignore"), ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda query: index.best([query], 10)[0], queries))
+    for query, (rows, values) in zip(queries, together, strict=True):
+        ((alone, scores),) = index.best([query], 10)
+        assert rows.tolist() == alone.tolist()
+        assert np.array_equal(values, scores)
+
+
 def test_few_items_need_no_index():
     assert TopNIndex.build(model_of(np.ones((1, 8)))) is None
     assert TopNIndex.build(model_of(np.ones((1000, 1)))) is None
@@ -204,7 +258,9 @@ def test_what_is_stored_answers_as_what_was_built():
     ask_anything(rng, TopNIndex.from_arrays(built.model, arrays), 20)
 
 
-@pytest.mark.parametrize("name", ["rotation", "order", "lead", "lines", "of_block", "of_group", "wild"])
+@pytest.mark.parametrize(
+    "name", ["rotation", "order", "lead", "whole", "bias", "length", "of_block", "of_group", "wild"]
+)
 def test_arrays_that_do_not_fit_are_refused(name):
     index = indexed(model_of(np.random.default_rng(0).normal(0, 1, (700, 8))))
     arrays = index.arrays()

@@ -137,7 +137,9 @@ def test_a_version_without_examiner_says_so(folder: Path) -> None:
     assert artifacts.load_examiner(folder) is None
 
 
-def test_the_index_of_a_large_version_is_stored_and_mapped_and_older_folders_get_one(tmp_path: Path) -> None:
+def test_the_index_of_a_large_version_is_stored_and_mapped_and_folders_of_another_format_get_one(
+    tmp_path: Path,
+) -> None:
     n = 600
     large = artifacts.VersionContents(
         model(n_items=n, k=4), USER_KEYS, np.arange(n), artifacts.Vocabulary.of([f"i{row:03}" for row in range(n)])
@@ -149,9 +151,10 @@ def test_the_index_of_a_large_version_is_stored_and_mapped_and_older_folders_get
     query = Query(np.ones(4, np.float32), 3.0)
     [(rows, scores)] = loaded.finder.best([query], 5)
     assert rows.tolist() == [599, 598, 597, 596, 595]
-    for file in [name for name in manifest["files"] if name.startswith("index_")]:
-        (tmp_path / "large" / file).unlink()
-        del manifest["files"][file]
+    for file in [name for name in manifest["files"] if name.startswith("index2_")]:
+        older = file.replace("index2_", "index_")
+        (tmp_path / "large" / file).rename(tmp_path / "large" / older)
+        manifest["files"][older] = manifest["files"].pop(file)
     (tmp_path / "large" / "manifest.json").write_text(json.dumps(manifest))
     [(own_rows, own_scores)] = artifacts.load(tmp_path / "large", 1).finder.best([query], 5)
     assert (own_rows.tolist(), own_scores.tolist()) == (rows.tolist(), scores.tolist())
