@@ -122,6 +122,13 @@ class Database:
             yield connection
 
     @contextmanager
+    def read_at_once(self) -> Iterator[Connection]:
+        """As `read`, for a block that is one statement on a server: no transaction is begun and ended around it."""
+        self._refuse_while_away()
+        with self.engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that is committed when the block ends, and undone when it raises."""
         if not self.is_sqlite:
@@ -183,31 +190,27 @@ class Reader:
     """A connection that is kept, for a thread that must never wait for the pool, such as the event loop's."""
 
     def __init__(self, engine: Engine) -> None:
-        self._connection = engine.connect()
+        self.connection = engine.connect()
         self._seen: Any = None
         self._n_opened = 0
 
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """As `Database.read`, but one block at a time."""
-        try:
-            yield self._connection
-        finally:
-            if self._connection.in_transaction():
-                self._connection.rollback()
+    def end(self) -> None:
+        """End the transaction that reading may have begun: the next one sees what was committed meanwhile."""
+        if self.connection.in_transaction():
+            self.connection.rollback()
 
     def changes(self) -> Changes:
         """Different after every commit by anybody, this process or another; SQLite only, 4 microseconds.
 
         SQLite counts for each connection by itself, so that a connection opened anew begins with another number.
         """
-        with driver(self._connection) as raw:
+        with driver(self.connection) as raw:
             if raw is not self._seen:
                 self._seen, self._n_opened = raw, self._n_opened + 1
             return self._n_opened, raw.execute("PRAGMA data_version").fetchone()[0]
 
     def close(self) -> None:
-        self._connection.close()
+        self.connection.close()
 
 
 def open_database(settings: Settings, statement_timeout: timedelta | None = None) -> Database:

@@ -89,7 +89,7 @@ def coverage(model: FactorModel, known: Ratings, test: Ratings) -> list[tuple[in
     fold_in, rows = FoldIn(model), []
     for user_row in np.unique(test.user_rows).tolist():
         seen, asked = known.of_user(user_row), test.of_user(user_row)
-        user = fold_in.trained(user_row, known.item_rows[seen], known.values[seen])
+        user = fold_in.trained(user_row, fold_in.fold_in(known.item_rows[seen], known.values[seen]))
         values, variances = fold_in.predict(user, test.item_rows[asked])
         ends = fold_in.interval(user, test.item_rows[asked], values, variances, LEVEL)
         lower, upper = (np.clip(end, 0.5, 5.0) for end in ends)
@@ -141,7 +141,8 @@ def _orders(models: dict[str, FactorModel], known: Ratings) -> dict[str, Callabl
 
     def user_of(user_row: int, model: FactorModel = posterior) -> UserSide:
         seen = known.of_user(user_row)
-        return FoldIn(model).trained(user_row, known.item_rows[seen], known.values[seen])
+        fold_in = FoldIn(model)
+        return fold_in.trained(user_row, fold_in.fold_in(known.item_rows[seen], known.values[seen]))
 
     def lower(user_row: int) -> np.ndarray:
         user = user_of(user_row)

@@ -21,6 +21,7 @@ from app.engine.fold_in import FoldIn
 from app.engine.top_n_index import TopNIndex
 from app.main import create_app
 from app.ratings import store
+from app.ratings.loop_reader import LoopReader
 from app.recommendations import api, query, recommend
 from app.recommendations.moment import Moment
 from app.recommendations.recommend import Recommender
@@ -31,6 +32,7 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("is the kept list still right?", Recommender, "_unchanged_list"),
     ("model, items and changes at hand", Recommender, "_moment_at_hand"),
     ("reading the ratings", store, "ratings_of_user"),
+    ("reading the ratings", LoopReader, "ratings_of_user"),
     ("has the user changed?", store, "state_of_user"),
     ("rows of the rated items", recommend, "_rated_items"),
     ("folding in", Moment, "user_of"),

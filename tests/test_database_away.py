@@ -16,6 +16,7 @@ import migrations
 from app.database import open_database
 from app.demo.service_process import running_service
 from app.main import create_app
+from app.postgres import DatabaseAway
 from app.settings import Settings
 from tests.asgi import serving
 from tests.conftest import KERNELS
@@ -117,6 +118,18 @@ def test_a_statement_that_takes_too_long_is_given_up(postgres: StoppablePostgres
             answer = client.post("/v1/ratings", json=RATING)
             assert (answer.status_code, answer.headers.get("retry-after")) == (503, "1")
         assert client.post("/v1/ratings", json=RATING).status_code == 201
+    database.dispose()
+
+
+@pytest.mark.parametrize("block", ["read", "read_at_once", "write", "write_at_once"])
+def test_nobody_waits_for_a_server_that_is_known_to_be_away(trained: Settings, block: str) -> None:
+    database = open_database(trained)
+    with getattr(database, block)() as connection:
+        assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
+    assert database._watch
+    database._watch.is_away = True
+    with pytest.raises(DatabaseAway), getattr(database, block)():
+        pass
     database.dispose()
 
 

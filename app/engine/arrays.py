@@ -29,6 +29,8 @@ class InvalidArray(ValueError):
 def rows(values: npt.ArrayLike, name: str = "rows") -> Rows:
     """A C-ordered int32 vector of whole numbers; raises InvalidArray when a value would be changed by the cast."""
     array = np.asarray(values)
+    if array.dtype == np.int32 and array.ndim == 1 and array.flags.c_contiguous:
+        return array
     if array.size == 0:
         return np.zeros(0, np.int32) if array.ndim == 1 else _refuse_rank(array, name, 1)
     if not np.issubdtype(array.dtype, np.integer):

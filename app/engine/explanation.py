@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from numba import boolean, float64, int64, njit, void
 
-from app.engine.arrays import Matrix64, Vector64
+from app.engine.arrays import Mask, Matrix64, Vector64
 from app.engine.fold_in import FoldIn, UserSide
 
 
@@ -44,7 +45,30 @@ def explain(
     return Explanation(scores, prior, shares, scores - prior - shares.sum(axis=1))
 
 
-def largest_shares(shares: Matrix64, n: int) -> npt.NDArray[np.intp]:
-    """Of each item the places of the n ratings that add or take most, largest first [n_items, min(n, m)]."""
-    order: npt.NDArray[np.intp] = np.argsort(-np.abs(shares), axis=1, kind="stable")
-    return order[:, :n]
+def largest_shares(shares: Matrix64, n: int, may_be_named: Mask) -> npt.NDArray[np.int64]:
+    """Of each item the places of the n ratings that add or take most, of those that may be named [m], largest first.
+
+    Equal ones in the order of their places   [n_items, min(n, how many may be named)]
+    """
+    places = np.empty((shares.shape[0], min(n, int(may_be_named.sum()))), np.int64)
+    pick_largest(shares, may_be_named, places)
+    return places
+
+
+@njit(void(float64[:, ::1], boolean[::1], int64[:, ::1]), nogil=True, cache=True)
+def pick_largest(shares: Matrix64, may_be_named: Mask, places: npt.NDArray[np.int64]) -> None:
+    """The kernel of `largest_shares`; places are overwritten."""
+    n = places.shape[1]
+    for item in range(places.shape[0]):
+        n_picked = 0
+        for place in range(shares.shape[1]):
+            size = abs(shares[item, place])
+            at = n_picked
+            while at > 0 and abs(shares[item, places[item, at - 1]]) < size:
+                at -= 1
+            if not may_be_named[place] or at == n:
+                continue
+            n_picked = min(n_picked + 1, n)
+            for later in range(n_picked - 1, at, -1):
+                places[item, later] = places[item, later - 1]
+            places[item, at] = place

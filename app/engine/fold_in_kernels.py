@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import float64, int64, njit, types, void
+from numba import boolean, float64, int64, njit, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
@@ -42,6 +42,7 @@ def _pointer(_typing: Any, _address: Any) -> Any:
     ),
     nogil=True,
     cache=True,
+    fastmath={"reassoc", "contract"},
 )
 def fold_in_averaged(
     places: Offsets,
@@ -103,7 +104,7 @@ def fold_in_averaged(
 
 
 @njit(
-    void(
+    boolean(
         *(int64[::1], float64[::1], READ_VECTOR, float64, float64[:, ::1], float64, READ_ROWS),
         *(float64[::1], int64[::1], float64[:, ::1]),
     ),
@@ -121,8 +122,8 @@ def predict_with_intervals(
     reach: Vector64,
     buckets: Offsets,
     told: Matrix64,
-) -> None:
-    """The prediction of each item, and both ends of its interval.
+) -> bool:
+    """The prediction of each item, and both ends of its interval; False, and nothing, where a row is not the model's.
 
     factors [k], bias, upper, noise_scale: a user's   item_rows [n]   buckets: first number of ratings of each but the
     first   reach [n_buckets]: standard deviations, by the bucket of the item's ratings   told [3, n], overwritten
@@ -133,6 +134,9 @@ def predict_with_intervals(
     noises = carray(_pointer(places[NOISES]), (n_items,), np.float32)
     is_known = carray(_pointer(places[KNOWN]), (n_items,), np.bool_)
     counts = carray(_pointer(places[COUNTS]), (n_items,), np.int32)
+    for row in item_rows:
+        if not -1 <= row < n_items:
+            return False
     values, variances = np.empty(n, np.float32), np.empty(n, np.float32)
     predict_items(
         *(factors, bias, upper, item_rows, item_factors, biases, noises, is_known, numbers[MEAN]),
@@ -144,3 +148,4 @@ def predict_with_intervals(
             bucket += 1
         half = reach[bucket] * math.sqrt(float64(variances[t]))
         told[0, t], told[1, t], told[2, t] = values[t], values[t] - half, values[t] + half
+    return True

@@ -1,4 +1,4 @@
-"""The kernel behind `Vocabulary.rows_of`."""
+"""Kernels that find rows: by outside id (`Vocabulary.rows_of`), and by key."""
 
 from numba import int32, int64, njit, uint8, void
 from numba.core.types import Array
@@ -7,6 +7,7 @@ from app.engine.arrays import Bytes, Offsets, Rows
 
 READ_BYTES = Array(uint8, 1, "C", readonly=True)
 READ_OFFSETS = Array(int64, 1, "C", readonly=True)
+READ_TABLE = Array(int32, 1, "C", readonly=True)
 
 
 @njit(int64(READ_BYTES, int64, int64, READ_BYTES, int64, int64), nogil=True, cache=True)
@@ -51,3 +52,11 @@ def find_rows(text: Bytes, offsets: Offsets, wanted: Bytes, wanted_offsets: Offs
                 low = middle + 1
             else:
                 high = middle
+
+
+@njit(void(READ_TABLE, READ_OFFSETS, int32[::1]), nogil=True, cache=True)
+def look_up_rows(table: Rows, keys: Offsets, found: Rows) -> None:
+    """found [n_keys]: overwritten with `table[key]`, -1 for keys beyond the table."""
+    for one in range(keys.size):
+        key = keys[one]
+        found[one] = table[key] if 0 <= key < table.size else int32(-1)

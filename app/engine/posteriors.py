@@ -107,18 +107,25 @@ def solve_user(
     solve_upper(upper, solution)
 
 
-@njit(float64(READ_MATRIX64, READ_MATRIX64), nogil=True, cache=True)
+@njit(float64(READ_MATRIX64, READ_MATRIX64), nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 def trace_of_solved(upper: Matrix64, matrix: Matrix64) -> float:
-    """tr(A^-1 M) for A = U'U and a symmetric M, both [n, n]."""
-    n, total = upper.shape[0], 0.0
-    column = np.empty(n)
+    """tr(A^-1 M) for A = U'U and a symmetric M, both [n, n]: all columns of M are solved for at once, row by row."""
+    n, solved, total = upper.shape[0], matrix.copy(), 0.0
     for i in range(n):
-        column[:] = 0.0
-        column[i] = 1.0
-        solve_transposed(upper, column)
-        solve_upper(upper, column)
-        for j in range(n):
-            total += column[j] * matrix[i, j]
+        inverse = 1.0 / upper[i, i]
+        for column in range(n):
+            solved[i, column] *= inverse
+        for j in range(i + 1, n):
+            for column in range(n):
+                solved[j, column] -= upper[i, j] * solved[i, column]
+    for i in range(n - 1, -1, -1):
+        inverse = 1.0 / upper[i, i]
+        for j in range(i + 1, n):
+            for column in range(i + 1):
+                solved[i, column] -= upper[i, j] * solved[j, column]
+        for column in range(i + 1):
+            solved[i, column] *= inverse
+        total += solved[i, i]
     return total
 
 

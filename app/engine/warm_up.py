@@ -12,6 +12,7 @@ SERVING_KERNELS = (
     "app.engine.top_n_kernels",
     "app.engine.top_n_index_kernels",
     "app.engine.diversity",
+    "app.engine.explanation",
 )
 """Modules whose kernels have explicit signatures: importing one compiles it, or loads it from the cache."""
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import float32, int32, int64, njit, types
+from numba import float32, float64, int32, int64, njit, types
 from numba.extending import intrinsic
 
 _ROW, _DONE, _OK = 100, 101, 0
@@ -83,18 +83,64 @@ class NativeReader:
         _expect_ok(_library().sqlite3_exec(self._handle, command.encode(), None, None, None), command)
 
 
+class KeptQuery:
+    """A query of one text, prepared once on a connection of its own; the answers are of the moment, one thread asks.
+
+    Its columns are a key of what is asked for and, row by row, a positive key, a value and a revision; a row without
+    the second key counts only for the first.
+    """
+
+    def __init__(self, path: str, query: str, room: int) -> None:
+        """Raises NotNative where the functions or the file cannot be had."""
+        library = _library()
+        self._handle, self._statement = _opened(path), ctypes.c_void_p()
+        try:
+            _expect_ok(
+                library.sqlite3_prepare_v2(self._handle, query.encode(), -1, ctypes.byref(self._statement), None),
+                "prepare",
+            )
+        except NotNative:
+            self.close()
+            raise
+        self._bind, self._reset = library.sqlite3_bind_text, library.sqlite3_reset
+        self._keys, self._values, self._told = np.empty(room, np.int64), np.empty(room), np.zeros(3, np.int64)
+
+    def ask(self, text: str) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float64], int] | None:
+        """The first key (0: no row), the second ones, their values and the highest revision.
+
+        None where Python's driver must answer: there is no room for the rows, or SQLite raises an error.
+        """
+        plain = text.encode()
+        self._bind(self._statement, 1, plain, len(plain), None)  # not copied: it outlives the reset
+        n = _read_one(*_addresses(), self._statement.value or 0, self._keys, self._values, self._told)
+        self._reset(self._statement)
+        code, key, newest = self._told.tolist()
+        return (key, self._keys[:n].copy(), self._values[:n].copy(), newest) if code == _DONE else None
+
+    def close(self) -> None:
+        _library().sqlite3_finalize(self._statement)
+        _library().sqlite3_close(self._handle)
+
+
 @contextmanager
 def open_native(path: str) -> Iterator[NativeReader]:
     """A reader of the file as of one moment; raises NotNative where the functions or the file cannot be had."""
-    library = _library()
-    handle = ctypes.c_void_p()
+    handle = _opened(path)
     try:
-        _expect_ok(library.sqlite3_open_v2(path.encode(), ctypes.byref(handle), _READ_ONLY | _NO_MUTEX, None), "open")
         reader = NativeReader(handle)
         reader.execute("BEGIN")
         yield reader
     finally:
+        _library().sqlite3_close(handle)
+
+
+def _opened(path: str) -> ctypes.c_void_p:
+    library, handle = _library(), ctypes.c_void_p()
+    code = library.sqlite3_open_v2(path.encode(), ctypes.byref(handle), _READ_ONLY | _NO_MUTEX, None)
+    if code != _OK:
         library.sqlite3_close(handle)
+    _expect_ok(code, "open")
+    return handle
 
 
 def _expect_ok(code: int, action: str) -> None:
@@ -114,6 +160,8 @@ def _library() -> Any:
         library.sqlite3_exec.argtypes = [pointer, text, pointer, pointer, pointer]
         library.sqlite3_prepare_v2.argtypes = [pointer, text, ctypes.c_int, ctypes.POINTER(pointer), pointer]
         library.sqlite3_bind_int64.argtypes = [pointer, ctypes.c_int, ctypes.c_int64]
+        library.sqlite3_bind_text.argtypes = [pointer, ctypes.c_int, text, ctypes.c_int, pointer]
+        library.sqlite3_reset.argtypes = [pointer]
         library.sqlite3_finalize.argtypes = library.sqlite3_close.argtypes = [pointer]
         _ = library.sqlite3_step, library.sqlite3_column_int64, library.sqlite3_column_double
     except (AttributeError, OSError) as missing:  # built into the interpreter, or its names are hidden
@@ -193,4 +241,36 @@ def _read_rows(
         if revisions.size > 0:
             revisions[at] = _integer(integer_of, statement, int32(3))
         at += 1
+    return at
+
+
+@njit(
+    int64(int64, int64, int64, int64, int64[::1], float64[::1], int64[::1]),
+    nogil=True,
+    cache=True,
+)
+def _read_one(
+    step: int,
+    integer_of: int,
+    double_of: int,
+    statement: int,
+    keys: npt.NDArray[np.int64],
+    values: npt.NDArray[np.float64],
+    told: npt.NDArray[np.int64],
+) -> int:
+    """As `KeptQuery.ask` says; returns how many were written.   told [3]: SQLite's last answer, first key, revision"""
+    at, code, told[1], told[2] = 0, 100, 0, 0
+    while True:
+        code = _step(step, statement)
+        if code != 100:
+            break
+        told[1] = _integer(integer_of, statement, int32(0))
+        key = _integer(integer_of, statement, int32(1))
+        if key > 0:
+            if at == keys.size:
+                break
+            keys[at], values[at] = key, _double(double_of, statement, int32(2))
+            told[2] = max(told[2], _integer(integer_of, statement, int32(3)))
+            at += 1
+    told[0] = code
     return at

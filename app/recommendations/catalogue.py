@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection
 
-from app.database import forget_pages, peek_revision
+from app.database import Changes, forget_pages, peek_revision
 from app.engine.arrays import Counts, Mask, Rows
 from app.engine.row_sets import RowSet
 from app.items import store as items
@@ -74,13 +74,18 @@ class CatalogueView:
         return found
 
     def texts(
-        self, connection: Connection | None, item_rows: Rows, item_keys: Keys, ids: Callable[[Rows], list[str]]
+        self,
+        connect: Callable[[], Connection | None],
+        item_rows: Rows,
+        item_keys: Keys,
+        ids: Callable[[Rows], list[str]],
     ) -> list[str]:
         """Each item as the JSON of `ItemRef`, without the brace at its end; without a connection only what is kept."""
         rows = item_rows.tolist()
         found = [self._texts.get(row) for row in rows]
         unread = [place for place, text in enumerate(found) if text is None]
         if unread:
+            connection = connect()
             described = items.describe(connection, item_keys[item_rows[unread]].tolist()) if connection else {}
             for place, item_id in zip(unread, ids(item_rows[unread]), strict=True):
                 title, categories = described.get(int(item_keys[rows[place]]), (None, []))
@@ -101,16 +106,27 @@ class Catalogue:
         self._item_rows_of = item_rows_of
         self._lock = threading.Lock()
         self._view: CatalogueView | None = None
+        self._seen: tuple[Changes, CatalogueView] | None = None
 
     @property
     def last_view(self) -> CatalogueView | None:
         """What was seen last, however long ago: what there is while the database is away."""
         return self._view
 
-    def view_at_hand(self, connection: Connection) -> CatalogueView | None:
-        """The view, if it is there already and no item has changed since."""
-        view = self._view
-        return view if view and view.revision >= peek_revision(connection, "items") else None
+    def view_at_hand(self, connection: Connection, changes: Changes | None = None) -> CatalogueView | None:
+        """The view, if it is there already and no item has changed since.
+
+        `changes` are what the database's were just now, from one reader only: where they are what they were at the last
+        look, nobody needs to look again.
+        """
+        seen, view = self._seen, self._view
+        if changes is not None and seen is not None and seen[0] == changes and seen[1] is view:
+            return view
+        if view is None or view.revision < peek_revision(connection, "items"):
+            return None
+        if changes is not None:
+            self._seen = changes, view
+        return view
 
     def view(self, connection: Connection) -> CatalogueView:
         """One counter is looked at per request; only changed items are read again, by one request for all."""

@@ -11,13 +11,15 @@ Json = str
 """Text that is JSON already."""
 
 
-def items_json(texts: Sequence[Json], **columns: Sequence[float | Json]) -> Json:
-    """A JSON array of items: each is its text (see `CatalogueView.texts`) and one field more for each column.
-
-    Numbers must be finite; whatever else is not a number (null, true, a nested object) is given as JSON.
-    """
+def items_json(texts: Sequence[Json], **columns: Sequence[Json]) -> Json:
+    """A JSON array of items: each is its text (see `CatalogueView.texts`) and one field more for each column."""
     fields = "".join(f',"{name}":%s' for name in columns)
     return f"[{','.join(map(f'%s{fields}}}'.__mod__, zip(texts, *columns.values(), strict=True)))}]"
+
+
+def numbers_json(numbers: list[float] | list[int]) -> list[Json]:
+    """Each number, which must be finite, as JSON: in half the time that Python takes to write one by one."""
+    return to_json(numbers)[1:-1].decode("ascii").split(",") if numbers else []
 
 
 def object_json(items: Json, **fields: object) -> bytes:

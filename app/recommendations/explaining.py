@@ -7,7 +7,7 @@ import numpy as np
 from app.engine.arrays import Rows
 from app.engine.explanation import explain, largest_shares
 from app.engine.fold_in import UserSide
-from app.recommendations.encoding import Json
+from app.recommendations.encoding import Json, numbers_json
 from app.recommendations.moment import Moment, RatedItems
 
 _REASON = '%s,"rating":%s,"share":%s}'
@@ -19,14 +19,13 @@ def explanations(
 ) -> list[Json]:
     """`Explanation` of each row. Ratings of items outside the model have no row to be named by: others hold them."""
     found = explain(moment.served.fold_in, user, rows, rated.rows, rated.values)
-    named = np.flatnonzero(rated.rows >= 0)
-    places = named[largest_shares(found.shares[:, named], n_reasons)]
+    places = largest_shares(found.shares, n_reasons, rated.rows >= 0)
     shares = np.take_along_axis(found.shares, places, axis=1)
     flat, n_each = places.reshape(-1), places.shape[1]
-    columns = (rated.values[flat].tolist(), shares.reshape(-1).round(decimals).tolist())
+    columns = (numbers_json(rated.values[flat].tolist()), numbers_json(shares.reshape(-1).round(decimals).tolist()))
     told = list(map(_REASON.__mod__, zip(moment.texts_of(rated.rows[flat]), *columns, strict=True)))
     reasons = [",".join(told[first : first + n_each]) for first in range(0, n_each * rows.size, n_each or 1)]
     others = found.shares.sum(axis=1) - shares.sum(axis=1)
     parts = np.array([found.scores, found.prior, others, found.learned]).round(decimals) + 0.0  # no -0.0
-    scores, prior, rest, learned = parts.tolist()
+    scores, prior, rest, learned = map(numbers_json, parts.tolist())
     return list(map(_EXPLANATION.__mod__, zip(scores, prior, reasons or [""] * rows.size, rest, learned, strict=True)))

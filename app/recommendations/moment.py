@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ from app.engine.fold_in import UserSide
 from app.engine.relevance import DIRECTIONS, best_by_relevance
 from app.engine.row_sets import RowSet
 from app.engine.top_n_index import Query
+from app.ratings import store as ratings
+from app.ratings.store import StateOfRatings, UserRatings
 from app.recommendations.catalogue import CatalogueView
 from app.recommendations.schemas import Filter, Source, Wish
 from app.recommendations.served import ServedModel
@@ -48,24 +51,44 @@ class RatedItems:
     """The model's row of the user, where these are the ratings that it learned."""
 
 
+class RatingsSource(Protocol):
+    """Reads what a user has rated by this moment."""
+
+    def state_of_user(self, user_id: str) -> StateOfRatings: ...
+
+    def ratings_of_user(self, user_id: str) -> UserRatings: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """What a question is answered from: one model, its items, and a connection for what is not in memory."""
 
-    reached: Connection | DBAPIError
+    reached: Connection | DBAPIError | TooLongForTheLoop
     """A connection, or why there is none."""
     served: ServedModel
     view: CatalogueView
     changes: Changes | None = None
     """What the database's were before anything was looked at; None where they are not counted."""
     is_on_loop: bool = False
+    source: RatingsSource | None = None
+    """Reads users' ratings where the connection is not the best way to."""
 
     @property
     def connection(self) -> Connection:
-        """Raises the error of the database that is away: only what it needs is not answered then."""
-        if isinstance(self.reached, DBAPIError):
+        """Raises why there is none: only what it needs is not answered then."""
+        if isinstance(self.reached, Exception):
             raise self.reached
         return self.reached
+
+    def state_of_user(self, user_id: str) -> StateOfRatings:
+        """See `app.ratings.store.state_of_user`."""
+        return self.source.state_of_user(user_id) if self.source else ratings.state_of_user(self.connection, user_id)
+
+    def ratings_of_user(self, user_id: str) -> UserRatings:
+        """What the user has rated."""
+        if self.source:
+            return self.source.ratings_of_user(user_id)
+        return ratings.ratings_of_user(self.connection, user_id)
 
     def expect(self, *, n_listed: int = 0, n_passed_over: int = 0, n_named: int = 0, n_products: int = 0) -> None:
         """Raises TooLongForTheLoop where so much work does not belong on the event loop.
@@ -102,8 +125,10 @@ class Moment:
 
     def texts_of(self, rows: Rows) -> list[str]:
         """See `CatalogueView.texts`."""
-        connection = None if isinstance(self.reached, DBAPIError) else self.reached
-        return self.view.texts(connection, rows, self.served.item_keys, self.served.item_ids.ids_of)
+        return self.view.texts(self._connection_unless_away, rows, self.served.item_keys, self.served.item_ids.ids_of)
+
+    def _connection_unless_away(self) -> Connection | None:
+        return None if isinstance(self.reached, DBAPIError) else self.connection
 
     def among(self, wanted: Filter) -> RowSet | None:
         """Items that a list may hold; None means all."""
@@ -148,9 +173,9 @@ class Moment:
 
     def user_of(self, rated: RatedItems) -> UserSide:
         """By the trained vector where the ratings are those of the training and it is better; else folded in."""
-        if rated.trained_row is not None:
-            return self.served.fold_in.trained(rated.trained_row, rated.rows, rated.values)
-        return self.served.fold_in.fold_in(rated.rows, rated.values)
+        fold_in = self.served.fold_in
+        user = fold_in.solve(rated.rows, rated.values.astype(np.float32))
+        return user if rated.trained_row is None else fold_in.trained(rated.trained_row, user)
 
     def source_of(self, rated: RatedItems, *, before: Source) -> Source:
         if self.served.version is None:

@@ -20,10 +20,15 @@ MAX_KNOWN_BYTES = 1_000
 _known: dict[bytes, Wish] = {}
 
 
+def known_wish(query_string: bytes) -> Wish | None:
+    """What a query string asks for, if it has been read before."""
+    return _known.get(query_string)
+
+
 async def wish_of(request: Request) -> Wish:
     """What the query asks for; raises RequestValidationError, which names each wrong parameter."""
     query: bytes = request.scope["query_string"]
-    wish = _known.get(query)
+    wish = known_wish(query)
     if wish is None:
         wish = _read(request).wish()
         if len(query) <= MAX_KNOWN_BYTES:

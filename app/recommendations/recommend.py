@@ -24,7 +24,9 @@ from app.errors import BadInput, FieldError
 from app.items import store as items
 from app.metrics.instruments import TOP_N_SECONDS, USERS_ANSWERED
 from app.ratings import store as ratings
-from app.recommendations.encoding import items_json, object_json
+from app.ratings.looks import Looks, NotLookedAt
+from app.ratings.loop_reader import LoopReader
+from app.recommendations.encoding import items_json, numbers_json, object_json
 from app.recommendations.explaining import explanations
 from app.recommendations.kept import KeptTastes, Taste
 from app.recommendations.moment import NO_ROWS, Moment, RatedItems, TooLongForTheLoop
@@ -78,6 +80,8 @@ class Recommender:
         self._versions: tuple[tuple[LoadedVersion, ServedModel], ...] = ()  # the current one, and perhaps the next
         live.before_swap = self.prepare
         self._reader = database.open_reader() if database.is_sqlite else None
+        self._loop_reader = LoopReader(database, self._reader.connection) if self._reader else None
+        self._looks = None if database.is_sqlite else Looks(database)
         self._tastes = KeptTastes(settings.kept_tastes)
         self._recent = RecentPopularity()
         self._versions_dir = settings.versions_dir
@@ -87,14 +91,19 @@ class Recommender:
         """Let go of the database."""
         if self._reader:
             self._reader.close()
+        if self._loop_reader:
+            self._loop_reader.close()
 
     async def list_for_user(self, user_id: str, wish: Wish) -> bytes:
         """The best items for a user by the ratings of this moment, as `RecommendationsOut`."""
         unchanged = self._unchanged_list(user_id, wish)
-        if unchanged is None:
-            return await self.answer(self.for_user, user_id, wish)
-        _KEPT.inc()
-        return unchanged
+        if unchanged is not None:
+            _KEPT.inc()
+            return unchanged
+        if self._looks and (moment := await self._moment_looked_at(self._looks, user_id)):
+            with contextlib.suppress(TooLongForTheLoop, NotLookedAt):
+                return self.for_user(moment, user_id, wish)
+        return await self.answer(self.for_user, user_id, wish)
 
     def _unchanged_list(self, user_id: str, wish: Wish) -> bytes | None:
         """The list that was given last, if nothing at all has been committed since."""
@@ -113,9 +122,13 @@ class Recommender:
         has to be built first, and whatever is large.
         """
         if self._reader:
-            with self._reader.read() as connection, contextlib.suppress(TooLongForTheLoop):
-                if moment := self._moment_at_hand(self._reader, connection):
+            try:
+                if moment := self._moment_at_hand(self._reader):
                     return question(moment, *args, **kwargs)
+            except TooLongForTheLoop:
+                pass
+            finally:
+                self._reader.end()
         return await anyio.to_thread.run_sync(partial(self.ask, question, *args, **kwargs))
 
     def ask(self, question: Callable[Concatenate[Moment, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -135,14 +148,29 @@ class Recommender:
             raise away
         return Moment(away, served, served.catalogue.last_view)
 
-    def _moment_at_hand(self, reader: Reader, connection: Connection) -> Moment | None:
+    def _moment_at_hand(self, reader: Reader) -> Moment | None:
         """The moment, if nothing has to be built or waited for."""
         served = self._known(self._live.current)
         if served is None:
             return None
         changes = reader.changes()  # before anything else is read: what is committed from now on shows the next time
-        view = served.catalogue.view_at_hand(connection)
-        return Moment(connection, served, view, changes, is_on_loop=True) if view else None
+        view = served.catalogue.view_at_hand(reader.connection, changes)
+        return Moment(reader.connection, served, view, changes, True, self._loop_reader) if view else None
+
+    async def _moment_looked_at(self, looks: Looks, user_id: str) -> Moment | None:
+        """The moment of one user's question to a server, if nothing else has to be read or built."""
+        served = self._known(self._live.current)
+        if served is None:
+            return None
+        kept = self._tastes.of(user_id, served)
+        try:
+            look = await looks.at(user_id, kept.state if kept else None)
+        except DATABASE_IS_AWAY:
+            return None  # asked again in a thread, where the answer is made from memory if it can be
+        view = served.catalogue.last_view
+        if view is None or view.revision < look.items_revision:
+            return None
+        return Moment(TooLongForTheLoop(), served, view, None, True, look)
 
     def predictions(
         self, moment: Moment, pairs: Sequence[tuple[str, str]], level: float = INTERVAL_LEVEL
@@ -236,9 +264,9 @@ class Recommender:
         kept = self._tastes.of(user_id, moment.served)
         if kept is not None:
             is_of_now = moment.changes is not None and kept.lists is not None and kept.lists.changes == moment.changes
-            if is_of_now or ratings.state_of_user(moment.connection, user_id) == kept.state:
+            if is_of_now or moment.state_of_user(user_id) == kept.state:
                 return kept
-        known = ratings.ratings_of_user(moment.connection, user_id)
+        known = moment.ratings_of_user(user_id)
         moment.expect(n_named=known.values.size)
         rated = _rated_items(moment.served, known)
         taste = Taste(moment.served, known.state, rated, moment.user_of(rated))
@@ -277,7 +305,7 @@ class Recommender:
         if length > 0:
             [(rows, cosines)] = served.finder.best([query], n, among=moment.among(wanted), cosine=True)
         return object_json(
-            items_json(moment.texts_of(rows), similarity=(cosines * np.float32(length)).tolist()),
+            items_json(moment.texts_of(rows), similarity=numbers_json((cosines * np.float32(length)).tolist())),
             model_version=served.version,
             trained_through=served.trained_through,
             source="means" if served.version is None else "item_vectors",
@@ -295,7 +323,11 @@ class Recommender:
         scores = np.where(liked.counts >= wanted.min_ratings, liked.means, np.nan).astype(np.float32)
         rows, means = best_rows(scores, n, candidates=None if among is None else among.rows())
         return object_json(
-            items_json(moment.texts_of(rows), value=means.tolist(), n_ratings=liked.counts[rows].tolist()),
+            items_json(
+                moment.texts_of(rows),
+                value=numbers_json(means.tolist()),
+                n_ratings=numbers_json(liked.counts[rows].tolist()),
+            ),
             model_version=served.version,
             trained_through=served.trained_through,
             source="popular",
@@ -313,7 +345,10 @@ class Recommender:
         return served
 
     def _known(self, loaded: LoadedVersion | None) -> ServedModel | None:
-        return next((served for known, served in self._versions if known is loaded), None)
+        for known, served in self._versions:
+            if known is loaded:
+                return served
+        return None
 
     def prepare(self, loaded: LoadedVersion) -> None:
         """Build what answers of this version need before it becomes the current one, which answers meanwhile."""
@@ -339,7 +374,8 @@ class Recommender:
     ) -> bytes:
         """A list as JSON; `more` are fields of the answer besides, or instead."""
         served = moment.served
-        columns: dict[str, list[float] | list[str]] = self.predict(served, user, rows, wish.level)._asdict()
+        predicted = self.predict(served, user, rows, wish.level)
+        columns = dict(zip(Intervals._fields, map(numbers_json, predicted), strict=True))
         facts: dict[str, object] = {
             "model_version": served.version,
             "trained_through": served.trained_through,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -51,6 +51,15 @@ class Wish:
     n_reasons: int | None = None
     """Of each item; None where nothing is to be explained."""
     cursor: str | None = None
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "_hash", hash(tuple(getattr(self, each.name) for each in fields(self) if each.compare))
+        )
+
+    def __hash__(self) -> int:
+        return self._hash  # computed once: a wish is looked up in every request for which it was read from a query
 
 
 SourceField = Annotated[

@@ -23,6 +23,7 @@ from app.engine.dataset import Vocabulary
 from app.engine.factors import FactorModel
 from app.engine.finder import Finder, finder_of
 from app.engine.fold_in import FoldIn
+from app.engine.id_search import look_up_rows
 from app.engine.losses.base import Loss
 from app.engine.top_n_index import TopNIndex
 from app.errors import Damaged
@@ -140,10 +141,8 @@ def rows_by_key(keys: Keys) -> Rows:
 
 def look_up(table: Rows, keys: npt.NDArray[np.integer]) -> Rows:
     """`table[key]` of each key, -1 for keys beyond the table."""
-    if table.size == 0:
-        return np.full(keys.shape, _NOT_HERE, np.int32)
-    inside = (keys >= 0) & (keys < table.size)
-    found: Rows = np.where(inside, table[np.where(inside, keys, 0)], np.int32(_NOT_HERE))
+    found = np.empty(keys.size, np.int32)
+    look_up_rows(table, np.ascontiguousarray(keys, np.int64), found)
     return found
 
 

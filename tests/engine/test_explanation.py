@@ -88,7 +88,7 @@ def test_a_hint_belongs_to_the_item_that_gives_it():
 def test_what_a_trained_vector_knows_besides_is_told_apart():
     model = _average()
     fold_in = FoldIn(model)
-    trained = fold_in.trained(2, RATED, VALUES)
+    trained = fold_in.trained(2, fold_in.fold_in(RATED, VALUES))
     folded = explain(fold_in, fold_in.fold_in(RATED, VALUES), LISTED, RATED, VALUES)
     explanation = explain(fold_in, trained, LISTED, RATED, VALUES)
     assert explanation.shares == pytest.approx(folded.shares)
@@ -99,11 +99,21 @@ def test_what_a_trained_vector_knows_besides_is_told_apart():
 
 def test_the_largest_shares_come_first_whichever_way_they_point():
     _, _, explanation = _explained(random_model())
-    places = largest_shares(explanation.shares, 4)
+    everything = np.ones(6, np.bool_)
+    places = largest_shares(explanation.shares, 4, everything)
     assert places.shape == (5, 4)
     sizes = np.take_along_axis(np.abs(explanation.shares), places, axis=1)
     assert (np.diff(sizes) <= 0).all()
-    assert largest_shares(explanation.shares, 100).shape == (5, 6)
+    assert largest_shares(explanation.shares, 100, everything).shape == (5, 6)
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 40, 100])
+def test_the_largest_shares_are_those_of_a_stable_sort_among_what_may_be_named(n):
+    rng = np.random.default_rng(n)
+    shares, may_be_named = rng.integers(-5, 6, (20, 60)).astype(np.float64), rng.random(60) < 0.7
+    named = np.flatnonzero(may_be_named)
+    order = np.argsort(-np.abs(shares[:, named]), axis=1, kind="stable")
+    assert largest_shares(shares, n, may_be_named).tolist() == named[order[:, :n]].tolist()
 
 
 def test_somebody_without_ratings_has_a_score_of_prior_alone():

@@ -190,7 +190,8 @@ def test_a_user_who_rates_at_random_has_wider_intervals_than_one_who_rates_as_pr
 def test_a_trained_user_has_the_trained_vector_and_the_doubt_of_folding_in():
     model = averaged_model()
     fold_in = FoldIn(model)
-    user, folded = fold_in.trained(2, [1, 2], [4.0, 5.0]), fold_in.fold_in([1, 2], [4.0, 5.0])
+    folded = fold_in.fold_in([1, 2], [4.0, 5.0])
+    user = fold_in.trained(2, folded)
     np.testing.assert_array_equal(user.factors, model.user_factors[2])
     assert user.bias == model.user_bias[2]
     np.testing.assert_array_equal(user.upper, folded.upper)
@@ -224,6 +225,13 @@ def test_predictions_with_intervals_are_those_made_one_after_the_other(n_rated, 
     for level in (INTERVAL_LEVEL, 0.5):
         expected = np.array([values, *fold_in.interval(user, items, values, variances, level)])
         np.testing.assert_allclose(fold_in.with_intervals(user, items, level), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_intervals_of_rows_outside_the_model_are_refused():
+    fold_in = FoldIn(averaged_model())
+    for rows in ([0, 40_000], [-2]):
+        with pytest.raises(InvalidArray, match="there are"):
+            fold_in.with_intervals(fold_in.fold_in([], []), np.array(rows, np.int32))
 
 
 def test_calibrated_intervals_contain_each_other_by_level_and_their_prediction():

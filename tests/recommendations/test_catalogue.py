@@ -52,7 +52,7 @@ def contents(view: CatalogueView) -> tuple[object, ...]:
 def titles(database: Database, view: CatalogueView, keys: npt.NDArray[np.int64]) -> list[str]:
     rows = np.arange(N, dtype=np.int32)
     with database.read() as connection:
-        texts = view.texts(connection, rows, keys, lambda unknown: [f"i{row}" for row in unknown])
+        texts = view.texts(lambda: connection, rows, keys, lambda unknown: [f"i{row}" for row in unknown])
     return [json.loads(text + "}")["title"] for text in texts]
 
 

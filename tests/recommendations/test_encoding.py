@@ -1,10 +1,12 @@
 """Answers written from arrays are what their schemas say, to the byte."""
 
+import json
+
 import httpx
 import pytest
 from pydantic import BaseModel
 
-from app.recommendations.encoding import etag_of, items_json, object_json
+from app.recommendations.encoding import etag_of, items_json, numbers_json, object_json
 from app.recommendations.schemas import PopularItemsOut, RecommendationsOut, SimilarItemsOut
 from tests.recommendations.conftest import Train
 
@@ -33,12 +35,19 @@ def test_a_list_is_what_its_schema_writes(
 
 
 def test_columns_follow_the_text_of_each_item() -> None:
-    items = items_json(['{"a":1', '{"a":2'], value=[4.5, -0.0001], told=["null", '{"b":[]}'])
+    items = items_json(['{"a":1', '{"a":2'], value=numbers_json([4.5, -0.0001]), told=["null", '{"b":[]}'])
     assert items == '[{"a":1,"value":4.5,"told":null},{"a":2,"value":-0.0001,"told":{"b":[]}}]'
     assert (
         object_json(items_json([], value=[]), version=None, source="ü")
         == '{"version":null,"source":"ü","items":[]}'.encode()
     )
+
+
+def test_numbers_are_written_as_python_writes_them() -> None:
+    numbers = [0.0, -0.0001, 3.0, 4.3517, 1e-07, 1e22, 0.1 + 0.2]
+    assert [json.loads(text) for text in numbers_json(numbers)] == numbers
+    assert numbers_json([3, 12]) == ["3", "12"]
+    assert numbers_json([]) == []
 
 
 def test_equal_bytes_have_equal_etags() -> None:

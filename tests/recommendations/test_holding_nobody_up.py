@@ -155,7 +155,6 @@ def test_the_first_answer_of_a_new_version_finds_everything_built(
 
 
 def test_when_the_kept_connection_breaks_it_is_replaced(app: FastAPI, client: httpx.Client) -> None:
-    with app.state.recommender._reader.read() as connection:
-        connection.connection.driver_connection.close()
+    app.state.recommender._reader.connection.connection.driver_connection.close()
     statuses = [client.get("/v1/users/ann/recommendations").status_code for _ in range(2)]
     assert statuses == [503, 200]

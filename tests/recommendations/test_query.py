@@ -39,6 +39,28 @@ def test_of_a_parameter_given_twice_the_last_counts_and_lists_are_taken_whole() 
     assert (read.n, read.category, read.include_rated) == (4, ["b", "a"], True)
 
 
+def test_a_query_read_before_is_answered_as_it_was_the_first_time(sqlite_client: httpx.Client) -> None:
+    for path in (PATH, "/v1/users/%20a%C3%A4+b/recommendations"):
+        first, again = (sqlite_client.get(f"{path}?n=3&include_rated=true") for _ in range(2))
+        assert (first.status_code, first.content) == (again.status_code, again.content)
+        assert first.headers["etag"] == again.headers["etag"]
+
+
+@pytest.mark.parametrize("user_id", ["x" * 129, "a%0Ab", "%00", "%2E%2E"])
+def test_a_bad_user_id_is_refused_with_a_query_read_before_too(sqlite_client: httpx.Client, user_id: str) -> None:
+    sqlite_client.get(f"{PATH}?n=3").raise_for_status()
+    answer = sqlite_client.get(f"/v1/users/{user_id}/recommendations?n=3")
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == ["user_id"]
+
+
+def test_other_methods_are_refused_with_a_query_read_before_too(sqlite_client: httpx.Client) -> None:
+    sqlite_client.get(f"{PATH}?n=3").raise_for_status()
+    answer = sqlite_client.post(f"{PATH}?n=3")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
 def test_what_is_remembered_of_queries_is_bounded(sqlite_client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(query, "MAX_KNOWN", 5)
     monkeypatch.setattr(query, "_known", {})
