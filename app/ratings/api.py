@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -16,12 +14,13 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from app.database import Database, DatabaseDep, revision
-from app.errors import BadInput, NotReady, declared
+from app.errors import BadInput, declared
 from app.identifiers import ItemIdPath, UserIdPath
 from app.items.line_import import BLOCK_BYTES
 from app.items.line_reader import Encoding
 from app.items.schemas import BatchCountsOut, ImportReport
 from app.items.table_layout import FileFormat
+from app.limits import Places
 from app.metrics.instruments import count_ratings
 from app.ratings import erasure, everything, store
 from app.ratings.bulk_import import ImportOptions, begin_import
@@ -97,34 +96,8 @@ MAX_IMPORTS = 4
 """Imports at once: each holds a block of lines and waits for its turn to write."""
 
 
-class TooManyTransfers(NotReady):
-    """As many exports, or imports, are under way in this process as may be."""
-
-    def __init__(self, what: str, most: int) -> None:
-        super().__init__(f"{most} {what} are under way already; try again when one of them is over")
-        self.what = what
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Places of long requests: each takes one, and gives it back when it is answered or its client has gone."""
-
-    what: str
-    most: int
-
-    async def __call__(self, request: Request) -> AsyncIterator[None]:
-        n_taken: Counter[str] = request.app.state.n_transfers
-        if n_taken[self.what] >= self.most:
-            raise TooManyTransfers(self.what, self.most)
-        n_taken[self.what] += 1
-        try:
-            yield
-        finally:
-            n_taken[self.what] -= 1
-
-
-_place_of_export = _Places("exports", MAX_EXPORTS)
-_place_of_import = _Places("imports", MAX_IMPORTS)
+_place_of_export = Places("exports", MAX_EXPORTS)
+_place_of_import = Places("imports", MAX_IMPORTS)
 
 
 async def add_rating(body: NewRating, request: Request) -> Response:
