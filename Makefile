@@ -4,8 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null)
 
+PIP_AUDIT := pip-audit==2.10.1
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench lint types imports format serve migrate lock clean
+.PHONY: help demo test soak bench audit lint types imports format serve migrate lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +25,9 @@ soak: $(VENV)/.dev ## Run the long load, crash and fuzz suites
 bench: $(VENV)/.dev ## Measure training beside its peers (QUICK=1: some minutes; else most of an hour)
 	@$(BIN)/python -m benchmarks.machine_code
 	@$(BIN)/python -m benchmarks.training_speed $(if $(QUICK),--quick) $(ARGS)
+
+audit: ## Look for known vulnerabilities in what constraints.txt pins (asks pypi.org; fails where it gets no answer)
+	$(if $(UV),uv tool run,pipx run) $(PIP_AUDIT) --requirement constraints.txt --no-deps --disable-pip --strict --vulnerability-service pypi
 
 lint: $(VENV)/.dev ## Check style
 	$(BIN)/ruff check .

@@ -124,13 +124,19 @@ def serve(
         os.environ["PALATE_LOG_REQUESTS"] = "true"
     set_up_logs(settings, "service")
     with folder_of_figures() if workers > 1 else nullcontext():
+        if workers > 1 and sys.platform == "linux":  # elsewhere system libraries do not outlive a fork
+            from app.forks import fork_workers  # imports the service, and that looks for the folder of figures
+
+            fork_workers()
         uvicorn.run(
             "app.main:app",
             host=host,
             port=port,
+            http="app.limits:BoundedHttp",
             workers=workers,
             log_config=None,  # the lines of the server look like ours
             access_log=False,  # the service writes its own, which know the route
+            timeout_keep_alive=75,  # longer than clients and proxies keep one: else it is closed under a request
             timeout_graceful_shutdown=20,
         )
 
@@ -307,12 +313,16 @@ def restore(
     replace: Annotated[
         bool, typer.Option("--replace", help="Put it in the place of everything that is there.")
     ] = False,
+    keep_keys: Annotated[
+        bool, typer.Option("--keep-keys", help="Keep the API keys of now instead of those of the archive.")
+    ] = False,
 ) -> None:
-    """Load an archive into an empty database of either kind; a damaged one changes nothing."""
+    """Load an archive into an empty database of either kind that nobody uses; a damaged one changes nothing."""
+    from app.backup.restore import leaving_nothing
     from app.backup.restore import restore as restore_from
 
-    with _database(is_made=True) as (database, settings):
-        restored = restore_from(database, settings, file, replace=replace)
+    with leaving_nothing(_settings()), _database(is_made=True) as (database, settings):
+        restored = restore_from(database, settings, file, replace=replace, keep_keys=keep_keys)
     _print_kept("restored", restored, restored.warnings)
 
 

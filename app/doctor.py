@@ -186,7 +186,7 @@ def _versions(patient: _Patient) -> Iterator[Finding]:
         yield Finding("versions", "warning", told, "run `palate train`, or wait for the trainer")
     else:
         n_changes = count_changes_since(patient.connection, active.trained_through)
-        told = f"version {active.version} of {len(rows)} is active, {n_changes:,} ratings have changed since"
+        told = f"version {active.version} is active, {len(rows)} are kept, {n_changes:,} ratings have changed since"
         yield Finding("versions", "ok", told)
 
 

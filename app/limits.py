@@ -1,22 +1,28 @@
-"""How long a request body may be, and how slowly it may come."""
+"""How long a request may be, how slowly its body may come, and how many long ones there may be at once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette._utils import get_route_path  # as the routes read it, behind a proxy's prefix too
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.errors import amend_document, declare_on, operations_of, respond
+from app.errors import PROBLEM_JSON, NotReady, amend_document, declare_on, operations_of, problem, respond
 from app.settings import Limits
 
 SLOWEST = 1024
 """Bytes that buy a body another second: a client that dribbles holds a connection for a while, not for hours."""
+
+MAX_HEAD = 1 << 16
+"""Bytes of an address with all headers, and of what stands between the parts of a body and after them."""
 
 _WITHOUT_BODY = {"GET", "HEAD", "OPTIONS"}
 _CLOSE = {"Connection": "close"}  # what is still to come of the body would be taken for the next request
@@ -69,6 +75,67 @@ class _WatchedBody:
         if self._max_bytes is not None and self._n_bytes > self._max_bytes:
             raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_long(self._max_bytes), _CLOSE)
         return message
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """The server's own protocol, which takes heads and trailers of any length and fills the memory with them.
+
+    Whatever comes without being a whole head or a part of a body is counted; it is at most a read of the socket more.
+    """
+
+    _n_withheld = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._n_withheld += len(data)
+        super().data_received(data)
+        if self._n_withheld > MAX_HEAD and not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_complete:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head is longer than {MAX_HEAD} bytes")
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._n_withheld = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._n_withheld = 0
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        """As the server's, in the shape of all errors."""
+        self._refuse(HTTPStatus.BAD_REQUEST, msg)
+        self.transport.close()
+
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        body = problem(status, detail).model_dump_json()
+        head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {PROBLEM_JSON}\r\nConnection: close\r\n"
+        self.transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii"))
+
+
+class NoPlaceLeft(NotReady):
+    """As many long requests of a kind are under way in this process as may be."""
+
+    def __init__(self, what: str, most: int) -> None:
+        super().__init__(f"{most} {what} are under way already; try again when one of them is over")
+        self.what = what
+
+
+@dataclass(frozen=True)
+class Places:
+    """Places of long requests: each takes one, and gives it back when it is answered or its client has gone."""
+
+    what: str
+    most: int
+
+    async def __call__(self, request: Request) -> AsyncIterator[None]:
+        n_taken: Counter[str] = request.app.state.n_places_taken
+        if n_taken[self.what] >= self.most:
+            raise NoPlaceLeft(self.what, self.most)
+        n_taken[self.what] += 1
+        try:
+            yield
+        finally:
+            n_taken[self.what] -= 1
 
 
 def _told_length(scope: Scope) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import threading
@@ -138,11 +139,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     trainer = EmbeddedTrainer(settings) if settings.trainer == "embedded" else None
     app.state.database, app.state.live = database, live
     app.state.keyring = keyring = Keyring(database)
-    app.state.rating_writer = RatingWriter(database)
+    app.state.rating_writer = rating_writer = RatingWriter(database)
     app.state.recommender = recommender = Recommender(database, live, settings)
     app.state.collectors = (SharedFigures(database),)
     app.state.is_stopping = False
-    app.state.n_transfers = Counter[str]()  # imports and exports under way
+    app.state.n_places_taken = Counter[str]()  # of long requests, by kind
     _on_sigterm(app)
     with threadpool_limits(1):  # a solve of a few dozen numbers is slower on several threads than on one
         await anyio.to_thread.run_sync(_warm, live)
@@ -151,14 +152,17 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             trainer.start()
         database.watch()
         noting = asyncio.create_task(keep_noting(database, live))
+        _spare_the_lasting()
         try:
             yield
         finally:
+            gc.unfreeze()
             noting.cancel()
             if trainer:
                 await anyio.to_thread.run_sync(trainer.stop)
             await anyio.to_thread.run_sync(keyring.stop)
             live.stop()
+            await anyio.to_thread.run_sync(rating_writer.close)
             recommender.close()
             database.dispose()
 
@@ -193,6 +197,12 @@ def _warm(live: LiveModel) -> None:
     """Compile or load the serving kernels before the first request: Numba compiles under the GIL."""
     warm_up()
     live.start()
+
+
+def _spare_the_lasting() -> None:
+    """A full collection walks all objects, 0.1 s in which nobody is answered; what is there by now stays anyway."""
+    gc.collect()
+    gc.freeze()
 
 
 def __getattr__(name: str) -> Any:

@@ -32,6 +32,7 @@ _TRUSTED_FOR = 1.0
 _READY_NONE = 0
 
 _CONNECT_ARGS: dict[str, Any] = {
+    "fallback_application_name": "palate",
     "connect_timeout": CONNECT_PATIENCE,
     # A machine that is gone acknowledges nothing: found out within seconds instead of a quarter of an hour.
     "keepalives_idle": 5,
@@ -116,7 +117,8 @@ class Watch:
 
 def connect_engine(url: URL, is_away: Callable[[], bool], statement_timeout: float | None, **pool: Any) -> Engine:
     """An engine whose statements end: by the server after `statement_timeout` seconds, and here when it is away."""
-    engine = create_engine(url, connect_args=_connect_args(url, statement_timeout), **pool)
+    connect_args = _connect_args(url, statement_timeout)
+    engine = create_engine(url, connect_args=connect_args, hide_parameters=True, **pool)  # errors are logged
     _connect_with(engine, is_away, None)
     _ask_the_idle(engine)
     return engine

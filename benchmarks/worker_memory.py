@@ -4,7 +4,8 @@
 
 A version of 64 factors is published (`benchmarks.top_n`, skewed), all items have titles and one of twenty categories.
 All workers are asked for lists and predictions; then /proc/PID/smaps_rollup of each is read: what is resident, how
-much of it another process has mapped too, and the proportional share (Pss).
+much of it another process has mapped too, and the proportional share (Pss). The process that they are forks of and that
+starts them again is told as well: nobody else belongs to the service (the trainer is external here).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import httpx
 import numpy as np
 
 from app.database import open_database, utc_now
-from app.demo.service_process import running_service
+from app.demo.service_process import RunningService, running_service
 from app.engine.dataset import Vocabulary
 from app.registry import artifacts, versions
 from app.registry.artifacts import VersionContents
@@ -46,11 +47,10 @@ def main() -> None:
         service = stack.enter_context(running_service(folder, workers=arguments.workers, environment=environment))
         version = httpx.get(f"{service.url}/v1/users/nobody/recommendations").json()["model_version"]
         assert version is not None, "the version does not answer"
-        workers = workers_of(service.process.pid)
-        assert len(workers) == arguments.workers, workers
-        tell("after the start", workers)
+        assert len(service.workers) == arguments.workers
+        tell("after the start", service)
         ask(service.url, arguments.items)
-        tell("after requests", workers)
+        tell("after requests", service)
 
 
 def fill(folder: Path, n_items: int) -> None:
@@ -104,16 +104,10 @@ def ask(url: str, n_items: int) -> None:
             client.get(f"/v1/users/u{user}/predictions/item-7").raise_for_status()
 
 
-def workers_of(parent: int) -> list[int]:
-    """Child processes that serve: those with most memory mapped (another of Python's own counts semaphores)."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
-def tell(when: str, workers: list[int]) -> None:
-    print(f"{when}: MB of each worker")
-    for worker in workers:
-        lines = Path(f"/proc/{worker}/smaps_rollup").read_text().splitlines()[1:]
+def tell(when: str, service: RunningService) -> None:
+    print(f"{when}: MB of each worker, and of their parent")
+    for process in (*service.workers, service.process.pid):
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
         sizes = {name: int(rest.split()[0]) * 1024 / MEGABYTE for name, rest in (line.split(":") for line in lines)}
         shared = sizes["Shared_Clean"] + sizes["Shared_Dirty"]
         line = f"resident {sizes['Rss']:.0f}, shared {shared:.0f}, its own {sizes['Rss'] - shared:.0f}"

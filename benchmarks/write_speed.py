@@ -387,18 +387,28 @@ class Sides:
     def _rates(
         self, ours: str, batch: Callable[[], list[Row]], connections: Sequence[int], n_batches: int
     ) -> Iterator[tuple[str, float]]:
-        """New batches for each: whoever comes second would find the rows there already."""
+        """New batches for each: whoever comes second would find the rows there already.
+
+        Each writes as many before, unmeasured: a server's buffers hold hardly more than one of the two databases, and
+        whoever follows his own kind would find his pages in them.
+        """
         is_sqlite = self.kind == "sqlite"
         raw: Any = _sqlite(self._bare_url) if is_sqlite else psycopg.connect(self._bare_url, autocommit=True)
         for name, act in BULK[self.kind].items():
+            bulk_rate(raw, act, [batch() for _ in range(n_batches)])
             self._start_anew(raw)
             yield f"raw {name}", bulk_rate(raw, act, [batch() for _ in range(n_batches)])
         for n in connections:
+            self._post(ours, batch, n, n_batches)
             self._start_anew(raw)
-            bodies = [{"ratings": [_named(row) for row in batch()]} for _ in range(n_batches)]
-            rate, _, _ = load_on(ours, [request("/v1/ratings/batch", body) for body in bodies], n, 60)
-            yield f"POST batch, {n} connections", BATCH * rate
+            yield f"POST batch, {n} connections", self._post(ours, batch, n, n_batches)
         raw.close()
+
+    def _post(self, ours: str, batch: Callable[[], list[Row]], connections: int, n_batches: int) -> float:
+        """Ratings a second of our route."""
+        bodies = [{"ratings": [_named(row) for row in batch()]} for _ in range(n_batches)]
+        rate, _, _ = load_on(ours, [request("/v1/ratings/batch", body) for body in bodies], connections, 60)
+        return BATCH * rate
 
     def _start_anew(self, raw: Any) -> None:
         """After a checkpoint whoever touches a page first logs all of it: nobody gains from those who came before."""

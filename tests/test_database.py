@@ -126,6 +126,18 @@ def test_what_the_url_of_a_server_says_is_kept_beside_the_timeouts(request: pyte
     assert told == ["elsewhere", "7s"]
 
 
+@pytest.mark.parametrize("transaction", [Database.read, Database.write, Database.write_at_once])
+def test_nobody_waits_for_a_server_that_is_known_to_be_away(transaction: Callable[..., Any]) -> None:
+    """Single ratings waited seconds each for a server that stood still, and were then written unasked."""
+    watch = postgres.Watch(make_url("postgresql://nobody@192.0.2.1/nothing"))  # an address that nobody has
+    watch.is_away = True
+    engine = postgres.connect_engine(make_url("postgresql://nobody@192.0.2.1/nothing"), lambda: True, None)
+    database = Database(engine, watch)
+    with pytest.raises(postgres.DatabaseAway), transaction(database):
+        pass
+    database.dispose()
+
+
 def test_a_connection_that_rested_is_asked_whether_it_lives_before_it_is_used(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -230,7 +230,14 @@ def test_a_database_that_is_away_for_20_seconds_under_load_costs_no_acknowledged
     by_kind = Counter((what, status) for _, _, what, status, _ in settled)
     print(f"\n{how}: {len(load.acknowledged)} ratings acknowledged, all found; while away: {dict(by_kind)}")  # noqa: T201
     print(f"longest answer: {max(answered - asked for asked, answered, *_ in load.answers):.2f} s")  # noqa: T201
-    assert {what for what, status in by_kind if status == 200} == {"popular", "similar", "given"}
+    needs_none = {"popular", "similar", "given"}
+    assert {what for what, status in by_kind if status == 200} >= needs_none
+    surprises = [
+        f"{what} asked {back - asked:.2f} s before the end of it, answered {status} after {answered - asked:.2f} s"
+        for asked, answered, what, status, _ in settled
+        if status < 300 and what not in needs_none
+    ]
+    assert not surprises
     assert {what for what, status in by_kind if status == 503} == {"write", "of user", "ready"}
     assert all(retry == "1" for _, _, what, status, retry in settled if status == 503 and what != "ready")
     assert {status for *_, status, _ in load.answers} <= {200, 201, 503}

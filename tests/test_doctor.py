@@ -42,7 +42,7 @@ def test_a_service_in_order_has_no_problem(database: Database, settings: Setting
     registry.publish(database, settings.versions_dir)
     result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["doctor"])
     assert result.exit_code == 0
-    assert "version 1 of 1 is active" in result.output
+    assert "version 1 is active, 1 are kept" in result.output
     subjects = {found.subject for found in examine()}
     assert subjects >= {"settings", "database", "migrations", "versions", "kernel cache", "clocks", "disk", "trainer"}
 

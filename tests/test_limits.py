@@ -1,9 +1,12 @@
-"""Bodies that are too long or too slow, and how many imports run at once."""
+"""Heads and bodies that are too long or too slow, and how many imports run at once."""
 
+import contextlib
+import itertools
 import json
+import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.demo.service_process import HOST, RunningService, running_service
+from app.limits import MAX_HEAD
 from app.main import create_app
 from app.settings import Limits, Settings
 from tests.asgi import serving
@@ -113,7 +117,7 @@ def test_a_fifth_import_at_once_is_refused_until_one_is_over(sqlite_settings: Se
                 for _ in range(4):
                     importers.start_soon(lambda: client.post("/v1/ratings/import", content=lines()))  # type: ignore[arg-type]
                 with anyio.fail_after(20):
-                    while app.state.n_transfers["imports"] < 4:
+                    while app.state.n_places_taken["imports"] < 4:
                         await anyio.sleep(0.01)
                 refused = await client.post("/v1/ratings/import", content=b"bob,dune,4\n")
                 assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
@@ -149,3 +153,59 @@ def test_a_real_connection_gets_the_problem_and_is_closed(service: RunningServic
         assert b"application/problem+json" in answer
     time.sleep(0.1)
     assert httpx.get(f"{service.url}/healthz").status_code == 200
+
+
+def answer_to(connection: socket.socket, parts: Iterable[bytes]) -> bytes:
+    """What the service says before it closes the connection, which it may do before it was sent everything."""
+    with contextlib.suppress(ConnectionError):
+        for part in parts:
+            connection.sendall(part)
+    with contextlib.suppress(ConnectionError):
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+    return b""
+
+
+_CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_a_head_without_end_does_not_fill_the_memory(service: RunningService) -> None:
+    """100 MB of short headers took 1.4 GB."""
+    port, n_bytes = int(service.url.rpartition(":")[2]), 64 << 20
+    before = memory_of(service.process.pid)
+    for head, rest in (
+        (b"GET /", b"a"),
+        (b"GET / HTTP/1.1\r\nX-Long: ", b"a"),
+        (b"GET / HTTP/1.1\r\n", b"x: y\r\n"),
+        (_CHUNKED + b"0\r\n", b"x: y\r\n"),  # trailers
+        (_CHUNKED + b"1;", b"a"),  # what may stand beside the length of a chunk
+    ):
+        block = rest * (65536 // len(rest))
+        with socket.create_connection((HOST, port), timeout=20) as connection:
+            answer_to(connection, [head, *itertools.repeat(block, n_bytes // len(block))])
+    assert memory_of(service.process.pid) < before + 20e6
+    assert httpx.get(f"{service.url}/healthz").status_code == 200
+
+
+def memory_of(process: int) -> float:
+    [told] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    return 1e3 * int(told)
+
+
+def test_a_head_that_is_too_long_or_makes_no_sense_is_answered_with_a_problem(service: RunningService) -> None:
+    port = int(service.url.rpartition(":")[2])
+    for head, status in ((b"GET / HTTP/1.1\r\nX-Long: " + b"a" * (MAX_HEAD + 1), b"431"), (b"\0\r\n\r\n", b"400")):
+        with socket.create_connection((HOST, port), timeout=20) as connection:
+            answer = answer_to(connection, [head])
+        assert answer.startswith(b"HTTP/1.1 " + status)
+        assert b"application/problem+json" in answer
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == int(status)
+
+
+def test_a_long_body_in_small_chunks_and_requests_in_a_row_are_no_long_head(service: RunningService) -> None:
+    url = f"{service.url}/v1/ratings/import"
+    lines = (f"user-{number},dune,4\n".encode() for number in range(4000))
+    with httpx.Client() as client:
+        for _ in range(3):
+            assert client.post(url, content=lines).status_code == 200
+            headers = {"X-Long": "a" * (MAX_HEAD - 1000)}
+            assert client.get(f"{service.url}/healthz", headers=headers).status_code == 200

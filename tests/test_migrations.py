@@ -183,7 +183,7 @@ def previous_release(folder: Path) -> Path:
     if not git:
         skip_or_fail("no git: the release before is taken from the history")
     found = subprocess.run(
-        [git, "log", "--diff-filter=A", "--format=%H", "--", newest.relative_to(REPOSITORY)],
+        [git, "log", "--follow", "--diff-filter=A", "--format=%H", "--", newest.relative_to(REPOSITORY)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

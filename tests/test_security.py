@@ -5,8 +5,12 @@ import re
 from collections.abc import Iterator
 
 import httpx
+import pytest
 from fastapi import FastAPI
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
+from app.database import Database
 from app.main import create_app
 from app.settings import Settings
 from tests.asgi import serving
@@ -49,3 +53,11 @@ def test_a_fault_of_the_service_tells_nothing_of_its_inside(sqlite_settings: Set
     assert answer.headers["content-type"] == "application/problem+json"
     assert "swordfish" not in answer.text
     assert "Traceback" not in answer.text
+
+
+def test_an_error_of_the_database_tells_nothing_of_what_it_was_given(database: Database) -> None:
+    """Such errors are logged, and ids of users are nobody's business there."""
+    with pytest.raises(DBAPIError) as raised, database.read() as connection:
+        connection.execute(text("SELECT * FROM nowhere WHERE user_id = :user"), {"user": "ann@example.org"})
+    assert "nowhere" in str(raised.value)
+    assert "ann@example.org" not in str(raised.value)

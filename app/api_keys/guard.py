@@ -30,6 +30,7 @@ _PUBLIC_FOLDERS = ("/dashboard/", "/static-offline-docs/")
 _ADMINS = ("/v1/keys", "/v1/ratings/export")
 _WRITERS = ("/v1/ratings", "/v1/users/", "/v1/items/")
 _QUESTIONS = {"/v1/recommendations", "/v1/recommendations/batch", "/v1/predictions", "/v1/items/similar"}
+"""Asked by POST. With another method the last path is that of an item called `similar`."""
 _LOOKING = {"GET", "HEAD"}
 
 _DESCRIPTION = """\
@@ -45,7 +46,7 @@ def scope_needed(method: str, path: str) -> KeyScope | None:
         return None
     if path.startswith(_ADMINS):
         return "admin"
-    if method in _LOOKING or path in _QUESTIONS:
+    if method in _LOOKING or (method == "POST" and path in _QUESTIONS):
         return "read"
     return "write" if path.startswith(_WRITERS) else "admin"
 
@@ -123,7 +124,7 @@ async def _key_of(scope: Scope, keyring: Keyring) -> HeldKey:
         raise _not_valid("the Authorization header must be `Bearer` and an API key")
     key = keyring.find(token) or await keyring.find_new(token)
     if key is None:
-        looks_like_one = token.startswith("plt_") and len(token) > PREFIX_LENGTH
+        looks_like_one = token.startswith("plt_") and len(token) > PREFIX_LENGTH and token.isprintable()
         which = f"API key {token[:PREFIX_LENGTH]}..." if looks_like_one else "what was sent as API key"
         raise _not_valid(f"{which} is not known, or was revoked")
     return key

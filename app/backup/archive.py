@@ -23,6 +23,7 @@ FORMAT = 1
 """Grows when older code could not read what newer code writes."""
 MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
+_LONGEST_MANIFEST = 1 << 26
 _LEVEL = 1  # of compression: the next ones take twice as long for some percent
 _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, OverflowError, RuntimeError, ValueError)
 """What reading a zip file with wrong bytes raises; a flipped bit asks for a password, or for a later zip."""
@@ -92,6 +93,8 @@ class Archive:
         """Read everything and compare it with what was written; raises DamagedArchive."""
         for name, expected in self.manifest["members"].items():
             digest, n_bytes = hashlib.sha256(), 0
+            if self._n_bytes(name) != expected["bytes"]:  # before it is unpacked
+                raise self.damaged(f"{name} has another length than was written")
             for block in self.blocks(name):
                 digest.update(block)
                 n_bytes += len(block)
@@ -111,8 +114,15 @@ class Archive:
     def damaged(self, reason: str) -> DamagedArchive:
         return DamagedArchive(self._path, f"is damaged: {reason}")
 
+    def _n_bytes(self, name: str) -> int:
+        """Of a member once it is unpacked, beyond which nothing of it is read."""
+        with self._told_as_damage(name):
+            return self._file.getinfo(name).file_size
+
     def _read_manifest(self) -> dict[str, Any]:
         manifest = None
+        if self._n_bytes(MANIFEST) > _LONGEST_MANIFEST:
+            raise DamagedArchive(self._path, "is not a backup of Palate")
         with self._told_as_damage(MANIFEST):
             manifest = json.loads(self._file.read(MANIFEST))
         if not isinstance(manifest, dict) or not isinstance(manifest.get("members"), dict):

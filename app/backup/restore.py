@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from sqlalchemy import Connection, Table, delete, select, text
 
 import migrations
+from app.api_keys import keys
+from app.api_keys.models import ApiKey
 from app.backup.archive import Archive, opened
 from app.backup.tables import Layout, Page, clear, decoded, load, numbered, set_last_number, tables
 from app.database import Counter, Database, advance
@@ -26,6 +29,8 @@ from app.settings import Settings
 from app.training import queue
 
 _FOLDER = re.compile(r"\w[\w.-]*")
+_LOOKS, _BETWEEN_LOOKS = 10, 0.2
+"""A server takes a moment to forget a session that has ended."""
 
 
 class NotEmpty(Conflict):
@@ -37,13 +42,21 @@ class NotEmpty(Conflict):
 
 
 class InUse(Conflict):
-    """A trainer works on the data that would be replaced."""
+    """Somebody works with the data, and would go on with what is no longer there."""
 
-    def __init__(self, run_id: int) -> None:
+    def __init__(self, who: str) -> None:
+        super().__init__(f"{who}: stop the service and its trainer before restoring")
+        self.who = who
+
+
+class KeysWouldGo(Conflict):
+    """The archive is from before the first API key: with it in place nobody would need one any more."""
+
+    def __init__(self) -> None:
         super().__init__(
-            f"a trainer is working on run {run_id}; stop the service and its trainer before replacing data"
+            "the backup is from before the first API key, and without keys whatever looks like this machine is "
+            "answered; --keep-keys keeps those of now"
         )
-        self.run_id = run_id
 
 
 class NewerSchema(Conflict):
@@ -67,30 +80,79 @@ class Restored:
     warnings: tuple[str, ...]
 
 
-def restore(database: Database, settings: Settings, path: Path, *, replace: bool = False) -> Restored:
+def restore(
+    database: Database, settings: Settings, path: Path, *, replace: bool = False, keep_keys: bool = False
+) -> Restored:
     """Load an archive into an empty database, or in place of what is there; all or nothing.
 
     Everything is read and checked before anything is written, and what was written is compared with the digest of
-    the ratings before it counts. Nothing else may use the database and the folder of the data meanwhile.
+    the ratings before it counts. Raises InUse where somebody else has the database open. `keep_keys` leaves the API
+    keys as they are; those of the archive, where it has any, take their place else.
     """
     with opened(path) as archive, ExitStack() as undo:
         archive.check()
         facts = archive.manifest
         if not migrations.knows(facts["schema"]):
             raise NewerSchema(facts["schema"], facts["palate"])
+        _refuse_company(database)
+        restored = [table for table in tables() if not (keep_keys and table is ApiKey.__table__)]
         with database.write() as connection:
             advance(connection, "ratings", 0)  # locks: nobody writes ratings before this is over
-            _make_room(database, connection, replace)
+            keys_before = _keys_in_use(connection)
+            _make_room(database, connection, restored, replace)
             for version in facts["versions"]:
                 _put_version(archive, settings.versions_dir, version, undo)
-            _load_tables(connection, archive)
+            _load_tables(connection, archive, restored)
             if digest_of_state(connection) != facts["digest"]:
                 raise archive.damaged("the restored ratings have another digest than those of the backup")
+            if keys_before and not keys.is_any(connection):
+                raise KeysWouldGo
+            changed_keys = tuple(_changed_keys(keys_before, _keys_in_use(connection)))
         undo.pop_all()
     shutil.rmtree(settings.snapshot_dir, ignore_errors=True)  # the trainer's copy of what was there before
     told = {name: facts[name] for name in ("n_ratings", "revision", "digest")}
-    warnings = (*facts["problems"], *_other_scale(settings, facts))
+    warnings = (*facts["problems"], *_other_scale(settings, facts), *changed_keys)
     return Restored(**told, n_versions=len(facts["versions"]), warnings=warnings)
+
+
+@contextmanager
+def leaving_nothing(settings: Settings) -> Iterator[None]:
+    """Where the folder of the data held no database before, an error of what follows leaves it as it was."""
+    folder = settings.data_dir.absolute()
+    new_folders = [each for each in (folder, *folder.parents) if not each.exists()]
+    before = set() if new_folders else set(folder.iterdir())
+    try:
+        yield
+    except BaseException:
+        if new_folders:
+            shutil.rmtree(new_folders[-1], ignore_errors=True)
+        elif not settings.database_url and not any(each.suffix == ".db" for each in before):
+            for each in set(folder.iterdir()) - before:
+                shutil.rmtree(each) if each.is_dir() else each.unlink()
+        raise
+
+
+def _refuse_company(database: Database) -> None:
+    for _ in range(_LOOKS):
+        who = database.others()
+        if who is None:
+            return
+        time.sleep(_BETWEEN_LOOKS)
+    raise InUse(who or "")
+
+
+def _keys_in_use(connection: Connection) -> dict[str, str]:
+    """Their names, by how they begin."""
+    return {row.prefix: row.name for row in keys.in_use(connection)}
+
+
+def _changed_keys(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    gone = [name for prefix, name in before.items() if prefix not in now]
+    if gone:
+        yield f"API keys that the backup does not know work no longer: {', '.join(map(repr, gone))}"
+    added = [name for prefix, name in now.items() if prefix not in before]
+    if before and added:
+        yield f"API keys of the backup that were revoked or unknown here work again: {', '.join(map(repr, added))}"
 
 
 def _other_scale(settings: Settings, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -104,26 +166,30 @@ def _scale(told: Mapping[str, Any]) -> str:
     return f"{told['min']:g} to {told['max']:g}{step}"
 
 
-def _make_room(database: Database, connection: Connection, replace: bool) -> None:
+def _make_room(database: Database, connection: Connection, restored: Sequence[Table], replace: bool) -> None:
     if replace:
         run = queue.running(connection)
         if run and run.lease_expires_at and run.lease_expires_at > database.now(connection):
-            raise InUse(run.id)
-        clear(connection)
+            raise InUse(f"a trainer is working on run {run.id}")
+        clear(connection, restored)
         return
-    for table in tables():
+    for table in restored:
         is_filled = connection.execute(select(1).select_from(table).limit(1)).first()
         if is_filled and table is not Counter.__table__:
             raise NotEmpty(table.name)
 
 
-def _load_tables(connection: Connection, archive: Archive) -> None:
-    by_name = {table.name: table for table in tables()}
+def _load_tables(connection: Connection, archive: Archive, restored: Sequence[Table]) -> None:
+    by_name = {table.name: table for table in restored}
     for told in archive.manifest["tables"]:
-        table = by_name[told["name"]]
+        table = by_name.get(told["name"])
+        if table is None:
+            continue
         if table is Counter.__table__:
             connection.execute(delete(Counter))
         layout = Layout(tuple(told["columns"]), told["kinds"] and tuple(told["kinds"]))
+        if not layout.fits(table):
+            raise archive.damaged(f"{table.name} has columns that it cannot have")
         load(connection, table, layout, _pages(archive, table, layout, told["members"]))
         if numbered(table):
             set_last_number(connection, table, told["last_number"])

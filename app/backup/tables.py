@@ -17,7 +17,8 @@ from sqlalchemy import JSON, BigInteger, Connection, Float, Integer, Table, dele
 from sqlalchemy.types import TypeEngine
 
 from app.api_keys.models import ApiKey
-from app.database import Base, Counter, UtcTime, driver
+from app.database import Base, Counter, UtcTime, driver, server_that_sorts
+from app.idempotency import KeptAnswer
 from app.items.models import DeletedItem, Item
 from app.ratings.models import DeletedRating, Rating, User
 from app.ratings.set_wise import is_sqlite
@@ -53,6 +54,12 @@ class Layout:
         is_numbers = all(kinds) and not any(column.nullable for column in table.columns)
         return cls(tuple(table.columns.keys()), tuple(kind for kind in kinds if kind) if is_numbers else None)
 
+    def fits(self, table: Table) -> bool:
+        """Whether rows of this layout can be rows of the table, whose columns may have become more since."""
+        if not set(self.columns) <= set(table.columns.keys()):
+            return False
+        return self.kinds is None or self.kinds == tuple(_kind(table.columns[name].type) for name in self.columns)
+
     def dtype(self, byte_order: str = "<") -> np.dtype[np.void]:
         """A row of numbers."""
         assert self.kinds
@@ -75,8 +82,11 @@ def _kind(type_: TypeEngine[Any]) -> str | None:
 def pages(connection: Connection, table: Table) -> Iterator[Page]:
     """All rows in the order of the primary key; the connection's transaction must see one state of the data."""
     layout = Layout.of(table)
-    read = _numbers if layout.kinds else _texts
     keys = [column.name for column in table.primary_key]
+    if layout.kinds and not is_sqlite(connection):
+        yield from _numbers_of_server(connection, table, keys)
+        return
+    read = _numbers if layout.kinds else _texts
     key_places = [layout.columns.index(key) for key in keys]
     after: tuple[Any, ...] | None = None
     while len(page := read(connection, table, keys, after)):
@@ -108,18 +118,19 @@ def _texts(connection: Connection, table: Table, keys: Sequence[str], after: tup
 
 
 def _numbers(connection: Connection, table: Table, keys: Sequence[str], after: tuple[Any, ...] | None) -> Numbers:
-    layout = Layout.of(table)
     query, parameters = _selection(table, keys, after)
-    if is_sqlite(connection):
-        with driver(connection) as raw:
-            return np.fromiter(raw.execute(query, parameters), layout.dtype())
-    send = {"i4": "int4send", "i8": "int8send", "f8": "float8send"}
+    with driver(connection) as raw:
+        return np.fromiter(raw.execute(query, parameters), Layout.of(table).dtype())
+
+
+def _numbers_of_server(connection: Connection, table: Table, keys: Sequence[str]) -> Iterator[Numbers]:
+    """A server sorts the whole table once: one page after the other, it went back and forth through all of it."""
+    layout, send = Layout.of(table), {"i4": "int4send", "i8": "int8send", "f8": "float8send"}
     packed = " || ".join(f"{send[kind]}({name})" for name, kind in zip(layout.columns, layout.kinds or (), strict=True))
-    for name in parameters:
-        query = query.replace(f":{name}", f"%({name})s")
-    with driver(connection) as raw, raw.cursor(binary=True) as cursor:
-        cursor.execute(f"SELECT string_agg({packed}, '') FROM ({query}) AS page", parameters)  # noqa: S608
-        return np.frombuffer(cursor.fetchone()[0] or b"", layout.dtype(">")).astype(layout.dtype())
+    with server_that_sorts(connection) as raw, raw.cursor("numbers", binary=True) as cursor:
+        cursor.execute(f"SELECT {packed} FROM {table.name} ORDER BY {', '.join(keys)}")  # noqa: S608
+        while rows := cursor.fetchmany(PAGE_NUMBERS):
+            yield np.frombuffer(b"".join(row for (row,) in rows), layout.dtype(">")).astype(layout.dtype())
 
 
 def encoded(page: Page) -> bytes:
@@ -193,13 +204,14 @@ def _copy_numbers(connection: Connection, table: Table, layout: Layout, given: I
         copy.write(_COPY_END)
 
 
-def clear(connection: Connection) -> None:
-    """Remove every row of every table."""
+def clear(connection: Connection, which: Sequence[Table]) -> None:
+    """Remove every row of these tables, parents before their children, and what was answered about them."""
+    connection.execute(delete(KeptAnswer))
     if is_sqlite(connection):
-        for table in reversed(tables()):
+        for table in reversed(which):
             connection.execute(delete(table))
     else:
-        connection.execute(text(f"TRUNCATE {', '.join(table.name for table in tables())}"))
+        connection.execute(text(f"TRUNCATE {', '.join(table.name for table in which)}"))
 
 
 def numbered(table: Table) -> str | None:

@@ -32,6 +32,12 @@ class RunningService:
     process: subprocess.Popen[bytes]
     log: Path
 
+    @property
+    def workers(self) -> list[int]:
+        """Process numbers of the API processes where there are several (Linux): they are children of `process`."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
 
 @contextmanager
 def running_service(

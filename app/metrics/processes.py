@@ -49,6 +49,11 @@ def share_figures() -> None:
         values.ValueClass = values.MultiProcessValue(lambda: _place_of(os.getpid()))
 
 
+def leave_figures_to_forks() -> None:
+    """For a process that has made the instruments and only forks: it has no figures, each fork takes its own place."""
+    mark_process_dead(_place_of(os.getpid()))
+
+
 def all_figures() -> CollectorRegistry:
     """The figures of all processes, those that have ended too; of the gauges only those of the living."""
     if FOLDER not in os.environ:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -12,20 +10,24 @@ import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from app.database import Database, DatabaseDep, revision
-from app.errors import BadInput, NotReady, declared
+from app.errors import BadInput, declared
 from app.identifiers import ItemIdPath, UserIdPath
 from app.items.line_import import BLOCK_BYTES
 from app.items.line_reader import Encoding
 from app.items.schemas import BatchCountsOut, ImportReport
 from app.items.table_layout import FileFormat
+from app.limits import Places
 from app.metrics.instruments import count_ratings
 from app.ratings import erasure, everything, store
 from app.ratings.bulk_import import ImportOptions, begin_import
 from app.ratings.checks import refuse_bad_ratings
+from app.ratings.direct_route import direct_route
 from app.ratings.everything import ExportFormat
+from app.ratings.plain_batch import read_plain
 from app.ratings.schemas import (
     DeletedRatingOut,
     ErasedItem,
@@ -77,18 +79,15 @@ _EXPORT_BODY: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def _scale_of(request: Request) -> RatingScale:
+def _scale_of(request: Request) -> RatingScale:
     scale: RatingScale = request.app.state.settings.rating
     return scale
 
 
-async def _writer_of(request: Request) -> RatingWriter:
+def _writer_of(request: Request) -> RatingWriter:
     writer: RatingWriter = request.app.state.rating_writer
     return writer
 
-
-ScaleDep = Annotated[RatingScale, Depends(_scale_of)]
-WriterDep = Annotated[RatingWriter, Depends(_writer_of)]
 
 MAX_EXPORTS = 4
 """Exports at once: each holds a connection and one state of the data for as long as its client takes."""
@@ -97,50 +96,60 @@ MAX_IMPORTS = 4
 """Imports at once: each holds a block of lines and waits for its turn to write."""
 
 
-class TooManyTransfers(NotReady):
-    """As many exports, or imports, are under way in this process as may be."""
-
-    def __init__(self, what: str, most: int) -> None:
-        super().__init__(f"{most} {what} are under way already; try again when one of them is over")
-        self.what = what
+_place_of_export = Places("exports", MAX_EXPORTS)
+_place_of_import = Places("imports", MAX_IMPORTS)
 
 
-@dataclass(frozen=True)
-class _Places:
-    """Places of long requests: each takes one, and gives it back when it is answered or its client has gone."""
-
-    what: str
-    most: int
-
-    async def __call__(self, request: Request) -> AsyncIterator[None]:
-        n_taken: Counter[str] = request.app.state.n_transfers
-        if n_taken[self.what] >= self.most:
-            raise TooManyTransfers(self.what, self.most)
-        n_taken[self.what] += 1
-        try:
-            yield
-        finally:
-            n_taken[self.what] -= 1
-
-
-_place_of_export = _Places("exports", MAX_EXPORTS)
-_place_of_import = _Places("imports", MAX_IMPORTS)
-
-
-@router.post("", responses={**_NEW, **_INVALID})
-async def add_rating(body: NewRating, scale: ScaleDep, writer: WriterDep, response: Response) -> SavedRatingOut:
+async def add_rating(body: NewRating, request: Request) -> Response:
     """Record one rating, or replace the one that the user gave the item before. The next answer counts it."""
-    return await _save(writer, scale, body.user_id, body.item_id, body, response)
+    status, saved = await _save(request, body.user_id, body.item_id, body)
+    return _json(saved, status)
 
 
-@router.post("/batch", responses=_INVALID)
-async def add_ratings(body: NewRatings, scale: ScaleDep, writer: WriterDep) -> BatchCountsOut:
+async def add_ratings(body: NewRatings, request: Request) -> Response:
     """Record or replace up to 10,000 ratings in one transaction: all of them or none."""
     ratings = [rating.to_row() for rating in body.ratings]
-    refuse_bad_ratings(scale, ratings, "ratings[{}].")
-    counts = await writer.save_many(ratings)
+    refuse_bad_ratings(_scale_of(request), ratings, "ratings[{}].")
+    return await _save_many(ratings, request)
+
+
+async def _save_many(ratings: list[store.NewRating], request: Request) -> Response:
+    counts = await _writer_of(request).save_many(ratings)
     count_ratings(created=counts.created, updated=counts.updated, unchanged=counts.unchanged)
-    return BatchCountsOut.model_validate(counts)
+    return _json(BatchCountsOut.model_validate(counts))
+
+
+def _json(answer: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return Response(answer.model_dump_json(), status, media_type="application/json")
+
+
+def _read_rating(body: bytes, _request: Request) -> NewRating | None:
+    try:
+        return NewRating.model_validate_json(body)
+    except ValidationError:
+        return None
+
+
+def _read_batch(body: bytes, request: Request) -> list[store.NewRating] | None:
+    return read_plain(body, _scale_of(request))
+
+
+router.add_api_route(
+    "",
+    add_rating,
+    methods=["POST"],
+    response_model=SavedRatingOut,
+    responses={**_NEW, **_INVALID},
+    route_class_override=direct_route(_read_rating, add_rating),
+)
+router.add_api_route(
+    "/batch",
+    add_ratings,
+    methods=["POST"],
+    response_model=BatchCountsOut,
+    responses=_INVALID,
+    route_class_override=direct_route(_read_batch, _save_many),
+)
 
 
 @router.post(
@@ -259,12 +268,12 @@ async def put_rating(
     user_id: UserIdPath,
     item_id: ItemIdPath,
     body: RatingBody,
-    scale: ScaleDep,
-    writer: WriterDep,
+    request: Request,
     response: Response,
 ) -> SavedRatingOut:
     """Record or replace the rating of this user for this item."""
-    return await _save(writer, scale, user_id, item_id, body, response)
+    response.status_code, saved = await _save(request, user_id, item_id, body)
+    return saved
 
 
 @users_router.get("/{user_id}/ratings/{item_id}", responses={**_UNKNOWN, **_INVALID})
@@ -302,11 +311,10 @@ def erase_item(item_id: ItemIdPath, database: DatabaseDep) -> ErasedItem:
     return ErasedItem(item_id=item_id, erased_ratings=erased.erased_ratings, revision=erased.revision)
 
 
-async def _save(
-    writer: RatingWriter, scale: RatingScale, user_id: str, item_id: str, body: RatingBody, response: Response
-) -> SavedRatingOut:
-    refuse_bad_ratings(scale, [body])
-    saved = await writer.save(store.NewRating(user_id, item_id, body.value, body.rated_us))
+async def _save(request: Request, user_id: str, item_id: str, body: RatingBody) -> tuple[HTTPStatus, SavedRatingOut]:
+    """What to answer to a single rating, once it is committed."""
+    refuse_bad_ratings(_scale_of(request), [body])
+    saved = await _writer_of(request).save(store.NewRating(user_id, item_id, body.value, body.rated_us))
     count_ratings(**{saved.outcome: 1})
-    response.status_code = HTTPStatus.CREATED if saved.outcome == "created" else HTTPStatus.OK
-    return SavedRatingOut.model_validate(saved)
+    status = HTTPStatus.CREATED if saved.outcome == "created" else HTTPStatus.OK
+    return status, SavedRatingOut.model_validate(saved)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, select, text, tuple_
 
-from app.database import driver, revision
+from app.database import driver, revision, server_that_sorts
 from app.items.models import Item
 from app.items.store import item_ids
 from app.ratings import set_wise
@@ -57,7 +57,9 @@ _SQLITE_CHANGES = """
 _FOUND_ROW = np.dtype([("user", "i4"), ("item", "i4"), ("value", "f4")])
 _CHANGED_ROW = np.dtype([*_FOUND_ROW.descr, ("revision", "i8")])
 _COUNTER = "SELECT value FROM counters WHERE name = '{}'"
-_PACKED_USERS = f"SELECT {_PACKED} FROM ratings WHERE user_key = ANY(%s::int[])"  # noqa: S608
+_PACKED_BY_USER = f"""
+    SELECT packed FROM (SELECT user_key, {_PACKED} AS packed FROM ratings GROUP BY user_key) AS of_user
+    JOIN users USING (user_key) ORDER BY user_id COLLATE "C\""""  # noqa: S608
 _CHUNK_PAGES = 2048
 _READERS = 2
 """Connections that read from PostgreSQL at once: packing rows is work for one processor of the server each."""
@@ -270,10 +272,10 @@ def digest_of_state(connection: Connection) -> str:
     item_rank, id_of_rank = _ranks(items.keys, items.ids)
     user_rank, id_of_user_rank = _ranks(users.keys, users.ids)
     digest = hashlib.sha256()
-    by_rank = np.argsort(user_rank[users.keys], kind="stable")
-    for first in range(0, by_rank.size, _DIGEST_USERS):
-        keys = users.keys[by_rank[first : first + _DIGEST_USERS]]
-        ratings = _ratings_of_keys(connection, keys)
+    is_sqlite = set_wise.is_sqlite(connection)
+    keys_in_order = users.keys[np.argsort(user_rank[users.keys], kind="stable")]
+    parts = _parts_by_key(connection, keys_in_order) if is_sqlite else _parts_by_user(connection)
+    for ratings in parts:
         user, item = user_rank[ratings["user_key"]], item_rank[ratings["item_key"]]
         order = np.lexsort((item, user))
         _digest_users(digest.update, ratings[order], user[order], item[order], id_of_user_rank, id_of_rank)
@@ -288,17 +290,24 @@ def _ranks(keys: npt.NDArray[np.int64], ids: list[str]) -> tuple[npt.NDArray[np.
     return ranks, [ids[place] for place in order]
 
 
-def _ratings_of_keys(connection: Connection, user_keys: npt.NDArray[np.int64]) -> Chunk:
-    if set_wise.is_sqlite(connection):
-        wanted = (
-            "SELECT user_key, item_key, ratings.value, rated_at FROM json_each(?) AS given"
-            " CROSS JOIN ratings ON user_key = given.value"
-        )
+def _parts_by_key(connection: Connection, user_keys: npt.NDArray[np.int64]) -> Iterator[Chunk]:
+    """Ratings of a thousand of these users after the other, as SQLite keeps them: those of a user side by side."""
+    wanted = (
+        "SELECT user_key, item_key, ratings.value, rated_at FROM json_each(?) AS given"
+        " CROSS JOIN ratings ON user_key = given.value"
+    )
+    for first in range(0, user_keys.size, _DIGEST_USERS):
+        keys = json.dumps(user_keys[first : first + _DIGEST_USERS].tolist())
         with driver(connection) as raw:
-            return np.fromiter(raw.execute(wanted, (json.dumps(user_keys.tolist()),)), _ROW)
-    with driver(connection) as raw, raw.cursor(binary=True) as cursor:
-        cursor.execute(_PACKED_USERS, (user_keys.tolist(),))
-        return np.frombuffer(cursor.fetchone()[0] or b"", _PACKED_ROW).astype(_ROW)
+            yield np.fromiter(raw.execute(wanted, (keys,)), _ROW)
+
+
+def _parts_by_user(connection: Connection) -> Iterator[Chunk]:
+    """The same, of a server, whose table lies in the order of arrival: by user, all of it was read every time."""
+    with server_that_sorts(connection) as raw, raw.cursor("by_user", binary=True) as cursor:
+        cursor.execute(_PACKED_BY_USER)
+        while rows := cursor.fetchmany(_DIGEST_USERS):
+            yield np.frombuffer(b"".join(packed for (packed,) in rows), _PACKED_ROW).astype(_ROW)
 
 
 def _digest_users(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -68,9 +68,8 @@ _UPSERT_SQLITE = """
 _FORGET_SQLITE = "DELETE FROM deleted_ratings WHERE user_key = ? AND item_key = ?"
 _COUNT_SQLITE = "UPDATE counters SET value = value + ? WHERE name = ?"
 _WRITE_POSTGRESQL = """
-    SELECT before, written FROM write_ratings(
-        ARRAY (SELECT json_array_elements_text(%s::json)), ARRAY (SELECT json_array_elements_text(%s::json)),
-        %s::float8[], %s::bigint[], %s::bigint)"""
+    SELECT before, n_changed, n_new, each_written FROM write_many_ratings(
+        string_to_array(%s, E'\\n'), string_to_array(%s, E'\\n'), %s::float8[], %s::bigint[], %s::bigint, %s)"""
 _WRITTEN_ROW = np.dtype([("rated_us", ">i8"), ("change", ">i8")])
 
 
@@ -94,16 +93,35 @@ class Written(NamedTuple):
     change: npt.NDArray[np.int64]
 
 
-def write_at_once(
-    connection: Connection, ratings: Collection[tuple[str, str, float, int | None]], now_us: int | None
-) -> Written:
+class Counted(NamedTuple):
+    """The newest revision before ratings, and how many of them changed something, or are new, which is a change."""
+
+    before: int
+    n_changed: int
+    n_new: int
+
+
+Row = tuple[str, str, float, int | None]
+
+
+def write_each(connection: Connection, ratings: Collection[Row], now_us: int | None) -> Written:
     """Everything that a write of ratings of different pairs is, in one question to PostgreSQL."""
-    users, items, values, times = zip(*ratings, strict=True) if ratings else ((),) * 4
-    given = (json.dumps(users), json.dumps(items), _array(values), _array(times), now_us)
-    with driver(connection) as raw:
-        before, packed = raw.cursor(binary=True).execute(_WRITE_POSTGRESQL, given).fetchone()
+    before, _, _, packed = _write(connection, ratings, now_us, wants_each=True)
     written = np.frombuffer(packed or b"", _WRITTEN_ROW)
     return Written(before, written["rated_us"].astype(np.int64), written["change"].astype(np.int64))
+
+
+def write_many(connection: Connection, ratings: Collection[Row], now_us: int | None) -> Counted:
+    """The same where nobody asks what became of each."""
+    return Counted(*_write(connection, ratings, now_us, wants_each=False)[:3])
+
+
+def _write(connection: Connection, ratings: Collection[Row], now_us: int | None, *, wants_each: bool) -> Any:
+    users, items, values, times = zip(*ratings, strict=True) if ratings else ((),) * 4
+    rated_us = None if set(times) == {None} else _array(times)
+    given = (_lines(users), _lines(items), _array(values), rated_us, now_us, wants_each)
+    with driver(connection) as raw:
+        return raw.cursor(binary=True).execute(_WRITE_POSTGRESQL, given).fetchone()
 
 
 class Beginning(NamedTuple):
@@ -157,6 +175,14 @@ def upsert(connection: Connection, rows: RatingRows, is_new: npt.NDArray[np.bool
         if n_new and raw.execute("SELECT EXISTS (SELECT 1 FROM deleted_ratings)").fetchone()[0]:
             raw.executemany(_FORGET_SQLITE, zip(*columns[:2], strict=True))
         raw.executemany(_COUNT_SQLITE, [(n_changed, "ratings"), (n_new, "n_ratings")])
+
+
+def _lines(ids: Sequence[str]) -> str:
+    """Ids as one text, which PostgreSQL takes apart the fastest: no line ends within an id, which is printable."""
+    text = "\n".join(ids)
+    if text.count("\n") >= max(len(ids), 1):
+        raise ValueError("an id holds the end of a line")
+    return text
 
 
 def _array(column: Sequence[float | None]) -> str:

@@ -22,7 +22,7 @@ from app.items.models import Item
 from app.items.paging import cursor_after, key_before
 from app.items.store import ensure_items, given_ids
 from app.items.store import item_ids as item_ids
-from app.ratings import set_wise
+from app.ratings import set_wise, single
 from app.ratings.everything import AllRatings as AllRatings
 from app.ratings.everything import load_all as load_all
 from app.ratings.everything import ratings_digest as ratings_digest
@@ -142,7 +142,9 @@ def save(
 
 def save_each(connection: Connection, ratings: Sequence[NewRating], now: datetime | None = None) -> list[SavedRating]:
     """As `save` would one by one, in this order; no two ratings of one pair. `now` defaults to the database's clock."""
-    written = _write(connection, ratings, now)
+    if len(ratings) == 1 and (saved := _write_one(connection, ratings[0], now)):
+        return [saved]
+    written = _write_each(connection, ratings, now)
     newest = (written.before + np.cumsum(written.change > 0)).tolist()
     rated_us, change = written.rated_us.tolist(), written.change.tolist()
     return [
@@ -151,23 +153,40 @@ def save_each(connection: Connection, ratings: Sequence[NewRating], now: datetim
     ]
 
 
+def _write_one(connection: Connection, rating: NewRating, now: datetime | None) -> SavedRating | None:
+    """The shortest way of one rating; None where it is not open."""
+    if set_wise.is_sqlite(connection):
+        written = single.write_in_file(connection, rating, microseconds_of(now or utc_now()))
+    else:
+        written = single.write_on_server(connection, rating, None if now is None else microseconds_of(now))
+    if written is None:
+        return None
+    revision = written.before + (written.change > 0)
+    time = time_of(written.rated_us)
+    return SavedRating(rating.user_id, rating.item_id, rating.value, time, _OUTCOMES[written.change], revision)
+
+
 def save_many(connection: Connection, ratings: Sequence[NewRating], now: datetime | None = None) -> BatchCounts:
     """Record or replace many ratings as `save` would one by one; of several for one pair only the last counts."""
-    latest = {rating[:2]: rating for rating in ratings}
-    written = _write(connection, list(latest.values()), now)
-    unchanged, updated, created = np.bincount(written.change, minlength=len(_OUTCOMES)).tolist()
-    return BatchCounts(created, updated, unchanged, written.before + updated + created)
+    latest = list({rating[:2]: rating for rating in ratings}.values())
+    if set_wise.is_sqlite(connection):
+        written = _write_in_steps(connection, latest, microseconds_of(now or utc_now()))
+        counted = set_wise.Counted(written.before, int((written.change > 0).sum()), int((written.change == 2).sum()))
+    else:
+        counted = set_wise.write_many(connection, latest, None if now is None else microseconds_of(now))
+    before, n_changed, n_new = counted
+    return BatchCounts(n_new, n_changed - n_new, len(latest) - n_changed, before + n_changed)
 
 
-def _write(connection: Connection, ratings: Sequence[NewRating], now: datetime | None) -> set_wise.Written:
+def _write_each(connection: Connection, ratings: Sequence[NewRating], now: datetime | None) -> set_wise.Written:
     """Saves ratings of different pairs."""
     if set_wise.is_sqlite(connection):
         return _write_in_steps(connection, ratings, microseconds_of(now or utc_now()))
-    return set_wise.write_at_once(connection, ratings, None if now is None else microseconds_of(now))
+    return set_wise.write_each(connection, ratings, None if now is None else microseconds_of(now))
 
 
 def _write_in_steps(connection: Connection, ratings: Sequence[NewRating], now_us: int) -> set_wise.Written:
-    """As `set_wise.write_at_once`, on SQLite, which is asked without a way to a server."""
+    """As `set_wise.write_each`, on SQLite, which is asked without a way to a server."""
     user_ids = dict.fromkeys(rating.user_id for rating in ratings)
     item_ids = dict.fromkeys(rating.item_id for rating in ratings)
     found = set_wise.look_up(connection, user_ids, item_ids)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.database import DatabaseDep
 from app.errors import declared
 from app.idempotency import AttemptDep
+from app.limits import Places
 from app.training import events, queue
 from app.training.events import Reader
 from app.training.schemas import NewTrainingRun, TrainingRunDetail, TrainingRunList, TrainingRunOut
@@ -23,6 +24,12 @@ Cursor = Annotated[
     str | None,
     Query(description="`next_cursor` of the page before.", pattern=r"^[0-9]{1,9}$", examples=["12"]),
 ]
+
+
+MAX_STREAMS = 50
+"""Streams of events at once: each asks the database four times a second."""
+
+_place_of_stream = Places("streams of events", MAX_STREAMS)
 
 
 @router.post(
@@ -92,6 +99,7 @@ def cancel_training(database: DatabaseDep, run_id: RunId) -> TrainingRunOut:
 @router.get(
     "/{run_id}/events",
     response_class=StreamingResponse,
+    dependencies=[Depends(_place_of_stream)],
     responses={
         200: {
             "description": "`event: epoch` (EpochOut) and `event: status` (TrainingRunOut) until the run has ended.",

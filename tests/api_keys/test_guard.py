@@ -1,6 +1,7 @@
 """Who is answered: every operation with no key, with each scope, from here and from elsewhere."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -189,6 +190,44 @@ def test_every_operation_is_closed_without_a_key_and_open_to_its_scope_and_to_ad
                 assert status != 401, (name, held)
 
 
+def test_an_item_with_the_name_of_an_operation_needs_what_every_item_needs() -> None:
+    """PUT /v1/items/similar was open to readers: its path is also that of a question, which is asked by POST."""
+    named = {f"{method} {path}": scope_needed(method, path) for method, path, _ in OPERATIONS}
+    words = {part for _, path, _ in OPERATIONS for part in path.split("/") if part and not part.startswith("{")}
+    for method, path, _ in OPERATIONS:
+        for word in words:
+            as_item = re.sub(r"\{\w+\}", word, path)
+            expected = named.get(f"{method} {as_item}", scope_needed(method, path))
+            assert scope_needed(method, as_item) == expected, (method, as_item)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "/v1/keys/",
+            "/v1/%6beys",
+            "/v1/keys%2f",
+            "/v1/keys;x",
+            "/v1/keys?x=1",
+            "//v1/keys",
+            "/v1//keys",
+            "/v1/./keys",
+        ),
+        *("/v1/ratings/export/", "/v1/ratings/%65xport", "/v1/ratings//export", "/V1/ratings/export"),
+        *("/dashboard/../v1/keys", "/dashboard/..%2f..%2fv1%2fkeys", "/static-offline-docs/..%2f..%2fv1%2fkeys"),
+        *("/dashboard/%2e%2e/api.py", "/dashboard/..%2fapi.py", "/static-offline-docs/..%2f..%2f..%2fetc%2fpasswd"),
+    ],
+)
+def test_no_spelling_of_a_path_leads_around_the_guard(sqlite_settings: Settings, path: str) -> None:
+    with _with_keys(sqlite_settings) as (client, tokens):
+        for headers in ({}, bearer(tokens["read"]), bearer(tokens["write"])):
+            for method in ("GET", "HEAD", "POST"):
+                headers = headers | {"X-HTTP-Method-Override": "GET"}
+                answer = client.request(method, path, headers=headers, follow_redirects=True)
+                assert answer.status_code in (401, 403, 404, 405), (method, path, answer.text)
+
+
 def test_the_page_and_the_documents_need_no_key_and_a_path_that_nobody_listed_does(sqlite_settings: Settings) -> None:
     with _with_keys(sqlite_settings) as (client, _):
         for path in ("/", "/dashboard/page.js", "/docs", "/redoc", "/openapi.json", "/healthz", "/readyz"):
@@ -280,6 +319,7 @@ def test_refusals_and_uses_are_logged_and_no_line_holds_a_key(
         client.get("/v1/keys", headers=bearer(made["key"]))
         client.get("/v1/status", headers=bearer(made["key"] + "x"))
         client.get("/v1/status", headers=bearer("somebody's password"))
+        client.get("/v1/status", headers={"Authorization": b"Bearer plt_\x9b31m\x85line" + b"x" * 40})  # type: ignore[dict-item]
         client.delete(f"/v1/keys/{made['id']}", headers=bearer(admin))
         client.get("/v1/status", headers=bearer(made["key"]))
     said = caplog.text
@@ -289,6 +329,8 @@ def test_refusals_and_uses_are_logged_and_no_line_holds_a_key(
     assert f"API key 'admin' ({admin[:12]}): 2 requests since the last such line" in said
     for secret in (admin[13:], made["key"][13:], "somebody's password"):
         assert secret not in said
+    assert all(line.isprintable() for line in said.splitlines())
+    assert len(said.splitlines()) == said.count("\n")
 
 
 def test_the_last_use_is_noted(client: httpx.Client, app: FastAPI, database: Database) -> None:

@@ -96,15 +96,15 @@ def test_keys_are_made_listed_page_by_page_and_revoked_over_http(client: httpx.C
         ({"name": "web", "scopes": ["read"], "digest": "00"}, "digest"),
     ],
 )
-def test_a_bad_key_is_told_by_its_field(sqlite_client: httpx.Client, body: dict[str, object], field: str) -> None:
-    answer = sqlite_client.post("/v1/keys", json=body)
+def test_a_bad_key_is_told_by_its_field(client: httpx.Client, body: dict[str, object], field: str) -> None:
+    answer = client.post("/v1/keys", json=body)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == field
 
 
-def test_asking_for_a_key_again_makes_no_second_one(sqlite_client: httpx.Client) -> None:
-    made = sqlite_client.post("/v1/keys", json={"name": "admin", "scopes": ["admin"]}).json()
+def test_asking_for_a_key_again_makes_no_second_one(client: httpx.Client) -> None:
+    made = client.post("/v1/keys", json={"name": "admin", "scopes": ["admin"]}).json()
     admin = {"Authorization": f"Bearer {made['key']}"}
-    again = sqlite_client.post("/v1/keys", json={"name": "admin", "scopes": ["admin"]}, headers=admin)
+    again = client.post("/v1/keys", json={"name": "admin", "scopes": ["admin"]}, headers=admin)
     assert again.status_code == 409
     assert "revoke it first" in again.json()["detail"]

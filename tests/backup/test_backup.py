@@ -13,10 +13,11 @@ from sqlalchemy import inspect, select
 from typer.testing import CliRunner, Result
 
 import migrations
+from app.api_keys import keys
 from app.backup import tables as backup_tables
 from app.backup.archive import DamagedArchive
 from app.backup.backup import back_up
-from app.backup.restore import InUse, NewerSchema, NotEmpty, Restored, restore
+from app.backup.restore import InUse, KeysWouldGo, NewerSchema, NotEmpty, Restored, restore
 from app.backup.tables import tables
 from app.cli import app as cli
 from app.database import Database, open_database, revision
@@ -221,6 +222,86 @@ def test_data_that_a_trainer_works_on_are_not_replaced(database: Database, setti
     assert run_of(database, run.id).status == "running"
 
 
+def test_data_that_a_service_has_open_are_not_restored_over(
+    database: Database, settings: Settings, tmp_path: Path
+) -> None:
+    fill(database)
+    digest = back_up(database, settings, tmp_path / "backup.zip").digest
+    database.dispose()
+    with serving(create_app(settings)) as client:
+        client.delete("/v1/users/user-0")
+        with opened(settings) as other, pytest.raises(InUse, match="stop the service"):
+            restore(other, settings, tmp_path / "backup.zip", replace=True)
+        assert client.get("/v1/users/user-0/ratings").json()["ratings"] == []
+    assert restore(database, settings, tmp_path / "backup.zip", replace=True).digest == digest
+
+
+def make_key(database: Database, name: str) -> None:
+    with database.write() as connection:
+        keys.create(connection, name, ["read"], database.now(connection))
+
+
+def names_of_keys(database: Database) -> list[str]:
+    with database.read() as connection:
+        return sorted(row.name for row in keys.in_use(connection))
+
+
+def test_a_backup_from_before_the_first_key_does_not_take_the_keys_away(
+    database: Database, settings: Settings, tmp_path: Path
+) -> None:
+    fill(database)
+    made = back_up(database, settings, tmp_path / "backup.zip")
+    make_key(database, "web shop")
+    with database.write() as connection:
+        erase_user(connection, "user-0")
+    with pytest.raises(KeysWouldGo, match="--keep-keys"):
+        restore(database, settings, tmp_path / "backup.zip", replace=True)
+    assert (names_of_keys(database), digest_of(database) == made.digest) == (["web shop"], False)
+    restore(database, settings, tmp_path / "backup.zip", replace=True, keep_keys=True)
+    assert (names_of_keys(database), digest_of(database)) == (["web shop"], made.digest)
+
+
+def test_keys_that_a_restore_takes_away_or_brings_back_are_told(
+    database: Database, settings: Settings, tmp_path: Path
+) -> None:
+    for name in ("stays", "revoked since"):
+        make_key(database, name)
+    back_up(database, settings, tmp_path / "backup.zip")
+    with database.write() as connection:
+        keys.revoke(connection, "revoked since", database.now(connection))
+    make_key(database, "made since")
+    gone, again = restore(database, settings, tmp_path / "backup.zip", replace=True).warnings
+    assert "'made since'" in gone
+    assert "'revoked since'" in again
+    assert names_of_keys(database) == ["revoked since", "stays"]
+
+
+def test_a_new_stack_may_keep_its_first_key(database: Database, settings: Settings, target: Settings) -> None:
+    fill(database)
+    archive = settings.data_dir / "backup.zip"
+    made = back_up(database, settings, archive)
+    with opened(target) as other:
+        make_key(other, "first")
+        with pytest.raises(NotEmpty):
+            restore(other, target, archive)
+        restore(other, target, archive, keep_keys=True)
+        assert (names_of_keys(other), digest_of(other)) == (["first"], made.digest)
+        make_key(other, "second")
+
+
+def test_after_a_restore_a_repeated_request_is_a_new_one(settings: Settings, tmp_path: Path) -> None:
+    """The answer that was kept names a run that is no longer there."""
+    ask = {"headers": {"Idempotency-Key": "once"}, "json": {}}
+    with opened(settings) as database:
+        back_up(database, settings, tmp_path / "backup.zip")
+        with serving(create_app(settings)) as client:
+            assert client.post("/v1/training-runs", **ask).status_code == 202  # type: ignore[arg-type]
+        restore(database, settings, tmp_path / "backup.zip", replace=True)
+    with serving(create_app(settings)) as client:
+        run = client.post("/v1/training-runs", **ask).json()  # type: ignore[arg-type]
+        assert client.get(f"/v1/training-runs/{run['id']}").json()["status"] == "queued"
+
+
 def damaged_in_many_ways(whole: bytes) -> Iterator[bytes]:
     yield b""
     yield b"no archive at all"
@@ -252,18 +333,61 @@ def test_a_damaged_archive_is_refused_and_changes_nothing(
     assert n_refused >= 25
 
 
+def with_other_manifest(archive: Path, old: bytes, new: bytes) -> Path:
+    """A copy of the archive that says something else of what it holds."""
+    changed = archive.with_name("changed.zip")
+    with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(changed, "w") as other:
+        for name in whole.namelist():
+            body = whole.read(name)
+            if name == "manifest.json":
+                assert old in body
+                body = body.replace(old, new)
+            other.writestr(name, body)
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"user_key"', b"\"user_key) FROM PROGRAM 'touch /tmp/broken-in' --\""),
+        (b'"user_key"', b'"user_key) SELECT 1, 2, 3, 4, 5 --"'),
+        (b'"i4"', b'"f8"'),
+        (b'"i4"', b'"O"'),
+    ],
+)
+def test_an_archive_that_somebody_wrote_by_hand_gets_no_words_into_a_statement(
+    settings: Settings, database: Database, tmp_path: Path, old: bytes, new: bytes
+) -> None:
+    fill(database)
+    back_up(database, settings, tmp_path / "backup.zip")
+    before = contents(database)
+    with pytest.raises(DamagedArchive, match="columns that it cannot have"):
+        restore(database, settings, with_other_manifest(tmp_path / "backup.zip", old, new), replace=True)
+    assert contents(database) == before
+
+
+def test_a_member_that_unpacks_to_more_than_was_written_is_not_unpacked(
+    sqlite_settings: Settings, tmp_path: Path
+) -> None:
+    with opened(sqlite_settings) as database:
+        back_up(database, sqlite_settings, tmp_path / "backup.zip")
+        with zipfile.ZipFile(tmp_path / "backup.zip") as whole, zipfile.ZipFile(tmp_path / "bomb.zip", "w") as bomb:
+            for name in whole.namelist():
+                body = bytes(1 << 28) if name.startswith("tables/counters") else whole.read(name)
+                bomb.writestr(name, body, zipfile.ZIP_DEFLATED)
+        with pytest.raises(DamagedArchive, match="another length"):
+            restore(database, sqlite_settings, tmp_path / "bomb.zip", replace=True)
+
+
 def test_a_restore_that_fails_late_leaves_no_folder(
     database: Database, settings: Settings, target: Settings, tmp_path: Path
 ) -> None:
     a_little_of_everything(database, settings)
     back_up(database, settings, tmp_path / "whole.zip")
-    with zipfile.ZipFile(tmp_path / "whole.zip") as whole, zipfile.ZipFile(tmp_path / "other.zip", "w") as other:
-        for name in whole.namelist():
-            body = whole.read(name)
-            other.writestr(name, body.replace(b'"digest": "', b'"digest": "0') if name == "manifest.json" else body)
+    other = with_other_manifest(tmp_path / "whole.zip", b'"digest": "', b'"digest": "0')
     with opened(target) as empty:
         with pytest.raises(DamagedArchive, match="another digest"):
-            restore(empty, target, tmp_path / "other.zip")
+            restore(empty, target, other)
         assert not list(target.versions_dir.iterdir())
         with empty.read() as connection:
             assert store.totals(connection) == (0, 0, 0)
@@ -273,11 +397,9 @@ def test_a_restore_that_fails_late_leaves_no_folder(
 def test_an_archive_of_a_newer_release_is_refused(sqlite_settings: Settings, tmp_path: Path) -> None:
     with opened(sqlite_settings) as database:
         back_up(database, sqlite_settings, tmp_path / "backup.zip")
-        with zipfile.ZipFile(tmp_path / "backup.zip") as whole, zipfile.ZipFile(tmp_path / "new.zip", "w") as newer:
-            for name in whole.namelist():
-                newer.writestr(name, whole.read(name).replace(b'"schema": "', b'"schema": "9'))
+        newer = with_other_manifest(tmp_path / "backup.zip", b'"schema": "', b'"schema": "9')
         with pytest.raises(NewerSchema):
-            restore(database, sqlite_settings, tmp_path / "new.zip")
+            restore(database, sqlite_settings, newer)
 
 
 def test_a_backup_is_for_its_owner_only_and_a_failed_one_leaves_the_old_one(
@@ -361,3 +483,26 @@ def test_the_commands_say_what_was_kept_and_refuse_in_a_line(
     archive.write_text("no archive")
     assert palate("restore", archive, "--replace").stderr == f"{archive} is not a whole backup; nothing was changed\n"
     assert "No such file" in palate("backup", tmp_path / "nowhere" / "backup.zip").stderr
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["a new folder", "a folder with something else"])
+@pytest.mark.parametrize("fails", ["early", "late"])
+def test_a_restore_that_fails_leaves_nothing_where_there_was_nothing(
+    sqlite_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool, fails: str
+) -> None:
+    monkeypatch.setenv("PALATE_DATA_DIR", "set by --data-dir")
+    with opened(sqlite_settings) as database:
+        registry.publish(database, sqlite_settings.versions_dir)
+        back_up(database, sqlite_settings, tmp_path / "backup.zip")
+    archive = with_other_manifest(tmp_path / "backup.zip", b'"digest": "', b'"digest": "0')
+    if fails == "early":
+        archive.write_bytes(b"no archive")
+    folder = tmp_path / "new" / "folder"
+    if is_there:
+        folder.mkdir(parents=True)
+        (folder / "notes").write_text("mine")
+    refused = CliRunner(env={"COLUMNS": "200"}).invoke(cli, ["--data-dir", str(folder), "restore", str(archive)])
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "new").rglob("*"))
+    assert left == (["new/folder", "new/folder/notes"] if is_there else [])
+    assert (tmp_path / "new").exists() == is_there

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -131,29 +132,59 @@ def test_what_the_service_refuses_is_said_in_its_own_words(tab: Tab, service: Ru
 
 
 def test_the_page_asks_for_a_key_where_one_is_needed_and_works_with_it(tmp_path: Path) -> None:
+    with _service_with_a_key(tmp_path) as (service, token, tab):
+        _fill(service.url, tmp_path, token)
+        tab.open(service.url)
+        tab.wait_for("document.querySelector('#ask-key')?.hidden === false")
+        assert "needs an API key" in tab.text("#message")
+        tab.click("#api-key")
+        tab.type(token)
+        tab.click("#ask-key button")
+        tab.wait_for(f"{ROWS} === 10")
+        assert tab.value("document.querySelector('#ask-key').hidden")
+        tab.click("#train")  # whose progress comes as events
+        tab.wait_for("document.querySelector('#run').innerText.includes('succeeded')")
+        complaints = [each for each in tab.complaints if "401" not in each]
+        assert complaints == []
+
+
+def test_the_authorize_button_of_the_documents_sends_the_key_with_what_is_tried_out(tmp_path: Path) -> None:
+    with _service_with_a_key(tmp_path) as (service, token, tab):
+        tab.open(f"{service.url}/docs")
+        tab.wait_for("document.querySelector('button.authorize')")
+        tab.click("button.authorize")
+        tab.wait_for("document.querySelector('.auth-container input')")
+        tab.click(".auth-container input")
+        tab.type(token)
+        tab.click(".auth-btn-wrapper button[type=submit]")
+        tab.wait_for("document.querySelector('.auth-container').innerText.includes('Authorized')")
+        tab.click(".btn-done")
+        keys = "#operations-keys-list_keys"
+        tab.wait_for(f"document.querySelector('{keys}')")
+        tab.click(f"{keys} .opblock-summary-path")
+        tab.wait_for(f"document.querySelector('{keys} .try-out__btn')")
+        tab.click(f"{keys} .try-out__btn")
+        tab.wait_for(f"document.querySelector('{keys} .execute')")
+        tab.click(f"{keys} .execute")
+        tab.wait_for(f"document.querySelector('{keys} .live-responses-table .response .response-col_status')")
+        assert tab.text(f"{keys} .live-responses-table .response .response-col_status").startswith("200")
+        assert '"name": "somebody"' in tab.text(f"{keys} .live-responses-table .response .microlight")
+
+
+@contextmanager
+def _service_with_a_key(folder: Path) -> Iterator[tuple[RunningService, str, Tab]]:
+    """A service that asks for keys, one of an admin's, and a browser."""
     path = browser_path()
     if path is None:
         skip_or_fail("no Chromium on the search path; set PALATE_TEST_BROWSER to one")
-    settings = Settings(data_dir=tmp_path / "service")
+    settings = Settings(data_dir=folder / "service")
     with running_service(settings.data_dir, environment=ENVIRONMENT) as service:
-        _fill(service.url, tmp_path)
         database = open_database(settings)
         token = make_key(database, "somebody", ["admin"], None, None).token
         database.dispose()
         time.sleep(2 * REFRESH_EVERY)
-        with browser_tab(path, tmp_path / "profile") as tab:
-            tab.open(service.url)
-            tab.wait_for("document.querySelector('#ask-key')?.hidden === false")
-            assert "needs an API key" in tab.text("#message")
-            tab.click("#api-key")
-            tab.type(token)
-            tab.click("#ask-key button")
-            tab.wait_for(f"{ROWS} === 10")
-            assert tab.value("document.querySelector('#ask-key').hidden")
-            tab.click("#train")  # whose progress comes as events
-            tab.wait_for("document.querySelector('#run').innerText.includes('succeeded')")
-            complaints = [each for each in tab.complaints if "401" not in each]
-            assert complaints == []
+        with browser_tab(path, folder / "profile") as tab:
+            yield service, token, tab
 
 
 def _ratings_of(service: RunningService, tab: Tab) -> list[dict[str, Any]]:
@@ -162,12 +193,13 @@ def _ratings_of(service: RunningService, tab: Tab) -> list[dict[str, Any]]:
     return ratings
 
 
-def _fill(url: str, folder: Path) -> None:
+def _fill(url: str, folder: Path, token: str = "") -> None:
     world = sample_world(n_users=80, n_items=90, n_ratings=3000)
     write_ratings_csv(world, folder / "ratings.csv")
     items = [{"item_id": film.item_id, "title": film.title, "categories": film.categories} for film in world.items]
     items[0]["title"] = EVIL
-    with httpx.Client(base_url=url, timeout=60) as client:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with httpx.Client(base_url=url, timeout=60, headers=headers) as client:
         client.post("/v1/items/batch", json={"items": items}).raise_for_status()
         client.post("/v1/ratings/import", content=(folder / "ratings.csv").read_bytes()).raise_for_status()
         run = client.post("/v1/training-runs", json={}).raise_for_status().json()

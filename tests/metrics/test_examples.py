@@ -22,14 +22,14 @@ NAME = re.compile(r"palate_\w+")
 
 
 @pytest.fixture
-def told(sqlite_settings: Settings) -> dict[str, Metric]:
+def told(settings: Settings) -> dict[str, Metric]:
     """Everything that a service can tell, with a version published and a run under way."""
-    database = open_database(sqlite_settings)
+    database = open_database(settings)
     fill(database)
-    train(database, sqlite_settings)
+    train(database, settings)
     enqueue(database)
     with database.write() as connection:
-        held = queue.claim(connection, "me", sqlite_settings.training.lease, database.now(connection))
+        held = queue.claim(connection, "me", settings.training.lease, database.now(connection))
         assert held is not None
         queue.record_epochs(connection, held, [Epoch("fit", EpochReport(1, 8, 0.03, 1.0, 0.9, 1e6), utc_now())])
     registry = CollectorRegistry()

@@ -16,6 +16,7 @@ import pytest
 import migrations
 from app.database import Database, open_database
 from app.errors import BadInput
+from app.items import line_reader
 from app.ratings import everything, store
 from app.ratings.bulk_import import ImportOptions, ImportProgress, ImportReport, begin_import, import_ratings
 from app.settings import Imports, RatingScale, Settings
@@ -310,6 +311,18 @@ def test_a_damaged_gzip_file_says_what_was_committed_before_the_damage(
     damaged = import_text(sqlite, sqlite_settings, packed[:50_000] + b"\xff" * 100 + packed[50_100:])
     assert damaged.stopped_because is not None
     assert damaged.stopped_because.startswith("the gzip stream is damaged")
+
+
+def test_a_file_that_unpacks_to_hundreds_of_times_its_size_is_broken_off(
+    sqlite: Database, sqlite_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A megabyte that unpacks to a gigabyte of line ends kept the service busy for minutes."""
+    monkeypatch.setattr(line_reader, "_UNPACKED_FREELY", 1 << 20)
+    bomb = gzip.compress(b"ann,dune,4\n" + b"\n" * 50_000_000)
+    assert len(bomb) < 100_000
+    report = import_text(sqlite, sqlite_settings, bomb)
+    assert report.stopped_because == "the gzip stream unpacks to more than 200 times its size"
+    assert (report.created, report.lines < 40_000_000) == (1, True)
 
 
 def test_a_line_without_end_does_not_fill_the_memory_and_is_one_bad_line(

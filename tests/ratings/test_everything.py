@@ -1,6 +1,8 @@
 """All ratings at once: arrays, digest and export agree with what is stored."""
 
+import hashlib
 import random
+import struct
 from datetime import UTC, datetime
 
 import anyio
@@ -77,6 +79,21 @@ def test_the_digest_does_not_depend_on_the_order_or_the_keys(
     monkeypatch.setattr(everything, "_DIGEST_USERS", 11)
     fill(database, ratings[::-1])
     assert digest(database) == first
+
+
+def test_the_digest_is_what_its_description_says_in_either_kind_of_database(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids in code-point order, which is neither that of a language nor that of UTF-16."""
+    monkeypatch.setattr(everything, "_DIGEST_USERS", 2)
+    ids = ["b", "B", "a b", "\u00e9", "z", "\uffee", "\U0001f600", "10", "9"]
+    fill(database, [NewRating(user, item, 3.5, MOMENT) for user in ids for item in ids if user != item])
+    expected = hashlib.sha256()
+    for user in sorted(ids):
+        items = [item for item in sorted(ids) if item != user]
+        expected.update("\n".join([user, str(len(items)), *items]).encode())
+        expected.update(struct.pack("<d", 3.5) * len(items) + struct.pack("<q", MOMENT) * len(items))
+    assert digest(database) == expected.hexdigest()
 
 
 @pytest.mark.parametrize(

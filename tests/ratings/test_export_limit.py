@@ -34,9 +34,9 @@ async def wait_for_answers(answers: list[int], n: int) -> None:
             await anyio.sleep(0.01)
 
 
-def test_clients_that_stop_reading_an_export_hold_up_only_other_exports(sqlite_settings: Settings) -> None:
+def test_clients_that_stop_reading_an_export_hold_up_only_other_exports(settings: Settings) -> None:
     async def scene() -> None:
-        app = create_app(sqlite_settings)
+        app = create_app(settings)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),

@@ -3,18 +3,20 @@
 import itertools
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
-from sqlalchemy import select
+from sqlalchemy import and_, func, select
 
 from app.database import Database, microseconds_of, revision
 from app.items import store as items
 from app.ratings import store
 from app.ratings.erasure import erase_item, erase_user
-from app.ratings.models import Rating
+from app.ratings.models import DeletedRating, Rating
 from app.ratings.store import NewRating, SavedRating
 
 MONDAY = datetime(2026, 1, 5, 12, tzinfo=UTC)
 TUESDAY = MONDAY + timedelta(days=1)
+_OF_ONE_PAIR = and_(DeletedRating.user_key == Rating.user_key, DeletedRating.item_key == Rating.item_key)
 
 
 def save(
@@ -256,3 +258,39 @@ def test_new_items_of_ratings_are_numbered_in_the_order_in_which_they_are_first_
         assert revision(connection, "items") == 3
         assert store.user_ids(connection).ids == ["ann", "bob", "cleo"]
         assert store.totals(connection) == (4, 3, 3)
+
+
+def test_a_rating_alone_becomes_what_it_would_in_company(database: Database) -> None:
+    """Other statements write them: users `alone-...` get each rating alone, `company-...` together with another."""
+    random = np.random.default_rng(0)
+    for minute in range(120):
+        who = minute if minute % 10 == 0 else random.integers(3)  # somebody new now and then
+        rated_us = [None, None, 1_000_000, 2_000_000][random.integers(4)]
+        rating = NewRating(f"alone-{who}", f"i{random.integers(6)}", float(random.integers(1, 4)), rated_us)
+        now = MONDAY + timedelta(minutes=minute)
+        with database.write() as connection:
+            before = revision(connection, "ratings")
+            alone = store.save_each(connection, [rating], now)[0]
+            between = revision(connection, "ratings")
+            company = [rating._replace(user_id=f"company-{who}"), NewRating("nobody", "nothing", 1.0, 1)]
+            other = store.save_each(connection, company, now)[0]
+            if minute % 7 == 0:
+                for user_id in (rating.user_id, company[0].user_id):
+                    store.remove(connection, user_id, rating.item_id)
+        assert (alone.outcome, alone.rated_at, alone.value) == (other.outcome, other.rated_at, other.value)
+        assert (alone.revision - before, between) == (other.revision - between, alone.revision)
+    with database.read() as connection:
+        assert store.totals(connection).n_ratings == connection.scalar(select(func.count()).select_from(Rating))
+        for who in range(3):
+            one, two = (store.page_of_user(connection, f"{name}-{who}", 10, None)[0] for name in ("alone", "company"))
+            assert [row[1:4] for row in one] == [row[1:4] for row in two]
+        assert connection.scalar(select(func.count()).select_from(DeletedRating).join(Rating, _OF_ONE_PAIR)) == 0
+
+
+def test_an_id_that_would_be_taken_for_two_is_refused(database: Database) -> None:
+    """PostgreSQL gets ids as lines; no way in lets an id with the end of a line pass, and this one neither."""
+    if database.is_sqlite:
+        return
+    with pytest.raises(ValueError, match="end of a line"), database.write() as connection:
+        store.save_many(connection, [NewRating("ann\nbob", "dune", 4.0)])
+    assert totals(database) == (0, 0, 0)

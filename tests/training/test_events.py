@@ -1,13 +1,19 @@
 import json
+from collections.abc import MutableMapping
 from datetime import timedelta
+from typing import Any
 
 import anyio
+import httpx
 import pytest
+from fastapi import FastAPI
 
 from app.database import Database, utc_now
 from app.engine.trainers.base import EpochReport
+from app.main import create_app
 from app.settings import Settings
 from app.training import events, queue
+from app.training.api import MAX_STREAMS
 from app.training.events import Reader
 from app.training.models import PHASES, Phase
 from app.training.queue import Claim, Epoch
@@ -132,3 +138,47 @@ def test_a_silent_stream_is_kept_open_by_comments_and_ends_with_the_service(
     anyio.run(listen)
     assert received[0].startswith("event: status\n")
     assert set(received[1:]) == {": still here\n\n"}
+
+
+async def _follow(app: FastAPI, path: str, answers: list[int]) -> None:
+    """Ask for a stream of events and stay with it."""
+
+    async def receive() -> dict[str, object]:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            answers.append(message["status"])
+
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "GET"}
+    where = {"path": path, "raw_path": path.encode(), "query_string": b"", "headers": []}
+    await app(scope | where | {"scheme": "http", "server": ("palate", 80), "root_path": ""}, receive, send)
+
+
+def test_a_stream_too_many_is_refused_until_one_is_over(database: Database, settings: Settings) -> None:
+    run = enqueue(database)
+    path = f"/v1/training-runs/{run.id}/events"
+
+    async def scene() -> None:
+        app = create_app(settings)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+        ):
+            answers: list[int] = []
+            async with anyio.create_task_group() as readers:
+                for _ in range(MAX_STREAMS):
+                    readers.start_soon(_follow, app, path, answers)
+                with anyio.fail_after(20):
+                    while len(answers) < MAX_STREAMS:
+                        await anyio.sleep(0.01)
+                assert set(answers) == {200}
+                refused = await client.get(path)
+                assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+                readers.cancel_scope.cancel()
+            await client.post(f"/v1/training-runs/{run.id}/cancel")
+            assert (await client.get(path)).status_code == 200
+
+    anyio.run(scene)

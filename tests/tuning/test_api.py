@@ -58,8 +58,8 @@ def test_losses_are_searched_and_the_best_one_is_told(
     assert found["best_loss"]["parameters"]["l1_share"] == 0.5
 
 
-def test_without_a_body_the_usual_suspects_are_searched(sqlite_client: httpx.Client) -> None:
-    asked = sqlite_client.post("/v1/searches").json()
+def test_without_a_body_the_usual_suspects_are_searched(client: httpx.Client) -> None:
+    asked = client.post("/v1/searches").json()
     assert set(asked["space"]) == {"n_factors", "learning_rate", "regularization", "reg_bias"}
     assert (asked["strategy"], asked["n_trials"], asked["n_folds"], asked["publish"]) == ("tpe", 40, 3, False)
 
@@ -89,35 +89,35 @@ def test_without_a_body_the_usual_suspects_are_searched(sqlite_client: httpx.Cli
     ],
 )
 def test_a_bad_search_is_refused_with_the_field_and_what_is_allowed(
-    sqlite_client: httpx.Client, body: dict[str, Any], field: str, message: str
+    client: httpx.Client, body: dict[str, Any], field: str, message: str
 ) -> None:
-    refused = post(sqlite_client, **body)
+    refused = post(client, **body)
     assert refused.status_code == 422
     assert refused.headers["content-type"] == "application/problem+json"
     [error] = refused.json()["errors"]
     assert error["field"] == field
     assert message in error["message"]
-    assert sqlite_client.get("/v1/searches").json()["searches"] == []
+    assert client.get("/v1/searches").json()["searches"] == []
 
 
-def test_searches_are_listed_newest_first_page_by_page(sqlite_client: httpx.Client) -> None:
-    ids = [post(sqlite_client, seed=seed).json()["id"] for seed in range(3)]
-    first = sqlite_client.get("/v1/searches", params={"limit": 2}).json()
+def test_searches_are_listed_newest_first_page_by_page(client: httpx.Client) -> None:
+    ids = [post(client, seed=seed).json()["id"] for seed in range(3)]
+    first = client.get("/v1/searches", params={"limit": 2}).json()
     assert [each["id"] for each in first["searches"]] == ids[:0:-1]
-    rest = sqlite_client.get("/v1/searches", params={"limit": 2, "cursor": first["next_cursor"]}).json()
+    rest = client.get("/v1/searches", params={"limit": 2, "cursor": first["next_cursor"]}).json()
     assert [each["id"] for each in rest["searches"]] == ids[:1]
     assert rest["next_cursor"] is None
 
 
 @pytest.mark.parametrize("path", ["/v1/searches/7", "/v1/searches/7/plot"])
-def test_a_search_that_does_not_exist_is_not_found(sqlite_client: httpx.Client, path: str) -> None:
-    assert sqlite_client.get(path).json()["detail"] == "search 7 does not exist"
+def test_a_search_that_does_not_exist_is_not_found(client: httpx.Client, path: str) -> None:
+    assert client.get(path).json()["detail"] == "search 7 does not exist"
 
 
-def test_a_training_run_is_no_search(sqlite_client: httpx.Client) -> None:
-    run_id = sqlite_client.post("/v1/training-runs").json()["id"]
-    assert sqlite_client.get(f"/v1/searches/{run_id}").status_code == 404
-    assert sqlite_client.post(f"/v1/searches/{run_id}/cancel").status_code == 404
+def test_a_training_run_is_no_search(client: httpx.Client) -> None:
+    run_id = client.post("/v1/training-runs").json()["id"]
+    assert client.get(f"/v1/searches/{run_id}").status_code == 404
+    assert client.post(f"/v1/searches/{run_id}/cancel").status_code == 404
 
 
 def test_a_queued_search_is_cancelled_at_once_and_only_once(client: httpx.Client) -> None:
