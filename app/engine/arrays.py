@@ -1,5 +1,7 @@
 """Array aliases (dtype and rank) and the checked constructors that make plain C-ordered arrays of them."""
 
+import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,20 @@ class InvalidArray(ValueError):
         super().__init__(f"{name} {reason}")
         self.name = name
         self.reason = reason
+
+
+_ONE_HEADER = threading.Lock()
+
+
+def mapped(file: Path) -> npt.NDArray[Any]:
+    """The array of a .npy file, mapped read-only; raises OSError, or ValueError and EOFError where it holds none.
+
+    One at a time: NumPy has Python parse the header, and Python 3.11 counts the depth of parsing for all threads
+    together, so that two at once may end in a SystemError.
+    """
+    with _ONE_HEADER:
+        # A plain array over the map: np.memmap itself is slower to index and to slice.
+        return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
 
 
 def rows(values: npt.ArrayLike, name: str = "rows") -> Rows:

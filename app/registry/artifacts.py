@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.arrays import InvalidArray, Rows
+from app.engine.arrays import InvalidArray, Rows, mapped
 from app.engine.dataset import Vocabulary
 from app.engine.factors import FactorModel
 from app.engine.finder import Finder, finder_of
@@ -342,8 +342,7 @@ def _map(folder: Path, files: list[str]) -> dict[str, npt.NDArray[Any]]:
 
 def _map_array(folder: Path, file: str) -> npt.NDArray[Any]:
     try:
-        # A plain array over the map: np.memmap itself is slower to index and to slice.
-        return np.asarray(np.load(folder / file, mmap_mode="r", allow_pickle=False))
+        return mapped(folder / file)
     except OSError as error:
         raise DamagedVersion(folder, file, _reason(error)) from error
     except ValueError as error:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.arrays import InvalidArray, Offsets, Rows, Vector32
+from app.engine.arrays import InvalidArray, Offsets, Rows, Vector32, mapped
 from app.engine.dataset import Vocabulary
 from app.ratings.everything import Changes
 from app.registry.artifacts import Keys
@@ -203,7 +203,7 @@ def _checksum_of_facts(facts: Mapping[str, Any]) -> int:
 
 def _map(folder: Path, name: str, entry: Mapping[str, Any]) -> npt.NDArray[Any]:
     try:
-        array = np.asarray(np.load(folder / entry["file"], mmap_mode="r", allow_pickle=False))
+        array = mapped(folder / entry["file"])
     except (OSError, ValueError, EOFError) as error:
         raise UnusableSnapshot(f"{name} cannot be read ({error})") from error
     if array.dtype != _KINDS[name] or array.ndim != 1 or array.size != entry["size"]:

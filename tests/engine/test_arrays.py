@@ -1,7 +1,12 @@
+import gc
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from app.engine.arrays import InvalidArray, matrix32, rows, vector32
+from app.engine.arrays import InvalidArray, mapped, matrix32, rows, vector32
 
 
 def test_whole_numbers_of_any_width_become_rows():
@@ -29,3 +34,22 @@ def test_a_matrix_in_column_order_is_copied_to_row_order():
     made = matrix32(np.asfortranarray(np.ones((2, 3))))
     assert made.flags.c_contiguous
     assert made.dtype == np.float32
+
+
+def test_files_are_mapped_by_many_threads_at_once(tmp_path: Path):
+    file = tmp_path / "one.npy"
+    np.save(file, np.arange(7))
+
+    def let_others_run(_phase: str, _facts: object) -> None:
+        time.sleep(0)
+
+    before = gc.get_threshold()
+    gc.callbacks.append(let_others_run)  # collections begin within the parsing of a header
+    gc.set_threshold(3)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: int(mapped(file).sum()), range(50)))
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(let_others_run)
+    assert set(found) == {21}
