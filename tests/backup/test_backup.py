@@ -515,9 +515,14 @@ def test_a_restore_that_is_refused_because_a_service_has_begun_does_not_take_its
         back_up(database, sqlite_settings, tmp_path / "backup.zip")
     settings = Settings(data_dir=tmp_path / "new")
     with ExitStack() as service:
-        with pytest.raises(InUse), leaving_nothing(settings), opened(migrated(settings)) as database:
-            fill(service.enter_context(opened(settings)))
-            restore(database, settings, tmp_path / "backup.zip")
+
+        def restore_beside_a_service() -> None:
+            with leaving_nothing(settings), opened(migrated(settings)) as database:
+                fill(service.enter_context(opened(settings)))
+                restore(database, settings, tmp_path / "backup.zip")
+
+        with pytest.raises(InUse):
+            restore_beside_a_service()
     assert (tmp_path / "new" / "palate.db").exists()
     with opened(settings) as database:
         assert contents(database)["ratings"]
@@ -526,7 +531,12 @@ def test_a_restore_that_is_refused_because_a_service_has_begun_does_not_take_its
 def test_a_restore_that_fails_leaves_what_others_have_put_beside_its_own_files(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path)
     (tmp_path / "notes").write_text("from before")
-    with pytest.raises(DamagedArchive), leaving_nothing(settings), opened(migrated(settings)):
-        (tmp_path / "letter").write_text("written meanwhile")
-        raise DamagedArchive(tmp_path / "backup.zip", "is damaged")
+
+    def fail() -> None:
+        with leaving_nothing(settings), opened(migrated(settings)):
+            (tmp_path / "letter").write_text("written meanwhile")
+            raise DamagedArchive(tmp_path / "backup.zip", "is damaged")
+
+    with pytest.raises(DamagedArchive):
+        fail()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["letter", "notes"]

@@ -167,4 +167,4 @@ def test_a_client_that_goes_away_within_its_body_is_no_fault_of_the_service(
         portal.wrap_async_context_manager(app.router.lifespan_context(app)),
     ):
         portal.call(app, scope, receive, send)
-    assert sent[0]["status"] == 400
+    assert sent[0]["status"] == 422
