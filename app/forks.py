@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable
+from multiprocessing import parent_process
 from multiprocessing.context import ForkProcess
 from socket import socket
 
@@ -54,7 +55,8 @@ class _Fork(ForkProcess):
     def _end_with_parent(self) -> None:
         """Have Linux send SIGTERM when the parent is killed: nobody else would end this, and it holds the port."""
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != self._parent_pid:  # it was killed before that
+        parent = parent_process()
+        if parent and os.getppid() != parent.pid:  # it was killed before that
             signal.raise_signal(signal.SIGTERM)
 
 
