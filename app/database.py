@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request
@@ -160,7 +161,7 @@ class Database:
         """Who else has the database open, in words; None: nobody. Closes the connections of the pool that are idle."""
         self.engine.dispose()
         if self.is_sqlite:
-            return "another process has the database open" if _is_open(str(self.engine.url.database)) else None
+            return "another process has the database open" if is_open(str(self.engine.url.database)) else None
         with self.engine.connect() as connection:
             n_sessions, addresses = connection.execute(text(_OTHER_SESSIONS)).one()
         return f"{n_sessions} sessions of Palate are open on the database, from {addresses}" if n_sessions else None
@@ -249,7 +250,7 @@ def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
 
 
-def _is_open(path: str) -> bool:
+def is_open(path: str | Path) -> bool:
     """Whether anybody has this SQLite file open: in WAL mode that keeps others from having it alone."""
     probe = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:

@@ -6,9 +6,12 @@ are safe here: docs/decisions/0055-api-processes-are-forks.md.
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import os
 import signal
 from collections.abc import Callable
+from multiprocessing import parent_process
 from multiprocessing.context import ForkProcess
 from socket import socket
 
@@ -29,6 +32,9 @@ def fork_workers() -> None:
     multiprocess.get_subprocess = _fork  # type: ignore[assignment, attr-defined]
 
 
+_PR_SET_PDEATHSIG = 1
+
+
 class _Fork(ForkProcess):
     """Handles signals as a new process does; those that come while it is made are not lost on the parent's handlers."""
 
@@ -43,7 +49,15 @@ class _Fork(ForkProcess):
         for number in multiprocess.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, multiprocess.SIGNALS)
+        self._end_with_parent()
         super().run()
+
+    def _end_with_parent(self) -> None:
+        """Have Linux send SIGTERM when the parent is killed: nobody else would end this, and it holds the port."""
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        parent = parent_process()
+        if parent and os.getppid() != parent.pid:  # it was killed before that
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _fork(_config: Config, target: Callable[..., None], sockets: list[socket]) -> _Fork:

@@ -35,6 +35,9 @@ def _seconds(given: object) -> object:
 
 Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
 
+DATABASE_FILE = "palate.db"
+"""SQLite's, in the folder of the data."""
+
 
 class _Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -330,7 +333,7 @@ class Settings(BaseSettings):
         from sqlalchemy import make_url  # only where there is one
 
         if not self.database_url:
-            return f"sqlite:///{(self.data_dir / 'palate.db').absolute()}"
+            return f"sqlite:///{(self.data_dir / DATABASE_FILE).absolute()}"
         if not self.database_password:
             return self.database_url
         return make_url(self.database_url).set(password=self.database_password).render_as_string(hide_password=False)

@@ -75,6 +75,12 @@ def test_a_signal_to_the_parent_ends_all(service: RunningService, number: signal
     assert not any(map(is_alive, workers))
 
 
+def test_workers_do_not_outlive_a_parent_that_is_killed(service: RunningService) -> None:
+    workers = service.workers
+    service.process.kill()
+    wait_until(lambda: not any(map(is_alive, workers)))
+
+
 def test_a_signal_that_comes_before_the_workers_serve_ends_them_too(tmp_path: Path) -> None:
     service = begin_to_serve(tmp_path)
     try:

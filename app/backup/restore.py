@@ -19,15 +19,17 @@ from app.api_keys import keys
 from app.api_keys.models import ApiKey
 from app.backup.archive import Archive, opened
 from app.backup.tables import Layout, Page, clear, decoded, load, numbered, set_last_number, tables
-from app.database import Counter, Database, advance
+from app.database import Counter, Database, advance, is_open
 from app.errors import Conflict
 from app.ratings.everything import digest_of_state
 from app.ratings.set_wise import is_sqlite
 from app.registry import artifacts
 from app.registry.artifacts import MANIFEST, TEMPORARY, DamagedVersion
-from app.settings import Settings
+from app.settings import DATABASE_FILE, Settings
 from app.training import queue
 
+_MADE = (*(f"{DATABASE_FILE}{end}" for end in ("", "-wal", "-shm", "-journal")), "migrate.lock", "versions")
+"""What a restore makes in the folder of the data."""
 _FOLDER = re.compile(r"\w[\w.-]*")
 _LOOKS, _BETWEEN_LOOKS = 10, 0.2
 """A server takes a moment to forget a session that has ended."""
@@ -117,19 +119,29 @@ def restore(
 
 @contextmanager
 def leaving_nothing(settings: Settings) -> Iterator[None]:
-    """Where the folder of the data held no database before, an error of what follows leaves it as it was."""
+    """Where the folder of the data held no database before, an error of what follows leaves it as it was.
+
+    A service that has begun to use the folder meanwhile keeps what is there, and other programs keep their files.
+    """
     folder = settings.data_dir.absolute()
     new_folders = [each for each in (folder, *folder.parents) if not each.exists()]
     before = set() if new_folders else set(folder.iterdir())
     try:
         yield
     except BaseException:
-        if new_folders:
+        has_one = bool(settings.database_url) or any(each.suffix == ".db" for each in before)
+        if new_folders and not _is_in_use(settings):
             shutil.rmtree(new_folders[-1], ignore_errors=True)
-        elif not settings.database_url and not any(each.suffix == ".db" for each in before):
-            for each in set(folder.iterdir()) - before:
-                shutil.rmtree(each) if each.is_dir() else each.unlink()
+        elif not has_one and not _is_in_use(settings):
+            for each in {folder / name for name in _MADE} - before:
+                shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)
         raise
+
+
+def _is_in_use(settings: Settings) -> bool:
+    """Whether a service works on the file of SQLite, which it may have found where a restore had just made it."""
+    file = settings.data_dir / DATABASE_FILE
+    return not settings.database_url and file.exists() and is_open(file)
 
 
 def _refuse_company(database: Database) -> None:

@@ -272,5 +272,9 @@ def catalogue(connection: Connection, since_revision: int) -> CatalogueChanges:
 
 def describe(connection: Connection, item_keys: Sequence[int]) -> dict[int, tuple[str | None, list[str]]]:
     """Title and categories of those items that are still there."""
-    wanted = select(Item.item_key, Item.title, Item.categories).where(Item.item_key.in_(item_keys))
-    return {key: (title, categories) for key, title, categories in connection.execute(wanted)}
+    described: dict[int, tuple[str | None, list[str]]] = {}
+    for first in range(0, len(item_keys), _ROWS_AT_ONCE):  # databases take so many parameters and no more
+        some = item_keys[first : first + _ROWS_AT_ONCE]
+        wanted = select(Item.item_key, Item.title, Item.categories).where(Item.item_key.in_(some))
+        described.update((key, (title, categories)) for key, title, categories in connection.execute(wanted))
+    return described

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
 Body = TypeVar("Body")
 
@@ -28,7 +29,10 @@ def direct_route(
 
             async def handle(request: Request) -> Response:
                 if request.headers.get("content-type") == "application/json":
-                    body = read(await request.body(), request)
+                    try:
+                        body = read(await request.body(), request)
+                    except ClientDisconnect:  # it is told again to who asks again
+                        body = None
                     if body is not None:
                         return await answer(body, request)
                 return await by_fastapi(request)

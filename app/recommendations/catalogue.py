@@ -83,19 +83,26 @@ class CatalogueView:
         """Each item as the JSON of `ItemRef`, without the brace at its end; without a connection only what is kept."""
         rows = item_rows.tolist()
         found = [self._texts.get(row) for row in rows]
-        unread = [place for place, text in enumerate(found) if text is None]
-        if unread:
-            connection = connect()
-            described = items.describe(connection, item_keys[item_rows[unread]].tolist()) if connection else {}
-            for place, item_id in zip(unread, ids(item_rows[unread]), strict=True):
-                title, categories = described.get(int(item_keys[rows[place]]), (None, []))
-                told = ItemRef(item_id=item_id, title=title, categories=categories)
-                found[place] = told.model_dump_json()[:-1]
-            if connection:
-                if len(self._texts) + len(unread) > MAX_TEXTS:
-                    self._texts.clear()
-                self._texts.update((rows[place], found[place] or "") for place in unread)
+        if None in found:
+            unread = np.unique(item_rows[[place for place, text in enumerate(found) if text is None]])
+            read = self._read_texts(connect(), unread, item_keys, ids)
+            found = [text or read[row] for row, text in zip(rows, found, strict=True)]
         return [text for text in found if text is not None]
+
+    def _read_texts(
+        self, connection: Connection | None, item_rows: Rows, item_keys: Keys, ids: Callable[[Rows], list[str]]
+    ) -> dict[int, str]:
+        keys = item_keys[item_rows].tolist()
+        described = items.describe(connection, keys) if connection else {}
+        told: dict[int, str] = {}
+        for row, key, item_id in zip(item_rows.tolist(), keys, ids(item_rows), strict=True):
+            title, categories = described.get(key, (None, []))
+            told[row] = ItemRef(item_id=item_id, title=title, categories=categories).model_dump_json()[:-1]
+        if connection:
+            if len(self._texts) + len(told) > MAX_TEXTS:
+                self._texts.clear()
+            self._texts.update(told)
+        return told
 
 
 class Catalogue:

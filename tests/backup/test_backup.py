@@ -5,7 +5,7 @@ import shutil
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from app.api_keys import keys
 from app.backup import tables as backup_tables
 from app.backup.archive import DamagedArchive
 from app.backup.backup import back_up
-from app.backup.restore import InUse, KeysWouldGo, NewerSchema, NotEmpty, Restored, restore
+from app.backup.restore import InUse, KeysWouldGo, NewerSchema, NotEmpty, Restored, leaving_nothing, restore
 from app.backup.tables import tables
 from app.cli import app as cli
 from app.database import Database, open_database, revision
@@ -506,3 +506,37 @@ def test_a_restore_that_fails_leaves_nothing_where_there_was_nothing(
     left = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "new").rglob("*"))
     assert left == (["new/folder", "new/folder/notes"] if is_there else [])
     assert (tmp_path / "new").exists() == is_there
+
+
+def test_a_restore_that_is_refused_because_a_service_has_begun_does_not_take_its_database_away(
+    sqlite_settings: Settings, tmp_path: Path
+) -> None:
+    with opened(sqlite_settings) as database:
+        back_up(database, sqlite_settings, tmp_path / "backup.zip")
+    settings = Settings(data_dir=tmp_path / "new")
+    with ExitStack() as service:
+
+        def restore_beside_a_service() -> None:
+            with leaving_nothing(settings), opened(migrated(settings)) as database:
+                fill(service.enter_context(opened(settings)))
+                restore(database, settings, tmp_path / "backup.zip")
+
+        with pytest.raises(InUse):
+            restore_beside_a_service()
+    assert (tmp_path / "new" / "palate.db").exists()
+    with opened(settings) as database:
+        assert contents(database)["ratings"]
+
+
+def test_a_restore_that_fails_leaves_what_others_have_put_beside_its_own_files(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    (tmp_path / "notes").write_text("from before")
+
+    def fail() -> None:
+        with leaving_nothing(settings), opened(migrated(settings)):
+            (tmp_path / "letter").write_text("written meanwhile")
+            raise DamagedArchive(tmp_path / "backup.zip", "is damaged")
+
+    with pytest.raises(DamagedArchive):
+        fail()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["letter", "notes"]

@@ -6,12 +6,15 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from anyio.from_thread import start_blocking_portal
 from fastapi import FastAPI
+from starlette.types import Message
 
 from app.items.schemas import BatchCountsOut
+from app.main import create_app
 from app.ratings.plain_batch import read_plain
 from app.ratings.schemas import NewRating, NewRatings, SavedRatingOut
-from app.settings import RatingScale
+from app.settings import RatingScale, Settings
 
 SHORT, BY_FASTAPI = "application/json", "application/json; charset=utf-8"
 ONE = {"user_id": "ann", "item_id": "dune", "value": 4.5}
@@ -140,3 +143,28 @@ def test_numbers_are_read_to_the_last_bit() -> None:
 def test_a_batch_that_is_too_long_is_left_to_the_model() -> None:
     body = json.dumps({"ratings": [ONE] * 10_001}).encode()
     assert read_plain(body, RatingScale()) is None
+
+
+@pytest.mark.parametrize("content_type", [SHORT, BY_FASTAPI])
+@pytest.mark.parametrize("path", ["/v1/ratings", "/v1/ratings/batch"])
+def test_a_client_that_goes_away_within_its_body_is_no_fault_of_the_service(
+    sqlite_settings: Settings, path: str, content_type: str
+) -> None:
+    app = create_app(sqlite_settings)
+    arriving = iter([{"type": "http.request", "body": b'{"user_id"', "more_body": True}])
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return next(arriving, {"type": "http.disconnect"})
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", content_type.encode()), (b"content-length", b"100")]
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(app.router.lifespan_context(app)),
+    ):
+        portal.call(app, scope, receive, send)
+    assert sent[0]["status"] == 422

@@ -56,6 +56,23 @@ def titles(database: Database, view: CatalogueView, keys: npt.NDArray[np.int64])
     return [json.loads(text + "}")["title"] for text in texts]
 
 
+def test_items_that_are_named_again_and_again_are_asked_for_once(database: Database, catalogue: Catalogue) -> None:
+    """Explanations of long lists named each rating for each item: more parameters than PostgreSQL takes."""
+    current = view(database, catalogue)
+    with database.read() as connection:
+        keys = items.item_ids(connection).keys
+        rows = np.tile(np.arange(300, dtype=np.int32), 1_000)
+        texts = current.texts(lambda: connection, rows, keys, lambda rows: [f"i{row}" for row in rows])
+    assert [json.loads(text + "}")["title"] for text in texts[-300:]] == [f"T{n}" for n in range(300)]
+
+
+def test_as_many_items_are_described_as_are_asked_for(database: Database) -> None:
+    put(database, {"first": {"title": "First"}})
+    with database.read() as connection:
+        [key] = items.item_ids(connection).keys.tolist()
+        assert items.describe(connection, [*range(-300_000, 0), key]) == {key: ("First", [])}
+
+
 def test_a_view_brought_up_to_date_is_the_same_as_one_built_anew(database: Database, catalogue: Catalogue) -> None:
     dice = random.Random(3)
     for _ in range(15):
