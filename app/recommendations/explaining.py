@@ -21,11 +21,13 @@ def explanations(
     found = explain(moment.served.fold_in, user, rows, rated.rows, rated.values)
     places = largest_shares(found.shares, n_reasons, rated.rows >= 0)
     shares = found.shares[np.arange(rows.size)[:, None], places]
+    # Adding 0.0 makes no number -0.0.
     flat, n_each = places.reshape(-1), places.shape[1]
-    columns = numbers_json(rated.values[flat].tolist()), numbers_json(shares.reshape(-1).round(decimals).tolist())
+    told_shares = shares.reshape(-1).round(decimals) + 0.0
+    columns = numbers_json(rated.values[flat].tolist()), numbers_json(told_shares.tolist())
     told = list(map(_REASON.__mod__, zip(moment.texts_of(rated.rows[flat]), *columns, strict=True)))
     reasons = [",".join(told[first : first + n_each]) for first in range(0, n_each * rows.size, n_each or 1)]
     others = found.shares.sum(axis=1) - shares.sum(axis=1)
-    parts = np.stack([found.scores, found.prior, others, found.learned]).round(decimals) + 0.0  # no -0.0
+    parts = np.stack([found.scores, found.prior, others, found.learned]).round(decimals) + 0.0
     scores, prior, rest, learned = map(numbers_json, parts.tolist())
     return list(map(_EXPLANATION.__mod__, zip(scores, prior, reasons or [""] * rows.size, rest, learned, strict=True)))
