@@ -14,6 +14,7 @@ import numpy as np
 
 from app.database import Database, driver
 from app.ratings.store import NO_RATINGS, StateOfRatings, UserRatings
+from app.ratings.turns import all_have_come
 
 _LOOK = """
     SELECT users.user_key, state.n, state.newest, packed.item_keys, packed.opinions,
@@ -90,10 +91,7 @@ class Looks:
 
     async def _find(self, group: _Group) -> dict[str, Look]:
         async with self._turn:
-            n_users = 0
-            while n_users < len(group.known):  # requests that are being read at this moment come along
-                n_users = len(group.known)
-                await asyncio.sleep(0)
+            await all_have_come(group.known)
             if self._open is group:
                 self._open = None
             return await anyio.to_thread.run_sync(self._ask, group.known)

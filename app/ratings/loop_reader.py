@@ -30,10 +30,8 @@ class LoopReader:
     def __init__(self, database: Database, connection: Connection) -> None:
         """The connection is for what cannot be read natively."""
         self._connection = connection
-        self._of_user, self._state_of_user = (
-            self._prepared(database, _OF_USER),
-            self._prepared(database, _STATE_OF_USER),
-        )
+        self._of_user = self._prepared(database, _OF_USER)
+        self._state_of_user = self._prepared(database, _STATE_OF_USER)
 
     def _prepared(self, database: Database, query: str) -> KeptQuery | None:
         try:

@@ -7,11 +7,20 @@ next one as a whole. Each request still is in one transaction, which is committe
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sized
 from concurrent.futures import ThreadPoolExecutor
 
 from app.database import Database
 from app.ratings import store
 from app.ratings.store import BatchCounts, NewRating, SavedRating
+
+
+async def all_have_come(gathered: Sized) -> None:
+    """Wait for requests that are being read at this moment, as long as they add to what is gathered."""
+    n = 0
+    while n < len(gathered):
+        n = len(gathered)
+        await asyncio.sleep(0)
 
 
 class _Group:
@@ -53,10 +62,7 @@ class RatingWriter:
 
     async def _write(self, group: _Group) -> list[SavedRating]:
         async with self._turn:
-            n_ratings = 0
-            while n_ratings < len(group.ratings):  # requests that are being read at this moment come along
-                n_ratings = len(group.ratings)
-                await asyncio.sleep(0)
+            await all_have_come(group.ratings)
             if self._open is group:
                 self._open = None
             ratings = list(group.ratings.values())

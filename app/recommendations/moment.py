@@ -51,7 +51,7 @@ class RatedItems:
     """The model's row of the user, where these are the ratings that it learned."""
 
 
-class RatingsSource(Protocol):
+class RatingsReader(Protocol):
     """Reads what a user has rated by this moment."""
 
     def state_of_user(self, user_id: str) -> StateOfRatings: ...
@@ -70,7 +70,7 @@ class Moment:
     changes: Changes | None = None
     """What the database's were before anything was looked at; None where they are not counted."""
     is_on_loop: bool = False
-    source: RatingsSource | None = None
+    reader: RatingsReader | None = None
     """Reads users' ratings where the connection is not the best way to."""
 
     @property
@@ -82,12 +82,12 @@ class Moment:
 
     def state_of_user(self, user_id: str) -> StateOfRatings:
         """See `app.ratings.store.state_of_user`."""
-        return self.source.state_of_user(user_id) if self.source else ratings.state_of_user(self.connection, user_id)
+        return self.reader.state_of_user(user_id) if self.reader else ratings.state_of_user(self.connection, user_id)
 
     def ratings_of_user(self, user_id: str) -> UserRatings:
         """What the user has rated."""
-        if self.source:
-            return self.source.ratings_of_user(user_id)
+        if self.reader:
+            return self.reader.ratings_of_user(user_id)
         return ratings.ratings_of_user(self.connection, user_id)
 
     def expect(self, *, n_listed: int = 0, n_passed_over: int = 0, n_named: int = 0, n_products: int = 0) -> None:
