@@ -16,7 +16,9 @@ from sqlalchemy import Connection, func, make_url, select
 from sqlalchemy.exc import SQLAlchemyError
 
 import migrations
-from app.database import Database, open_database, revision, utc_now
+from app.db.engine import Database, open_database
+from app.db.revisions import revision
+from app.db.tables import utc_now
 from app.ratings.store import count_changes_since, totals
 from app.registry import artifacts, versions
 from app.registry.artifacts import DamagedVersion

@@ -1,7 +1,7 @@
 """The kinds of service error, the one status table, and the one problem+json body (RFC 9457)."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -97,59 +97,6 @@ def status_of(error: ServiceError) -> HTTPStatus:
 
 def problem(status: HTTPStatus, detail: str, errors: list[FieldError] | None = None) -> Problem:
     return Problem(type="about:blank", title=status.phrase, status=status.value, detail=detail, errors=errors or [])
-
-
-def declared(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI `responses` entry for errors that an operation can answer with."""
-    content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status.value: {"description": status.phrase, "content": content} for status in statuses}
-
-
-def declare_on(operation: dict[str, Any], *statuses: HTTPStatus) -> None:
-    """The same for an operation of the finished document."""
-    operation["responses"].update({str(status): entry for status, entry in declared(*statuses).items()})
-
-
-def declare_problems(app: FastAPI) -> None:
-    """Put Problem into the OpenAPI document, and give every operation the errors that any of them can answer."""
-
-    def amend(document: dict[str, Any]) -> None:
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for schema in (Problem, FieldError):
-            schemas[schema.__name__] = schema.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas["Problem"].pop("$defs", None)
-        for framework_schema in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(framework_schema, None)
-        for _, _, operation in operations_of(document):
-            _declare_common_problems(operation)
-
-    amend_document(app, amend)
-
-
-def amend_document(app: FastAPI, amend: Callable[[dict[str, Any]], None]) -> None:
-    """Have `amend` change the OpenAPI document, once, after all that made or changed it so far."""
-    make = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            amend(make())  # which FastAPI keeps as `openapi_schema`
-        assert app.openapi_schema is not None
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
-
-
-def operations_of(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Method, path and operation."""
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            yield method.upper(), path, operation
-
-
-def _declare_common_problems(operation: dict[str, Any]) -> None:
-    declare_on(operation, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)
-    if "parameters" in operation or "requestBody" in operation:
-        declare_on(operation, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 def answer_problems(app: FastAPI) -> None:

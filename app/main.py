@@ -25,13 +25,14 @@ from app.api_keys.api import router as keys_router
 from app.api_keys.guard import Guard, declare_keys
 from app.api_keys.keyring import Keyring
 from app.dashboard.api import router as dashboard_router
-from app.database import Database, open_database
-from app.engine.warm_up import warm_up
-from app.errors import answer_problems, declare_problems
+from app.db.engine import Database, open_database
+from app.engine.precompile import warm_up
+from app.errors import answer_problems
 from app.health.api import probes_router, status_router
 from app.health.figures import SharedFigures, keep_noting
+from app.http.body_limits import BodyLimits, declare_limits
+from app.http.openapi import declare_problems
 from app.items.api import router as items_router
-from app.limits import BodyLimits, declare_limits
 from app.logs import set_up_logs
 from app.metrics.api import router as metrics_router
 from app.metrics.observer import Observer
@@ -39,10 +40,10 @@ from app.metrics.tracing import NoExporter, exports_traces
 from app.ratings.api import items_router as rated_items_router
 from app.ratings.api import router as ratings_router
 from app.ratings.api import users_router
-from app.ratings.turns import RatingWriter
+from app.ratings.group_commit import RatingWriter
 from app.recommendations.api import lists_router, similar_router
 from app.recommendations.api import router as recommendations_router
-from app.recommendations.recommend import Recommender
+from app.recommendations.dispatch import Recommender
 from app.registry.api import router as models_router
 from app.registry.live import LiveModel
 from app.settings import Settings, UnusableSettings, read_settings

@@ -15,14 +15,14 @@ from types import FrameType
 
 from threadpoolctl import threadpool_limits
 
-from app.database import Database, open_database
+from app.db.engine import Database, open_database
 from app.logs import set_up_logs
 from app.settings import Settings
 from app.training import queue
 from app.training.lease import DATABASE_IS_AWAY
+from app.training.precompile import warm_up_training
 from app.training.queue import Claim, LeaseLost
 from app.training.retrain_policy import Watch
-from app.training.warm_up import warm_up_training
 from app.tuning import store as searches
 from app.tuning.study import work_on
 

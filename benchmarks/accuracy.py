@@ -24,16 +24,16 @@ from pathlib import Path
 
 import numpy as np
 
-from app.engine.crowd import spread_of
-from app.engine.dataset import Ratings, Vocabulary
+from app.engine.bayes.average import average_posterior
+from app.engine.data.ratings import Ratings, Vocabulary
 from app.engine.evaluation import graded_ndcg_at, ndcg_at, split_holdout
 from app.engine.factors import FactorModel
-from app.engine.fold_in import FoldIn, UserSide
+from app.engine.fold_in.solve import FoldIn, UserSide
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.posterior import average_posterior
-from app.engine.relevance import relevance_model, relevance_user
-from app.engine.trainers.local import LocalTrainer
-from app.engine.trainers.refit import refit
+from app.engine.retrieval.by_relevance import relevance_model, relevance_user
+from app.engine.sgd.local import LocalTrainer
+from app.engine.sgd.refit import refit
+from app.engine.sgd.user_prior import spread_of
 from benchmarks.datasets import data_set, movielens_folder
 from benchmarks.engine_folds import by_fold_in, by_trained_vectors, clipped_rmse, load_folds
 

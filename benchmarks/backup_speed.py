@@ -20,7 +20,7 @@ from sqlalchemy import create_engine, make_url, text
 import migrations
 from app.backup.backup import back_up
 from app.backup.restore import restore
-from app.database import open_database
+from app.db.engine import open_database
 from app.settings import Settings
 from benchmarks.datasets import DATA_FOLDER, load
 from benchmarks.filled_databases import filled, postgres

@@ -17,13 +17,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from app.engine.arrays import Vector32
-from app.engine.dataset import Ratings, Vocabulary
+from app.engine.data.ratings import Ratings, Vocabulary
 from app.engine.evaluation import interval_coverage, rmse, split_holdout
 from app.engine.factors import FactorModel
-from app.engine.fold_in import FoldIn, interval
+from app.engine.fold_in.solve import FoldIn, interval
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.trainers.local import LocalTrainer
-from app.engine.trainers.refit import refit
+from app.engine.sgd.local import LocalTrainer
+from app.engine.sgd.refit import refit
 
 
 def load_folds(path: Path) -> tuple[Ratings, np.ndarray]:

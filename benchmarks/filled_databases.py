@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import migrations
-from app.database import Database, open_database
+from app.db.engine import Database, open_database
 from app.settings import Settings
 from benchmarks.datasets import Part
 

@@ -17,8 +17,9 @@ import migrations
 from app.api_keys import keys
 from app.api_keys.guard import Guard
 from app.api_keys.keyring import Keyring
-from app.database import open_database, utc_now
-from app.limits import BodyLimits
+from app.db.engine import open_database
+from app.db.tables import utc_now
+from app.http.body_limits import BodyLimits
 from app.settings import Limits, Settings
 
 N, ROUNDS = 20_000, 7

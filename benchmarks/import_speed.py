@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import migrations
-from app.database import open_database
-from app.ratings import everything, store
+from app.db.engine import open_database
+from app.ratings import bulk_read, store
 from app.ratings.bulk_import import import_ratings
 from app.settings import Settings
 
@@ -61,7 +61,7 @@ def measure(name: str, settings: Settings, ratings: Path) -> None:
     report("import again", do_import)
     report("load_all", lambda: read(store.load_all))
     report("digest", lambda: read(store.ratings_digest))
-    report("export (ndjson)", lambda: read(lambda connection: sum(map(len, everything.export(connection, "ndjson")))))
+    report("export (ndjson)", lambda: read(lambda connection: sum(map(len, bulk_read.export(connection, "ndjson")))))
     database.dispose()
 
 

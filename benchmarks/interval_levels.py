@@ -12,9 +12,9 @@ import argparse
 
 import numpy as np
 
-from app.engine.dataset import Ratings
+from app.engine.data.ratings import Ratings
 from app.engine.factors import FactorModel
-from app.engine.fold_in import FoldIn
+from app.engine.fold_in.solve import FoldIn
 from benchmarks.accuracy import N_FOLDS, train
 from benchmarks.datasets import movielens_folder
 from benchmarks.engine_folds import load_folds

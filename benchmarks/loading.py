@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
-from app.database import Database, open_database, revision
-from app.ratings import everything, store
+from app.db.engine import Database, open_database
+from app.db.revisions import revision
+from app.ratings import bulk_read, store
 from app.ratings.store import NewRating
 from app.settings import Settings
-from app.training import snapshot_file
-from app.training.snapshot import take_snapshot
+from app.training.snapshot import file
+from app.training.snapshot.take import take_snapshot
 from benchmarks.datasets import DATA_FOLDER, data_set, load
 from benchmarks.filled_databases import filled, postgres
 
@@ -41,11 +42,11 @@ _SQLITE_DRIVER = "SELECT user_key, item_key, value FROM ratings"
 
 def load_all(database: Database, _folder: Path) -> int:
     with database.read() as connection:
-        return int(everything.load_all(connection).values.size)
+        return int(bulk_read.load_all(connection).values.size)
 
 
 def load_all_one_connection(database: Database, folder: Path) -> int:
-    everything._READERS = 1
+    bulk_read._READERS = 1
     return load_all(database, folder)
 
 
@@ -90,7 +91,7 @@ def binary_copy(database: Database, _folder: Path) -> int:
 
 
 def full_snapshot(database: Database, folder: Path) -> int:
-    snapshot_file.discard(folder)
+    file.discard(folder)
     return len(take_snapshot(database, folder).ratings)
 
 
@@ -122,7 +123,7 @@ def _cursor(connection: Connection) -> Any:
 def _by_pages(database: Database, wanted: str) -> int:
     n_bytes = 0
     with database.read() as connection:
-        everything.hold_snapshot(connection)
+        bulk_read.hold_snapshot(connection)
         driver: Any = connection.connection.driver_connection
         with driver.cursor(binary=True) as cursor:
             cursor.execute("SELECT pg_relation_size('ratings') / current_setting('block_size')::int")
@@ -142,8 +143,8 @@ def peak_memory() -> int:
 def _measured(
     action: Callable[[Database, Path], int], settings: Settings, folder: Path, answers: multiprocessing.Queue[Any]
 ) -> None:
-    import app.training.snapshot_kernels  # noqa: F401  compiled before the clock starts
-    from app.engine.tally import count_rows
+    import app.training.snapshot.kernels  # noqa: F401  compiled before the clock starts
+    from app.engine.data.statistics import count_rows
 
     count_rows(np.zeros(1, np.int32), 1)  # Numba takes 7 ms for the first call in a process, whatever it calls
     database = open_database(settings)

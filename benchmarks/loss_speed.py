@@ -17,10 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from app.engine.dataset import Ratings
+from app.engine.data.ratings import Ratings
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.declare import declare
-from app.engine.trainers.local import LocalTrainer
+from app.engine.sgd.local import LocalTrainer
 from benchmarks.synthetic import SHAPES, generate
 
 RANGE = (0.5, 5.0)
@@ -28,11 +28,11 @@ RANGE = (0.5, 5.0)
 _START = """
 import sys, time
 from pathlib import Path
-from app.engine.kernel import load_kernel
-from app.engine.lanes import padded
+from app.engine.sgd.kernel_cache import load_kernel
+from app.engine.simd.lanes import padded
 from app.engine.losses.declare import declare
 from app.engine.losses.units import training_units
-import app.engine.trainers.local
+import app.engine.sgd.local
 started = time.perf_counter()
 units = training_units(declare(sys.argv[1], rating_range=(0.5, 5.0)), 3.5, 1.05)
 load_kernel(units.loss, padded(int(sys.argv[2])), Path(sys.argv[3]))

@@ -22,10 +22,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from app.engine.kernel import load_kernel
-from app.engine.kernel_source import n_streams_for
-from app.engine.lanes import padded
 from app.engine.losses.catalog import SQUARED
+from app.engine.sgd.kernel_cache import load_kernel
+from app.engine.sgd.kernel_template import n_streams_for
+from app.engine.simd.lanes import padded
 
 COLUMNS = ("FMA to registers", "FMA to memory", "multiplications", "loads + stores", "prefetches", "instructions")
 _LABEL = re.compile(r"^(\.?[\w$.]+):")

@@ -16,15 +16,15 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from app.engine.finder import FullScan
-from app.engine.fold_in import FoldIn
-from app.engine.top_n_index import TopNIndex
+from app.engine.fold_in.solve import FoldIn
+from app.engine.retrieval.index import TopNIndex
+from app.engine.retrieval.retriever import FullScan
 from app.main import create_app
 from app.ratings import store
 from app.ratings.loop_reader import LoopReader
-from app.recommendations import api, query, recommend
-from app.recommendations.moment import Moment
-from app.recommendations.recommend import Recommender
+from app.recommendations import api, dispatch, query
+from app.recommendations.context import Moment
+from app.recommendations.dispatch import Recommender
 from app.settings import Settings
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
@@ -34,15 +34,15 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("reading the ratings", store, "ratings_of_user"),
     ("reading the ratings", LoopReader, "ratings_of_user"),
     ("has the user changed?", store, "state_of_user"),
-    ("rows of the rated items", recommend, "_rated_items"),
+    ("rows of the rated items", dispatch, "_rated_items"),
     ("folding in", Moment, "user_of"),
     ("the best items", TopNIndex, "best"),
     ("the best items", FullScan, "best"),
     ("values", FoldIn, "predict"),
     ("intervals", FoldIn, "interval"),
     ("JSON", Moment, "texts_of"),
-    ("JSON", recommend, "items_json"),
-    ("JSON", recommend, "object_json"),
+    ("JSON", dispatch, "items_json"),
+    ("JSON", dispatch, "object_json"),
     ("ETag and response", api, "_revalidated"),
     ("the recommender around these", Recommender, "for_user"),
 )

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from app.engine.dataset import Ratings
+from app.engine.data.ratings import Ratings
 from app.engine.evaluation import mae, rmse, split_holdout
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
 from app.engine.losses.declare import declare
-from app.engine.trainers.local import LocalTrainer
-from app.engine.trainers.refit import refit
+from app.engine.sgd.local import LocalTrainer
+from app.engine.sgd.refit import refit
 from benchmarks.engine_folds import by_fold_in, by_trained_vectors, load_folds
 
 NOISE_SHARE = 0.1

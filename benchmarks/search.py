@@ -21,13 +21,13 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
-from app.database import Database, open_database
-from app.engine.dataset import Ratings
+from app.db.engine import Database, open_database
+from app.engine.data.ratings import Ratings
 from app.engine.evaluation import split_holdout
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.search import Trial, best_of
-from app.engine.trainers.local import LocalTrainer
-from app.engine.trainers.refit import refit
+from app.engine.sgd.local import LocalTrainer
+from app.engine.sgd.refit import refit
 from app.settings import Settings
 from app.tuning import store
 from app.tuning.store import SearchRun

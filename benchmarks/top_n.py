@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.dataset import Ratings
+from app.engine.data.ratings import Ratings
+from app.engine.data.row_sets import RowSet
 from app.engine.factors import FactorModel, UserPrior
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.row_sets import RowSet
-from app.engine.top_n_index import Query, TopNIndex
-from app.engine.trainers.local import LocalTrainer
+from app.engine.retrieval.index import Query, TopNIndex
+from app.engine.sgd.local import LocalTrainer
 from benchmarks.datasets import DATA_FOLDER, data_set
 from benchmarks.peers.environment import SCRIPTS, python
 

@@ -17,13 +17,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from app.engine.dataset import Ratings
+from app.engine.data.ratings import Ratings
 from app.engine.evaluation import rmse
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.trainers.base import Fit
-from app.engine.trainers.local import LocalTrainer
-from app.engine.trainers.warm_start import carry_over, sample, warm_hyperparameters
+from app.engine.sgd.local import LocalTrainer
+from app.engine.sgd.trainer import Fit
+from app.engine.sgd.warm_start import carry_over, sample, warm_hyperparameters
 from benchmarks.datasets import NAMES, Part, data_set
 
 NEW_SHARE = 0.01

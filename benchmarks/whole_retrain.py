@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from app.database import open_database
-from app.engine.dataset import Ratings
+from app.db.engine import open_database
+from app.engine.data.ratings import Ratings
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.trainers.local import LocalTrainer
+from app.engine.sgd.local import LocalTrainer
 from app.settings import Settings, Training
 from app.training import phases
-from app.training.foreground import train_now
+from app.training.wait_for_run import train_now
 from benchmarks.datasets import DATA_FOLDER, data_set, load
 from benchmarks.filled_databases import filled, postgres
 from benchmarks.loading import change, peak_memory
@@ -47,7 +47,7 @@ def retrain(settings: Settings, answers: multiprocessing.Queue[Any]) -> None:
 
 def _warm_up(settings: Settings, chosen: Hyperparameters) -> None:
     """A trainer has its kernels loaded after its first run, and this is about those that follow."""
-    import app.training.snapshot_kernels  # noqa: F401
+    import app.training.snapshot.kernels  # noqa: F401
 
     rows = np.arange(100, dtype=np.int32)
     tiny, held_out = (Ratings(rows, rows, np.linspace(1, 5, 100, dtype=np.float32), 100, 100) for _ in range(2))

@@ -21,9 +21,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from app.database import open_database, utc_now
+from app.db.engine import open_database
+from app.db.tables import utc_now
 from app.demo.service_process import RunningService, running_service
-from app.engine.dataset import Vocabulary
+from app.engine.data.ratings import Vocabulary
 from app.registry import artifacts, versions
 from app.registry.artifacts import VersionContents
 from app.settings import Settings

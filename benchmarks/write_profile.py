@@ -25,8 +25,8 @@ import psycopg
 import uvloop
 
 from app.main import create_app
-from app.ratings import single
-from app.ratings.turns import RatingWriter
+from app.ratings import upsert_sqlite
+from app.ratings.group_commit import RatingWriter
 from benchmarks import write_speed
 from benchmarks.datasets import DATA_FOLDER, data_set
 
@@ -96,7 +96,7 @@ def profile(sides: write_speed.Sides) -> None:
     is_sqlite, laps = sides.kind == "sqlite", Laps()
     laps.watch(RatingWriter, "save", "save")
     laps.watch(RatingWriter, "_commit", "commit")
-    laps.watch(single, "write_in_file" if is_sqlite else "write_on_server", "statements")
+    laps.watch(upsert_sqlite, "write_in_file" if is_sqlite else "write_on_server", "statements")
     app = create_app(sides._settings.model_copy(update={"trainer": "external"}))
     uvloop.run(_post_each(app, laps, sides._writes.rows(REQUESTS)))
     url = sides._bare_url

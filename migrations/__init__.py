@@ -18,7 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
-from app.database import Database
+from app.db.engine import Database
 from app.settings import Settings
 
 VERSION_TABLE = "palate_alembic_version"  # other tools that use Alembic keep their own table in the same database

@@ -2,13 +2,7 @@
 
 from alembic import context
 
-from app import idempotency  # noqa: F401  (fills Base.metadata)
-from app.api_keys import models as api_keys_models  # noqa: F401
-from app.database import Base
-from app.items import models as items_models  # noqa: F401
-from app.ratings import models as ratings_models  # noqa: F401
-from app.registry import models as registry_models  # noqa: F401
-from app.training import models as training_models  # noqa: F401
+from app.db.tables import Base
 from migrations import VERSION_TABLE
 
 context.configure(

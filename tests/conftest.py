@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 import migrations
-from app.database import Database, open_database
+from app.db.engine import Database, open_database
 from app.settings import Settings
 from tests.asgi import serving
 

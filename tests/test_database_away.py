@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 import migrations
-from app.database import open_database
+from app.db.engine import open_database
+from app.db.postgres import DatabaseAway
 from app.demo.service_process import running_service
 from app.main import create_app
-from app.postgres import DatabaseAway
 from app.settings import Settings
 from tests.asgi import serving
 from tests.conftest import KERNELS

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 from typer.main import get_command
 
-from app.cli import app as cli
+from app.cli.commands import app as cli
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import REPOSITORY

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 import migrations
 from app import doctor
-from app.cli import app
-from app.database import Database, utc_now
+from app.cli.commands import app
+from app.db.engine import Database
+from app.db.tables import utc_now
 from app.doctor import Finding, examine
 from app.settings import Settings
 from tests.registry import world as registry

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI, Request
 
 from app.api_keys.keyring import HeldKey
-from app.database import open_database
+from app.db.engine import open_database
 from app.logs import JsonLines, TextLines, current_request
 from app.metrics.observer import Observer
 from app.settings import Settings

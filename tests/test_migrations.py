@@ -19,7 +19,7 @@ from sqlalchemy import Engine, create_engine, text
 
 import migrations
 from app.backup.backup import back_up
-from app.database import Database, open_database
+from app.db.engine import Database, open_database
 from app.demo.service_process import running_service
 from app.main import create_app
 from app.settings import Settings

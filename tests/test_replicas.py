@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from app.database import open_database
+from app.db.engine import open_database
 from app.demo.service_process import running_service
 from app.settings import Settings
 from tests.conftest import KERNELS

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from app.database import Database
+from app.db.engine import Database
 from app.main import create_app
 from app.settings import Settings
 from tests.asgi import serving

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from app.api_keys import keys
 from app.api_keys.keyring import Keyring
 from app.api_keys.schemas import KeyList, KeyOut, NewKeyIn, NewKeyOut
-from app.database import DatabaseDep
-from app.errors import declared
+from app.db.engine import DatabaseDep
+from app.http.openapi import declared
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from app.api_keys import keys
 from app.api_keys.keys import KeyRow, KeyScope, NameTaken, NewKey
-from app.database import Database, utc_now
+from app.db.engine import Database
+from app.db.tables import utc_now
 
 FIRST_NAME = "first"
 

@@ -20,7 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.api_keys.keyring import HeldKey, Keyring
 from app.api_keys.keys import PREFIX_LENGTH, KeyScope
 from app.api_keys.rate import RateLimit
-from app.errors import amend_document, declare_on, operations_of, respond
+from app.errors import respond
+from app.http.openapi import amend_document, declare_on, operations_of
 from app.settings import Settings
 
 log = logging.getLogger(__name__)

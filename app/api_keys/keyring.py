@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.api_keys import keys
 from app.api_keys.keys import PREFIX_LENGTH, KeyRow
-from app.database import Database
+from app.db.engine import Database
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import JSON, Index, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base, UtcTime
+from app.db.tables import Base, UtcTime
 
 NAME_LENGTH = 64
 

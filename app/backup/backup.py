@@ -14,9 +14,11 @@ import migrations
 from app import __version__
 from app.backup.archive import ArchiveWriter, writing
 from app.backup.tables import Layout, encoded, last_number, numbered, pages, tables
-from app.database import Database, revision, utc_now
+from app.db.engine import Database
+from app.db.revisions import revision
+from app.db.tables import utc_now
 from app.errors import Conflict
-from app.ratings.everything import digest_of_state, hold_snapshot
+from app.ratings.bulk_read import digest_of_state, hold_snapshot
 from app.ratings.store import totals
 from app.registry import artifacts, versions
 from app.registry.artifacts import MANIFEST, DamagedVersion

@@ -19,10 +19,11 @@ from app.api_keys import keys
 from app.api_keys.models import ApiKey
 from app.backup.archive import Archive, opened
 from app.backup.tables import Layout, Page, clear, decoded, load, numbered, set_last_number, tables
-from app.database import Counter, Database, advance, is_open
+from app.db.engine import Database, is_open
+from app.db.revisions import Counter, advance
 from app.errors import Conflict
-from app.ratings.everything import digest_of_state
-from app.ratings.set_wise import is_sqlite
+from app.ratings.bulk_read import digest_of_state
+from app.ratings.upsert_postgres import is_sqlite
 from app.registry import artifacts
 from app.registry.artifacts import MANIFEST, TEMPORARY, DamagedVersion
 from app.settings import DATABASE_FILE, Settings

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.engine.arrays import InvalidArray, Rows, Vector32
-from app.engine.dataset import Ratings
+from app.engine.data.ratings import Ratings
 from app.engine.losses.base import Loss
 from app.engine.losses.declare import error_tree
 from app.engine.losses.evaluate import value_of

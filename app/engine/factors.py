@@ -10,16 +10,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.arrays import (
-    Counts,
-    InvalidArray,
-    Matrix32,
-    Matrix64,
-    Rows,
-    Vector32,
-    Vector64,
-    refuse_rows_outside,
-)
+from app.engine.arrays import Counts, InvalidArray, Matrix32, Matrix64, Rows, Vector32, Vector64, refuse_rows_outside
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
 
@@ -72,16 +63,16 @@ _POSTERIOR_DTYPES: dict[str, tuple[type[np.generic], int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """What is known besides the vectors where they are the mean over many samples (see `app.engine.posterior`).
+    """What is known besides the vectors where they are the mean over many samples (see `app.engine.bayes.average`).
 
     Doubt about item i makes the noise of its ratings item_noise[i] times as large. Having rated items, whatever the
     values, moves the prior mean of a user with n ratings to
 
         hint_base + (n + d)^-1/2 sum_i item_hints[i] + log(n + d) count_hint,      with covariance hinted_covariance
 
-    where n is large; few ratings leave the prior mean nearer to the crowd's (see `app.engine.fold_in`).
+    where n is large; few ratings leave the prior mean nearer to the crowd's (see `app.engine.fold_in.solve`).
 
-    Intervals reach `reach` standard deviations, one number for each of `app.engine.intervals.LEVELS`, times the
+    Intervals reach `reach` standard deviations, one number for each of `app.engine.fold_in.intervals.LEVELS`, times the
     widenings of the buckets of user and item by their number of ratings.
     """
 
@@ -96,7 +87,7 @@ class Posterior:
     trust: Vector64
     """What the hold-out made of hinted_covariance and item_noise, by what they were estimated to be."""
     item_appeal: Matrix32
-    """[n_items, d]: what users like this one come across, in rating units; see `app.engine.relevance`."""
+    """[n_items, d]: what users like this one come across, in rating units; see `app.engine.retrieval.by_relevance`."""
     usual_interest: Vector64
     """[d]: the interest of somebody who has rated nothing."""
 

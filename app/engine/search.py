@@ -18,14 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from app.engine.dataset import Ratings
+from app.engine.data.ratings import Ratings
 from app.engine.evaluation import split_holdout
 from app.engine.hyperparameters import Hyperparameters, InvalidHyperparameter
 from app.engine.losses.base import Loss
 from app.engine.losses.declare import words_of
 from app.engine.losses.grammar import InvalidLoss
 from app.engine.recipe import LOSS, PARAMETER, Recipe, Value
-from app.engine.trainers.base import Diverged, EpochReport, Trainer
+from app.engine.sgd.trainer import Diverged, EpochReport, Trainer
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -7,7 +7,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import __version__
-from app.database import Database, DatabaseDep, revision
+from app.db.engine import Database, DatabaseDep
+from app.db.revisions import revision
 from app.health.schemas import Liveness, RatingScaleOut, Readiness, StatusOut
 from app.ratings import store as ratings
 from app.registry.live import LiveModel

@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from app.database import MAX_CONNECTIONS, Database, revision
+from app.db.engine import MAX_CONNECTIONS, Database
+from app.db.revisions import revision
 from app.metrics.instruments import CONNECTIONS, MOST_CONNECTIONS, SERVED_VERSION
 from app.registry import versions
 from app.registry.live import LiveModel

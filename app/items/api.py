@@ -7,21 +7,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from app.database import DatabaseDep
-from app.errors import declared
-from app.identifiers import ItemIdPath
+from app.db.engine import DatabaseDep
+from app.http.ids import ItemIdPath
+from app.http.openapi import declared
+from app.imports.schemas import BatchCountsOut
 from app.items import store
 from app.items.models import TITLE_LENGTH
-from app.items.schemas import (
-    CATEGORY_LENGTH,
-    BatchCountsOut,
-    ItemBody,
-    ItemChanges,
-    ItemOut,
-    ItemPage,
-    NewItems,
-    SearchedText,
-)
+from app.items.schemas import CATEGORY_LENGTH, ItemBody, ItemChanges, ItemOut, ItemPage, NewItems, SearchedText
 
 router = APIRouter(prefix="/items", tags=["items"])
 

@@ -8,14 +8,16 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from app.database import Database, revision
+from app.db.engine import Database
+from app.db.revisions import revision
 from app.errors import field_path
-from app.identifiers import complaint_about_id
+from app.http.ids import complaint_about_id
+from app.imports.line_import import LineImport, OnProgress, given_columns, run_import
+from app.imports.line_reader import Encoding
+from app.imports.schemas import ImportReport
+from app.imports.table_layout import BadLine, Field, FileFormat, Layout, LayoutQuestion, Records, Table, parse_object
 from app.items import store
-from app.items.line_import import LineImport, OnProgress, given_columns, run_import
-from app.items.line_reader import Encoding
-from app.items.schemas import ImportReport, ItemChanges
-from app.items.table_layout import BadLine, Field, FileFormat, Layout, LayoutQuestion, Records, Table, parse_object
+from app.items.schemas import ItemChanges
 from app.settings import Settings
 
 FIELDS = (

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Boolean, Integer, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import ID_LENGTH, Base, UtcTime, utc_now
+from app.db.tables import ID_LENGTH, Base, UtcTime, utc_now
 
 TITLE_LENGTH = 1000
 

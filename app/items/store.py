@@ -24,10 +24,12 @@ from sqlalchemy import (
     update,
 )
 
-from app.database import advance, driver, revision, utc_now
+from app.db.connections import driver
+from app.db.paging import cursor_after, key_before
+from app.db.revisions import advance, revision
+from app.db.tables import utc_now
 from app.errors import NotFound
 from app.items.models import DeletedItem, Item
-from app.items.paging import cursor_after, key_before
 
 _FIELDS = (Item.item_id, Item.title, Item.categories, Item.attributes, Item.hidden, Item.revision)
 _ROWS_AT_ONCE = 10_000

@@ -13,20 +13,23 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from app.database import Database, DatabaseDep, revision
-from app.errors import BadInput, declared
-from app.identifiers import ItemIdPath, UserIdPath
-from app.items.line_import import BLOCK_BYTES
-from app.items.line_reader import Encoding
-from app.items.schemas import BatchCountsOut, ImportReport
-from app.items.table_layout import FileFormat
-from app.limits import Places
+from app.db.engine import Database, DatabaseDep
+from app.db.revisions import revision
+from app.errors import BadInput
+from app.http.concurrency import Places
+from app.http.fast_path import direct_route
+from app.http.ids import ItemIdPath, UserIdPath
+from app.http.openapi import declared
+from app.imports.line_import import BLOCK_BYTES
+from app.imports.line_reader import Encoding
+from app.imports.schemas import BatchCountsOut, ImportReport
+from app.imports.table_layout import FileFormat
 from app.metrics.instruments import count_ratings
-from app.ratings import erasure, everything, store
+from app.ratings import bulk_read, erasure, store
 from app.ratings.bulk_import import ImportOptions, begin_import
+from app.ratings.bulk_read import ExportFormat
 from app.ratings.checks import refuse_bad_ratings
-from app.ratings.direct_route import direct_route
-from app.ratings.everything import ExportFormat
+from app.ratings.group_commit import RatingWriter
 from app.ratings.plain_batch import read_plain
 from app.ratings.schemas import (
     DeletedRatingOut,
@@ -40,7 +43,6 @@ from app.ratings.schemas import (
     SavedRatingOut,
     UserRatingsPage,
 )
-from app.ratings.turns import RatingWriter
 from app.settings import RatingScale
 
 router = APIRouter(prefix="/ratings", tags=["ratings"])
@@ -227,7 +229,7 @@ def export_ratings(
 
 def _exported(database: Database, file_format: ExportFormat) -> Iterator[bytes]:
     with database.read() as connection:
-        yield from everything.export(connection, file_format)
+        yield from bulk_read.export(connection, file_format)
 
 
 async def _in_threads(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
@@ -244,7 +246,7 @@ async def _in_threads(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
 def ratings_digest(database: DatabaseDep) -> RatingsDigest:
     """A fingerprint of all ratings; two services with the same ratings give the same one."""
     with database.read() as connection:
-        digest = everything.ratings_digest(connection)
+        digest = bulk_read.ratings_digest(connection)
         n_ratings, newest = store.totals(connection).n_ratings, revision(connection, "ratings")
     return RatingsDigest(digest=digest, n_ratings=n_ratings, revision=newest)
 

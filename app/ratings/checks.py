@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from app.database import microseconds_of, utc_now
+from app.db.tables import microseconds_of, utc_now
 from app.errors import BadInput, FieldError
 from app.settings import RatingScale
 

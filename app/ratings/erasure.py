@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, literal, select
 
-from app.database import advance
+from app.db.revisions import advance
 from app.items import store as items
 from app.ratings.models import DeletedRating, Rating, User
 from app.ratings.store import UnknownUser

@@ -6,7 +6,7 @@ import logging
 
 from sqlalchemy import Connection
 
-from app.database import Database
+from app.db.engine import Database
 from app.ratings import store
 from app.ratings.sqlite_native import KeptQuery, NotNative
 from app.ratings.store import StateOfRatings, UserRatings

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, Float, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import ID_LENGTH, Base, UtcTime
+from app.db.tables import ID_LENGTH, Base, UtcTime
 
 
 class User(Base):

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from app.database import ID_LENGTH
+from app.db.tables import ID_LENGTH
 from app.ratings.schemas import MAX_BATCH
 from app.ratings.store import NewRating
 from app.settings import RatingScale
@@ -34,7 +34,7 @@ def read_plain(body: bytes, scale: RatingScale) -> list[NewRating] | None:
 
 
 def _are_ids(given: Sequence[Any]) -> bool:
-    """Whether `app.identifiers.complaint_about_id` is silent about all of them."""
+    """Whether `app.http.ids.complaint_about_id` is silent about all of them."""
     if set(map(type, given)) != {str}:
         return False
     lengths, text = set(map(len, given)), "".join(given)

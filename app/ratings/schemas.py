@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from app.database import microseconds_of, time_of
-from app.identifiers import OutsideId
+from app.db.tables import microseconds_of, time_of
+from app.http.ids import OutsideId
 from app.ratings.checks import complaint_about_time, time_of_text
 from app.ratings.store import NewRating as NewRatingRow
 from app.ratings.store import Outcome

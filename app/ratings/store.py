@@ -16,18 +16,20 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, literal, select
 
-from app.database import Counter, advance, driver, microseconds_of, revision, time_of, utc_now
+from app.db.connections import driver
+from app.db.paging import cursor_after, key_before
+from app.db.revisions import Counter, advance, revision
+from app.db.tables import microseconds_of, time_of, utc_now
 from app.errors import NotFound
 from app.items.models import Item
-from app.items.paging import cursor_after, key_before
 from app.items.store import ensure_items, given_ids
 from app.items.store import item_ids as item_ids
-from app.ratings import set_wise, single
-from app.ratings.everything import AllRatings as AllRatings
-from app.ratings.everything import load_all as load_all
-from app.ratings.everything import ratings_digest as ratings_digest
+from app.ratings import upsert_postgres, upsert_sqlite
+from app.ratings.bulk_read import AllRatings as AllRatings
+from app.ratings.bulk_read import load_all as load_all
+from app.ratings.bulk_read import ratings_digest as ratings_digest
 from app.ratings.models import DeletedRating, Rating, User
-from app.ratings.set_wise import user_ids as user_ids
+from app.ratings.upsert_postgres import user_ids as user_ids
 
 Outcome = Literal["created", "updated", "unchanged"]
 _OUTCOMES: tuple[Outcome, ...] = ("unchanged", "updated", "created")
@@ -155,10 +157,10 @@ def save_each(connection: Connection, ratings: Sequence[NewRating], now: datetim
 
 def _write_one(connection: Connection, rating: NewRating, now: datetime | None) -> SavedRating | None:
     """The shortest way of one rating; None where it is not open."""
-    if set_wise.is_sqlite(connection):
-        written = single.write_in_file(connection, rating, microseconds_of(now or utc_now()))
+    if upsert_postgres.is_sqlite(connection):
+        written = upsert_sqlite.write_in_file(connection, rating, microseconds_of(now or utc_now()))
     else:
-        written = single.write_on_server(connection, rating, None if now is None else microseconds_of(now))
+        written = upsert_sqlite.write_on_server(connection, rating, None if now is None else microseconds_of(now))
     if written is None:
         return None
     revision = written.before + (written.change > 0)
@@ -169,27 +171,29 @@ def _write_one(connection: Connection, rating: NewRating, now: datetime | None) 
 def save_many(connection: Connection, ratings: Sequence[NewRating], now: datetime | None = None) -> BatchCounts:
     """Record or replace many ratings as `save` would one by one; of several for one pair only the last counts."""
     latest = list({rating[:2]: rating for rating in ratings}.values())
-    if set_wise.is_sqlite(connection):
+    if upsert_postgres.is_sqlite(connection):
         written = _write_in_steps(connection, latest, microseconds_of(now or utc_now()))
-        counted = set_wise.Counted(written.before, int((written.change > 0).sum()), int((written.change == 2).sum()))
+        counted = upsert_postgres.Counted(
+            written.before, int((written.change > 0).sum()), int((written.change == 2).sum())
+        )
     else:
-        counted = set_wise.write_many(connection, latest, None if now is None else microseconds_of(now))
+        counted = upsert_postgres.write_many(connection, latest, None if now is None else microseconds_of(now))
     before, n_changed, n_new = counted
     return BatchCounts(n_new, n_changed - n_new, len(latest) - n_changed, before + n_changed)
 
 
-def _write_each(connection: Connection, ratings: Sequence[NewRating], now: datetime | None) -> set_wise.Written:
+def _write_each(connection: Connection, ratings: Sequence[NewRating], now: datetime | None) -> upsert_postgres.Written:
     """Saves ratings of different pairs."""
-    if set_wise.is_sqlite(connection):
+    if upsert_postgres.is_sqlite(connection):
         return _write_in_steps(connection, ratings, microseconds_of(now or utc_now()))
-    return set_wise.write_each(connection, ratings, None if now is None else microseconds_of(now))
+    return upsert_postgres.write_each(connection, ratings, None if now is None else microseconds_of(now))
 
 
-def _write_in_steps(connection: Connection, ratings: Sequence[NewRating], now_us: int) -> set_wise.Written:
-    """As `set_wise.write_each`, on SQLite, which is asked without a way to a server."""
+def _write_in_steps(connection: Connection, ratings: Sequence[NewRating], now_us: int) -> upsert_postgres.Written:
+    """As `upsert_postgres.write_each`, on SQLite, which is asked without a way to a server."""
     user_ids = dict.fromkeys(rating.user_id for rating in ratings)
     item_ids = dict.fromkeys(rating.item_id for rating in ratings)
-    found = set_wise.look_up(connection, user_ids, item_ids)
+    found = upsert_postgres.look_up(connection, user_ids, item_ids)
     users, items = _with_new_ones(connection, found, user_ids, item_ids)
     n, before = len(ratings), found.revision
     user_keys = np.fromiter((users[rating.user_id] for rating in ratings), np.int64, n)
@@ -197,21 +201,23 @@ def _write_in_steps(connection: Connection, ratings: Sequence[NewRating], now_us
     values = np.fromiter((rating.value for rating in ratings), np.float64, n)
     given_us = (_ABSENT if rating.rated_us is None else rating.rated_us for rating in ratings)
     rated_us = np.fromiter(given_us, np.int64, n)
-    is_new, is_changed = _compare(set_wise.stored_ratings(connection, user_keys << 32 | item_keys), values, rated_us)
+    is_new, is_changed = _compare(
+        upsert_postgres.stored_ratings(connection, user_keys << 32 | item_keys), values, rated_us
+    )
     rated_us[rated_us == _ABSENT] = now_us
-    rows = set_wise.RatingRows(user_keys, item_keys, values, rated_us, before + np.cumsum(is_changed))
+    rows = upsert_postgres.RatingRows(user_keys, item_keys, values, rated_us, before + np.cumsum(is_changed))
     if is_changed.any():
-        set_wise.upsert(connection, rows.where(is_changed), is_new[is_changed])
-    return set_wise.Written(before, rated_us, is_changed.astype(np.int64) + is_new)
+        upsert_postgres.upsert(connection, rows.where(is_changed), is_new[is_changed])
+    return upsert_postgres.Written(before, rated_us, is_changed.astype(np.int64) + is_new)
 
 
 def _with_new_ones(
-    connection: Connection, found: set_wise.Beginning, user_ids: Collection[str], item_ids: Collection[str]
+    connection: Connection, found: upsert_postgres.Beginning, user_ids: Collection[str], item_ids: Collection[str]
 ) -> tuple[dict[str, int], dict[str, int]]:
     """The key of each user and item; whoever is new is made."""
     users, items = found.user_keys, found.item_keys
     if new_users := [user_id for user_id in user_ids if user_id not in users]:
-        users = users | set_wise.add_users(connection, new_users)
+        users = users | upsert_postgres.add_users(connection, new_users)
         advance(connection, "n_users", len(new_users))
     if new_items := [item_id for item_id in item_ids if item_id not in items]:
         items = items | ensure_items(connection, new_items)
@@ -219,7 +225,7 @@ def _with_new_ones(
 
 
 def _compare(
-    stored: set_wise.StoredRatings, values: npt.NDArray[np.float64], rated_us: npt.NDArray[np.int64]
+    stored: upsert_postgres.StoredRatings, values: npt.NDArray[np.float64], rated_us: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Which of the given ratings are new, and which change something; those that do not take their stored time."""
     is_new = np.ones(values.size, bool)
@@ -285,7 +291,7 @@ _OF_USER_ROW = np.dtype([("user_key", "i8"), ("item_key", "i8"), ("value", "f8")
 
 def ratings_of_user(connection: Connection, user_id: str) -> UserRatings:
     """What a user rated. Every recommendation asks this, so it speaks to the driver itself: one statement."""
-    is_sqlite = set_wise.is_sqlite(connection)
+    is_sqlite = upsert_postgres.is_sqlite(connection)
     with driver(connection) as raw:
         cursor = raw if is_sqlite else raw.cursor(binary=True)
         row = cursor.execute(_OF_USER_SQLITE if is_sqlite else _OF_USER_POSTGRESQL, (user_id,)).fetchone()
@@ -303,7 +309,7 @@ def ratings_of_user(connection: Connection, user_id: str) -> UserRatings:
 
 def state_of_user(connection: Connection, user_id: str) -> StateOfRatings:
     """What `ratings_of_user(...).state` would be, for a fifth of the time."""
-    is_sqlite = set_wise.is_sqlite(connection)
+    is_sqlite = upsert_postgres.is_sqlite(connection)
     with driver(connection) as raw:
         row = raw.execute(_STATE_OF_USER.format("?" if is_sqlite else "%s"), (user_id,)).fetchone()
     return NO_RATINGS.state if row is None else StateOfRatings(row[0], row[1], row[2] or 0)
@@ -311,7 +317,7 @@ def state_of_user(connection: Connection, user_id: str) -> StateOfRatings:
 
 def ratings_of_users(connection: Connection, user_ids: Collection[str]) -> dict[str, UserRatings]:
     """What each of the users rated; those who do not exist are left out."""
-    keys = set_wise.user_keys_of(connection, user_ids)
+    keys = upsert_postgres.user_keys_of(connection, user_ids)
     wanted = (
         select(Rating.user_key, Rating.item_key, Rating.value, Rating.revision)
         .join(User, User.user_key == Rating.user_key)

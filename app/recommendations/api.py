@@ -10,12 +10,12 @@ from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from app.engine.fold_in import INTERVAL_LEVEL
-from app.errors import declared
-from app.identifiers import ItemIdPath, UserIdPath, complaint_about_id
-from app.recommendations.encoding import etag_of
+from app.engine.fold_in.solve import INTERVAL_LEVEL
+from app.http.ids import ItemIdPath, UserIdPath, complaint_about_id
+from app.http.openapi import declared
+from app.recommendations.dispatch import RecommenderDep
 from app.recommendations.query import WishDep, known_wish, query_parameters
-from app.recommendations.recommend import RecommenderDep
+from app.recommendations.response_json import etag_of
 from app.recommendations.schemas import (
     BatchIn,
     PopularItemsOut,

@@ -11,11 +11,12 @@ from typing import NamedTuple, Self
 import numpy as np
 from sqlalchemy import Connection, func, select
 
-from app.database import revision, utc_now
+from app.db.revisions import revision
+from app.db.tables import utc_now
 from app.engine.arrays import Counts, Vector32
-from app.engine.popularity import learned_shrinkage, shrunken_means
+from app.engine.data.popularity import learned_shrinkage, shrunken_means
 from app.ratings.models import Rating
-from app.recommendations.served import SHARE_OF_TIME, ServedModel
+from app.recommendations.serving_model import SHARE_OF_TIME, ServedModel
 
 MAX_WINDOWS = 8
 """Windows of time whose means are kept."""

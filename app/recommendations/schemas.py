@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.engine.fold_in import INTERVAL_LEVEL
-from app.identifiers import OutsideId
+from app.engine.fold_in.solve import INTERVAL_LEVEL
+from app.http.ids import OutsideId
 
 Source = Literal["trained", "folded_in", "prior", "means", "popular"]
 

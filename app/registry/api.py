@@ -8,8 +8,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
-from app.database import DatabaseDep
-from app.errors import declared
+from app.db.engine import DatabaseDep
+from app.http.openapi import declared
 from app.registry import versions
 from app.registry.schemas import ModelDetail, ModelList
 

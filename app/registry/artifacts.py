@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from app.engine.arrays import InvalidArray, Rows, mapped
-from app.engine.dataset import Vocabulary
+from app.engine.data.id_search import look_up_rows
+from app.engine.data.ratings import Vocabulary
 from app.engine.factors import FactorModel
-from app.engine.finder import Finder, finder_of
-from app.engine.fold_in import FoldIn
-from app.engine.id_search import look_up_rows
+from app.engine.fold_in.solve import FoldIn
 from app.engine.losses.base import Loss
-from app.engine.top_n_index import TopNIndex
+from app.engine.retrieval.index import TopNIndex
+from app.engine.retrieval.retriever import Finder, finder_of
 from app.errors import Damaged
 
 FORMAT = 2

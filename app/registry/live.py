@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.database import Database
+from app.db.engine import Database
 from app.registry import artifacts, versions
 from app.registry.artifacts import DamagedVersion, LoadedVersion
 from app.registry.versions import VersionRow

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from app.database import Database
+from app.db.engine import Database
 from app.errors import Conflict, NotFound
 from app.registry import artifacts
 from app.registry.artifacts import Manifest

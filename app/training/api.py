@@ -8,10 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from app.database import DatabaseDep
-from app.errors import declared
-from app.idempotency import AttemptDep
-from app.limits import Places
+from app.db.engine import DatabaseDep
+from app.http.concurrency import Places
+from app.http.idempotency import AttemptDep
+from app.http.openapi import declared
 from app.training import events, queue
 from app.training.events import Reader
 from app.training.schemas import NewTrainingRun, TrainingRunDetail, TrainingRunList, TrainingRunOut

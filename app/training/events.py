@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from sqlalchemy import Connection, Row
 
-from app.database import Database
+from app.db.engine import Database
 from app.training import queue
 from app.training.models import FINISHED, PHASES, Phase
 from app.training.queue import RunRow, UnknownRun

@@ -11,9 +11,10 @@ from typing import Self, TypeVar
 
 from sqlalchemy import Connection
 
-from app.database import DATABASE_IS_AWAY as DATABASE_IS_AWAY
-from app.database import Database, utc_now
-from app.engine.trainers.base import EpochReport
+from app.db.engine import DATABASE_IS_AWAY as DATABASE_IS_AWAY
+from app.db.engine import Database
+from app.db.tables import utc_now
+from app.engine.sgd.trainer import EpochReport
 from app.training import queue
 from app.training.models import Phase
 from app.training.queue import Claim, Epoch, LeaseLost

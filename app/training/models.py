@@ -6,7 +6,7 @@ from typing import Any, Literal
 from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base, UtcTime, utc_now
+from app.db.tables import Base, UtcTime, utc_now
 
 RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "rejected"]
 STATUSES: tuple[RunStatus, ...] = ("queued", "running", "succeeded", "failed", "cancelled", "rejected")

@@ -10,11 +10,11 @@ from datetime import timedelta
 from typing import Any
 
 from app.engine.arrays import Matrix32
-from app.engine.dataset import Ratings
+from app.engine.bayes.average import PosteriorFit, PosteriorSettings, SweepReport, average_posterior
+from app.engine.data.ratings import Ratings
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.parts import usable_cores
-from app.engine.posterior import PosteriorFit, PosteriorSettings, SweepReport, average_posterior
-from app.engine.trainers.base import EpochReport, Fit, WarmStart
+from app.engine.parallel import usable_cores
+from app.engine.sgd.trainer import EpochReport, Fit, WarmStart
 from app.training.models import Phase
 
 _SECONDS_PER_RATING = 9e-8

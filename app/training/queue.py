@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
-from app.engine.trainers.base import EpochReport
+from app.engine.sgd.trainer import EpochReport
 from app.errors import Conflict, NotFound
 from app.registry.models import ModelVersion
 from app.training.models import (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, func, select
 
-from app.database import revision
+from app.db.revisions import revision
 from app.ratings import store
 from app.registry import artifacts, versions
 from app.registry.artifacts import DamagedVersion

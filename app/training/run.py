@@ -19,30 +19,39 @@ from sqlalchemy import Connection
 from threadpoolctl import threadpool_limits
 
 from app import __version__
-from app.database import Database, utc_now
-from app.engine.dataset import Ratings
+from app.db.engine import Database
+from app.db.tables import utc_now
+from app.engine.bayes.average import PosteriorFit
+from app.engine.data.ratings import Ratings
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
 from app.engine.losses.grammar import InvalidLoss
-from app.engine.posterior import PosteriorFit
 from app.engine.recipe import Recipe
-from app.engine.trainers.base import Diverged, EpochReport, Fit, FitCancelled, WarmStart
-from app.engine.trainers.local import LocalTrainer
-from app.engine.trainers.refit import refit
+from app.engine.sgd.local import LocalTrainer
+from app.engine.sgd.refit import refit
+from app.engine.sgd.trainer import Diverged, EpochReport, Fit, FitCancelled, WarmStart
 from app.registry import artifacts, versions
 from app.registry.artifacts import DamagedVersion, Examiner, VersionContents, look_up
 from app.settings import Settings
 from app.training import queue
-from app.training.examine import Questions, Rejected, Sheet, answer, measure, refuse_if_worse, refuse_unless_finite
+from app.training.evaluation.holdout import (
+    Questions,
+    Rejected,
+    Sheet,
+    answer,
+    measure,
+    refuse_if_worse,
+    refuse_unless_finite,
+)
+from app.training.evaluation.report import report
 from app.training.lease import DATABASE_IS_AWAY, Lease, RunStopped
 from app.training.models import Phase, RunStatus
 from app.training.phases import phase_table
 from app.training.posterior_stage import Stage, as_epoch, facts, with_model
-from app.training.quality import report
 from app.training.queue import Claim, Epoch, LeaseLost
-from app.training.snapshot import TrainingSnapshot, split, take_snapshot
-from app.training.warm import BeginAnew, WarmPlan, plan_warm_run
+from app.training.snapshot.take import TrainingSnapshot, split, take_snapshot
+from app.training.warm_start import BeginAnew, WarmPlan, plan_warm_run
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 
-from app.database import DatabaseDep
+from app.db.engine import DatabaseDep
 from app.engine.search import InvalidSpace
-from app.errors import BadInput, declared
-from app.idempotency import AttemptDep
+from app.errors import BadInput
+from app.http.idempotency import AttemptDep
+from app.http.openapi import declared
 from app.training import queue
 from app.tuning import store
 from app.tuning.plot import plot

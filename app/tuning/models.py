@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base, UtcTime, utc_now
+from app.db.tables import Base, UtcTime, utc_now
 
 
 class SearchRow(Base):

@@ -7,18 +7,18 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from app.database import Database
-from app.engine.dataset import Ratings
+from app.db.engine import Database
+from app.engine.data.ratings import Ratings
 from app.engine.losses.base import Loss
 from app.engine.recipe import Recipe
 from app.engine.search import Folds, Trial, best_of, run_search
-from app.engine.trainers.local import LocalTrainer
+from app.engine.sgd.local import LocalTrainer
 from app.settings import Settings
 from app.training import queue
 from app.training.lease import Lease, RunStopped
 from app.training.queue import Claim, Epoch
 from app.training.run import MIN_HOLDOUT, Untrainable, execute
-from app.training.snapshot import TrainingSnapshot, split, take_snapshot
+from app.training.snapshot.take import TrainingSnapshot, split, take_snapshot
 from app.tuning import store
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import resource
 
-from app.engine.dataset import Ratings
+from app.engine.data.ratings import Ratings
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.trainers.local import LocalTrainer
+from app.engine.sgd.local import LocalTrainer
 from benchmarks.datasets import DATA_FOLDER, load, random_mask
 
 HOLDOUT_SHARE = 0.05

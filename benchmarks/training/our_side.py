@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from app.engine.blocks import Grid, lay_out, n_groups_for
-from app.engine.dataset import Ratings
+from app.engine.data.ratings import Ratings
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.kernel import default_kernel_folder, load_kernel
-from app.engine.lanes import aligned_matrix, padded
 from app.engine.losses.catalog import SQUARED
-from app.engine.trainers.base import EpochReport
-from app.engine.trainers.local import LocalTrainer
+from app.engine.sgd.grid import Grid, lay_out, n_groups_for
+from app.engine.sgd.kernel_cache import default_kernel_folder, load_kernel
+from app.engine.sgd.local import LocalTrainer
+from app.engine.sgd.trainer import EpochReport
+from app.engine.simd.lanes import aligned_matrix, padded
 from benchmarks.datasets import DataSet, Part
 
 L1_BYTES = 24 * 1024

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from app.engine.dataset import Ratings
+from app.engine.data.ratings import Ratings
 from benchmarks.datasets import DataSet
 from benchmarks.peers.environment import call, versions
 from benchmarks.training.our_side import (

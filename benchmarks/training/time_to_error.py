@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from app.engine.trainers.base import Diverged
+from app.engine.sgd.trainer import Diverged
 from benchmarks.datasets import DataSet
 from benchmarks.peers.environment import RESULTS, PeerFailed, call, versions
 from benchmarks.training.our_side import layout_seconds, ratings_of, rmse, timed_fit

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.api_keys import keys
-from app.cli import app
-from app.database import open_database
+from app.cli.commands import app
+from app.db.engine import open_database
 from app.demo.service_process import free_port, running_service
 from app.settings import Settings
 from tests.conftest import KERNELS

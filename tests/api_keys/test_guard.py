@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from app.api_keys import keys
 from app.api_keys.guard import is_loopback, scope_needed
 from app.api_keys.keys import KeyScope
-from app.database import Database, open_database
+from app.db.engine import Database, open_database
 from app.main import create_app
 from app.settings import Settings
 from tests.asgi import serving

@@ -7,7 +7,8 @@ import pytest
 
 from app.api_keys import keys
 from app.api_keys.keys import KeyScope, NameTaken, UnknownKey
-from app.database import Database, utc_now
+from app.db.engine import Database
+from app.db.tables import utc_now
 from app.errors import BadInput
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from app.api_keys import keys
 from app.api_keys.rate import RateLimit
-from app.database import utc_now
+from app.db.tables import utc_now
 from app.main import create_app
 from app.settings import Limits, Settings
 from tests.asgi import serving

@@ -19,13 +19,14 @@ from app.backup.archive import DamagedArchive
 from app.backup.backup import back_up
 from app.backup.restore import InUse, KeysWouldGo, NewerSchema, NotEmpty, Restored, leaving_nothing, restore
 from app.backup.tables import tables
-from app.cli import app as cli
-from app.database import Database, open_database, revision
+from app.cli.commands import app as cli
+from app.db.engine import Database, open_database
+from app.db.revisions import revision
 from app.items import store as items
 from app.main import create_app
 from app.ratings import store
+from app.ratings.bulk_read import ratings_digest
 from app.ratings.erasure import erase_item, erase_user
-from app.ratings.everything import ratings_digest
 from app.ratings.store import NewRating
 from app.settings import Settings
 from tests.asgi import serving

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 import migrations
-from app.database import Database, open_database
+from app.db.engine import Database, open_database
 from app.demo.service_process import running_service
 from app.settings import Settings
 from tests.conftest import KERNELS, empty_postgres

@@ -12,7 +12,7 @@ import pytest
 
 from app.api_keys.commands import make_key
 from app.api_keys.keyring import REFRESH_EVERY
-from app.database import open_database
+from app.db.engine import open_database
 from app.demo.service_process import RunningService, running_service
 from app.demo.world import sample_world, write_ratings_csv
 from app.settings import Settings

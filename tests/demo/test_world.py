@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from app.demo.world import World, sample_world, write_items_csv, write_ratings_csv
-from app.engine.dataset import Ratings
+from app.engine.data.ratings import Ratings
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.trainers.local import LocalTrainer
+from app.engine.sgd.local import LocalTrainer
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,10 @@
 import numpy as np
 
 from app.engine.evaluation import interval_coverage, split_holdout
-from app.engine.fold_in import interval
+from app.engine.fold_in.solve import interval
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.trainers.local import LocalTrainer
-from app.engine.trainers.refit import refit
+from app.engine.sgd.local import LocalTrainer
+from app.engine.sgd.refit import refit
 from benchmarks.engine_folds import by_fold_in, by_trained_vectors, clipped_rmse, load_folds
 from tests.conftest import KERNELS
 

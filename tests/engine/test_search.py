@@ -1,6 +1,6 @@
 import pytest
 
-from app.engine.dataset import Ratings
+from app.engine.data.ratings import Ratings
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
 from app.engine.losses.declare import declare
@@ -18,7 +18,7 @@ from app.engine.search import (
     run_search,
     run_trial,
 )
-from app.engine.trainers.local import LocalTrainer
+from app.engine.sgd.local import LocalTrainer
 from tests.conftest import KERNELS
 from tests.training.world import ratings_of
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.engine.arrays import Matrix32
-from app.engine.dataset import Ratings
+from app.engine.data.ratings import Ratings
 from app.engine.factors import FactorModel, Posterior, UserPrior
-from app.engine.intervals import LEVELS, N_BUCKETS
+from app.engine.fold_in.intervals import LEVELS, N_BUCKETS
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 from prometheus_client import CollectorRegistry, generate_latest
 
-from app.database import Database, open_database
+from app.db.engine import Database, open_database
 from app.demo.service_process import running_service
 from app.health.figures import SharedFigures, note
 from app.metrics.instruments import CONNECTIONS, SERVED_VERSION

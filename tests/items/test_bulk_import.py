@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from app.database import Database, open_database
+from app.db.engine import Database, open_database
 from app.errors import BadInput
+from app.imports.schemas import ImportReport
 from app.items import store
 from app.items.bulk_import import ItemImportOptions, import_items
-from app.items.schemas import ImportReport
 from app.settings import Settings
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.database import Database, revision
+from app.db.engine import Database
+from app.db.revisions import revision
 from app.items import store
 from app.items.store import UnknownItem
 

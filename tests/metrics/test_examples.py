@@ -7,8 +7,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.database import open_database, utc_now
-from app.engine.trainers.base import EpochReport
+from app.db.engine import open_database
+from app.db.tables import utc_now
+from app.engine.sgd.trainer import EpochReport
 from app.health.figures import SharedFigures
 from app.metrics.processes import all_figures
 from app.settings import Settings

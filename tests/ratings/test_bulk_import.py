@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import migrations
-from app.database import Database, open_database
+from app.db.engine import Database, open_database
 from app.errors import BadInput
-from app.items import line_reader
-from app.ratings import everything, store
+from app.imports import line_reader
+from app.ratings import bulk_read, store
 from app.ratings.bulk_import import ImportOptions, ImportProgress, ImportReport, begin_import, import_ratings
 from app.settings import Imports, RatingScale, Settings
 
@@ -31,7 +31,7 @@ def import_text(database: Database, settings: Settings, text: str | bytes, **opt
 
 def digest(database: Database) -> str:
     with database.read() as connection:
-        return everything.ratings_digest(connection)
+        return bulk_read.ratings_digest(connection)
 
 
 def expected_digest(rows: Iterable[tuple[str, str, float, int]]) -> str:
@@ -386,7 +386,7 @@ def test_movielens_gives_one_digest_in_every_format(
 
 @pytest.mark.parametrize("file_format", ["csv", "ndjson"])
 def test_movielens_gives_the_same_digest_on_both_databases_and_after_export(
-    database: Database, settings: Settings, tmp_path: Path, movielens: Path, file_format: everything.ExportFormat
+    database: Database, settings: Settings, tmp_path: Path, movielens: Path, file_format: bulk_read.ExportFormat
 ) -> None:
     with (movielens / "ratings.csv").open("rb") as file:
         report = import_ratings(database, settings, file)
@@ -396,6 +396,6 @@ def test_movielens_gives_the_same_digest_on_both_databases_and_after_export(
     other = open_database(elsewhere)
     migrations.upgrade(other, elsewhere)
     with database.read() as connection:
-        import_ratings(other, elsewhere, everything.export(connection, file_format))
+        import_ratings(other, elsewhere, bulk_read.export(connection, file_format))
     assert digest(other) == movielens_digest(movielens)
     other.dispose()

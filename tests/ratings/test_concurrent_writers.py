@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from app.database import Database, revision
-from app.ratings import everything, store
-from app.ratings.everything import export, load_all
+from app.db.engine import Database
+from app.db.revisions import revision
+from app.ratings import bulk_read, store
+from app.ratings.bulk_read import export, load_all
 from app.ratings.store import NewRating
 from app.settings import Settings
 
@@ -90,12 +91,12 @@ def test_a_writer_that_begins_later_never_commits_a_higher_revision_first(databa
         second.join(0.5)
         with database.read() as reader:  # a trainer that looks now has seen nothing, and will miss nothing
             assert revision(reader, "ratings") == saved.revision - 1
-            assert everything.changes_since(reader, 0).values.size == 0
+            assert bulk_read.changes_since(reader, 0).values.size == 0
         events.append("the first commits")
     second.join()
     assert events == ["the first commits", "the second has committed"]
     with database.read() as reader:
-        changes = everything.changes_since(reader, 0)
+        changes = bulk_read.changes_since(reader, 0)
     assert sorted(changes.revisions.tolist()) == [1, 2]
 
 
@@ -126,7 +127,7 @@ def test_everything_is_read_in_one_state_while_a_writer_is_active(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The writer swaps all ratings of a user between 1s and 5s; a mixture would be two states at once."""
-    monkeypatch.setattr(everything, "_CHUNK_PAGES", 1)
+    monkeypatch.setattr(bulk_read, "_CHUNK_PAGES", 1)
     items = [f"i{item}" for item in range(500)]
     stop = threading.Event()
 
@@ -168,7 +169,7 @@ def test_an_export_that_takes_its_time_shows_the_moment_it_began(database: Datab
 
 BATCHES = """
 import sys
-from app.database import open_database
+from app.db.engine import open_database
 from app.ratings.store import NewRating, save_many
 from app.settings import Settings
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.database import Database
+from app.db.engine import Database
 from app.items import store as items
 from app.items.store import UnknownItem
 from app.ratings import store

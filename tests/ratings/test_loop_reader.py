@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from app.database import Database, open_database
+from app.db.engine import Database, open_database
 from app.ratings import loop_reader, store
 from app.ratings.erasure import erase_user
 from app.ratings.loop_reader import LoopReader

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from sqlalchemy import and_, func, select
 
-from app.database import Database, microseconds_of, revision
+from app.db.engine import Database
+from app.db.revisions import revision
+from app.db.tables import microseconds_of
 from app.items import store as items
 from app.ratings import store
 from app.ratings.erasure import erase_item, erase_user

@@ -6,11 +6,11 @@ from itertools import product
 import httpx
 import pytest
 
-from app.database import open_database
+from app.db.engine import open_database
 from app.engine.hyperparameters import Hyperparameters
 from app.main import create_app
 from app.settings import Settings
-from app.training.foreground import train_now
+from app.training.wait_for_run import train_now
 from tests.asgi import serving
 
 SPACE = [f"space-{n}" for n in range(8)]

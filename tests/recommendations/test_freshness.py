@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from app.main import create_app
-from app.recommendations.recommend import Recommender
+from app.recommendations.dispatch import Recommender
 from app.settings import Settings
 from tests.asgi import serving
 from tests.recommendations.conftest import LOVE, SPACE, Train
@@ -20,7 +20,8 @@ Planted = tuple[httpx.Client, Train]
 # One rating (a value), one deletion (no value) or one title (no user) a line, each committed before it is acknowledged.
 OTHER_PROCESS = """
 import sys
-from app.database import open_database, utc_now
+from app.db.engine import open_database
+from app.db.tables import utc_now
 from app.items import store as items
 from app.ratings import store
 from app.settings import Settings

@@ -9,13 +9,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.database import Database, open_database
-from app.engine.finder import FullScan
+from app.db.engine import Database, open_database
 from app.engine.hyperparameters import Hyperparameters
+from app.engine.retrieval.retriever import FullScan
 from app.main import create_app
-from app.recommendations import moment, recommend
+from app.recommendations import context, dispatch
 from app.settings import Settings
-from app.training.foreground import train_now
+from app.training.wait_for_run import train_now
 from tests.asgi import serving
 from tests.recommendations.conftest import LOVE, SPACE, planted_ratings
 
@@ -74,7 +74,7 @@ def test_who_has_to_wait_for_a_connection_too_long_is_told_to_try_again(
 def on_loop(app: FastAPI, client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each list that is scored from now on, whether that happened on the event loop."""
     seen: list[bool] = []
-    for owner, name in ((FullScan, "best"), (recommend, "best_rows")):
+    for owner, name in ((FullScan, "best"), (dispatch, "best_rows")):
         original = getattr(owner, name)
 
         def noted(*args: Any, original: Any = original, **kwargs: Any) -> Any:
@@ -114,7 +114,7 @@ def test_a_long_list_is_made_in_a_thread(client: httpx.Client, on_loop: list[boo
 def test_a_large_model_is_scored_in_a_thread(
     client: httpx.Client, on_loop: list[bool], path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(moment, "MAX_PRODUCTS_AT_ONCE", 10)
+    monkeypatch.setattr(context, "MAX_PRODUCTS_AT_ONCE", 10)
     assert client.get(path).status_code == 200
     assert on_loop == [False]
 

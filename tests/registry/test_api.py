@@ -1,7 +1,7 @@
 import httpx
 import pytest
 
-from app.database import Database
+from app.db.engine import Database
 from app.settings import Settings
 from tests.registry.world import publish_many
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.engine.top_n_index import Query, TopNIndex
+from app.engine.retrieval.index import Query, TopNIndex
 from app.errors import status_of
 from app.registry import artifacts
 from app.registry.artifacts import DamagedVersion

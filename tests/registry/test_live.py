@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.database import Database
+from app.db.engine import Database
 from app.registry import artifacts, versions
 from app.registry.artifacts import LoadedVersion
 from app.registry.live import LiveModel
@@ -149,7 +149,7 @@ def test_after_a_fault_that_nobody_foresaw_the_active_version_is_still_followed(
 def test_while_the_database_is_away_the_version_keeps_answering(
     sqlite_settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from app.database import open_database
+    from app.db.engine import open_database
 
     database = open_database(sqlite_settings)
     version = publish(database, sqlite_settings.versions_dir)

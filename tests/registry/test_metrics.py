@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.database import Database
+from app.db.engine import Database
 from app.engine.hyperparameters import Hyperparameters
 from app.registry import versions
 from app.registry.metrics import Metrics

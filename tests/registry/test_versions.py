@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import Database
+from app.db.engine import Database
 from app.registry import artifacts, versions
 from app.registry.artifacts import DamagedVersion
 from app.registry.versions import ActiveVersion, NoActiveVersion, UnknownVersion

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from app.database import Database
-from app.engine.dataset import Vocabulary
+from app.db.engine import Database
+from app.engine.data.ratings import Vocabulary
 from app.engine.factors import FactorModel, UserPrior
 from app.registry import artifacts, versions
 from app.registry.artifacts import Keys, VersionContents

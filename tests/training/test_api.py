@@ -6,9 +6,10 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from app.database import Database, utc_now
+from app.db.engine import Database
+from app.db.tables import utc_now
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.trainers.base import EpochReport
+from app.engine.sgd.trainer import EpochReport
 from app.settings import Settings
 from app.training import queue
 from app.training.models import Phase

@@ -8,8 +8,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.database import Database, utc_now
-from app.engine.trainers.base import EpochReport
+from app.db.engine import Database
+from app.db.tables import utc_now
+from app.engine.sgd.trainer import EpochReport
 from app.main import create_app
 from app.settings import Settings
 from app.training import events, queue

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from app.database import Database
-from app.engine.dataset import Ratings
+from app.db.engine import Database
+from app.engine.data.ratings import Ratings
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.top_n import top_n
+from app.engine.retrieval.brute_force import top_n
 from app.items import store as items
 from app.ratings.store import NewRating
 from app.registry import artifacts, versions

@@ -7,9 +7,10 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import Connection
 
-from app.database import Database, utc_now
+from app.db.engine import Database
+from app.db.tables import utc_now
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.trainers.base import EpochReport
+from app.engine.sgd.trainer import EpochReport
 from app.settings import Settings
 from app.training import queue
 from app.training.queue import Claim, Epoch, FinishedRun, LeaseLost, UnknownRun
@@ -264,7 +265,7 @@ def test_history_goes_from_the_newest_to_the_oldest(database: Database) -> None:
 
 RIVAL = """
 import json, sys, time
-from app.database import open_database
+from app.db.engine import open_database
 from app.settings import Settings
 from app.training import queue
 settings = Settings.model_validate_json(sys.stdin.read())

@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.database import Database
+from app.db.engine import Database
 from app.ratings.store import NewRating
 from app.registry import versions
 from app.settings import RetrainPolicy, Settings

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import update
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from app.database import Database
+from app.db.engine import Database
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.catalog import SQUARED
 from app.engine.losses.declare import declare
@@ -23,7 +23,7 @@ from app.training import queue
 from app.training.models import TrainingRun
 from app.training.queue import Epoch
 from app.training.run import execute
-from app.training.snapshot import take_snapshot
+from app.training.snapshot.take import take_snapshot
 from tests.training.world import (
     ENDLESS,
     QUICK,
@@ -315,7 +315,7 @@ def test_a_run_that_is_interrupted_goes_back_to_the_queue(database: Database, se
 
 
 def test_a_run_goes_on_while_the_database_is_away(sqlite_settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    from app.database import open_database
+    from app.db.engine import open_database
 
     settings = sqlite_settings.model_copy(update={"training": Training(lease=1)})
     database = open_database(settings)

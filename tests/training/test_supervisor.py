@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.database import Database, open_database
+from app.db.engine import Database, open_database
 from app.settings import RetrainPolicy, Settings, Training
 from app.training import supervisor
 from app.training.supervisor import EmbeddedTrainer

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from app.database import Database
+from app.db.engine import Database
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED

@@ -4,7 +4,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.database import Database
+from app.db.engine import Database
 from app.settings import Settings
 from app.training import queue
 from app.tuning.study import work_on

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.database import Database
+from app.db.engine import Database
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.catalog import SQUARED
 from app.engine.losses.declare import declare
@@ -210,7 +210,7 @@ def test_a_search_does_not_count_as_having_learned_the_ratings(database: Databas
 def test_ratings_that_come_in_between_do_not_move_others_between_the_folds(
     database: Database, settings: Settings
 ) -> None:
-    from app.training.snapshot import take_snapshot
+    from app.training.snapshot.take import take_snapshot
     from app.tuning.study import _folds
 
     fill(database)
@@ -230,7 +230,7 @@ def test_ratings_that_come_in_between_do_not_move_others_between_the_folds(
 
 
 def test_every_rating_is_held_out_of_exactly_one_fold(database: Database) -> None:
-    from app.training.snapshot import take_snapshot
+    from app.training.snapshot.take import take_snapshot
     from app.tuning.study import _folds
 
     fill(database)

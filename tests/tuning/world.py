@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from app.database import Database
+from app.db.engine import Database
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.recipe import Recipe
 from app.engine.search import Trial

@@ -10,7 +10,7 @@ from typing import Any
 
 from numba import float32, njit
 
-from app.engine.vectors import (
+from app.engine.simd.float_vectors import (
     absolute,
     exponent_of,
     fused,

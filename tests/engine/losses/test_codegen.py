@@ -6,12 +6,7 @@ import pytest
 from app.engine.losses import functions
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import ENTRIES, PENALTIES, SQUARED
-from app.engine.losses.codegen import (
-    bias_penalty_statements,
-    decay_of,
-    penalty_statements,
-    slope_statements,
-)
+from app.engine.losses.codegen import bias_penalty_statements, decay_of, penalty_statements, slope_statements
 from app.engine.losses.declare import declare, error_tree
 from app.engine.losses.derivatives import derivatives_of
 from app.engine.losses.evaluate import value_of

@@ -1,0 +1,284 @@
+"""Posterior averaging: from an SGD fit to the mean of what all models that explain the ratings would predict.
+
+A Gibbs chain (`bayes.gibbs`) starts at the SGD vectors and draws models, each about as likely as the ratings make
+it. The mean of their predictions is almost exactly of low rank, so it is one ordinary model, narrower and better than
+the fit that it started from (`bayes.compress`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from app.engine.arrays import Counts, Matrix32, Rows, Vector32, Vector64
+from app.engine.bayes.compress import Averages, published
+from app.engine.bayes.gibbs import Chain, Side
+from app.engine.bayes.gibbs_kernels import add_predictions
+from app.engine.bayes.gram import COLUMNS
+from app.engine.bayes.low_rank import truncate
+from app.engine.data.features import Sparse, standardised, who_rated_what
+from app.engine.data.ratings import Ratings
+from app.engine.data.sorting import sort_by
+from app.engine.data.statistics import count_rows
+from app.engine.factors import FactorModel
+from app.engine.linalg import cut, product
+from app.engine.sgd.trainer import FitCancelled, WarmStart
+
+MAX_RANK = 16
+_WIDTH = 32
+"""Columns that the running mean keeps: twice what is published, so that what a merge drops is nothing."""
+_ROWS_PER_DIRECTION = 10
+"""Users and items that there must be for each feature of who rated what: few rows say nothing of many weights."""
+_WORK_PER_ROW = 400
+"""What a row costs beside its ratings, in ratings: drawing 16 numbers."""
+_UNRATED_SHARE = 0.5
+"""An item that nobody rated may be new, or what nobody cares for: halfway between the usual item and the latter."""
+_SETTLED = 2e-4
+"""Relative fall of the hold-out error, over a fourth of the sweeps planned, that is not worth as many again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PosteriorSettings:
+    """How long a chain runs, and what it knows of who rated what."""
+
+    n_sweeps: int = 200
+    n_burn_in: int = 20
+    n_directions: int = 32
+    max_rank: int = MAX_RANK
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """One sweep: every vector drawn once. holdout_rmse is that of the mean of all samples kept so far."""
+
+    sweep: int
+    """Counted from 1."""
+    n_sweeps: int
+    noise_variance: float
+    holdout_rmse: float | None
+    ratings_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class PosteriorFit:
+    """The published model, and how it came about."""
+
+    model: FactorModel
+    sweeps: tuple[SweepReport, ...]
+    features_seconds: float
+
+
+def average_posterior(
+    start: FactorModel | WarmStart,
+    ratings: Ratings,
+    *,
+    seed: int,
+    n_threads: int,
+    settings: PosteriorSettings | None = None,
+    holdout: Ratings | None = None,
+    first: PosteriorFit | None = None,
+    item_features: Matrix32 | None = None,
+    on_sweep: Callable[[SweepReport], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> PosteriorFit:
+    """The mean over a chain that starts at trained vectors, compressed to one model over the same rows.
+
+    With a hold-out the chain ends when the error of the running mean has settled, and noise, rank and intervals are
+    measured on it. Without one they are those of `first`, the fit that had one, and so is the number of sweeps.
+    item_features [n_items, d]: what else is known of the items, categories for example, as numbers. Raises
+    FitCancelled soon after is_cancelled says yes. The number of threads changes no bit of the result.
+    """
+    settings = settings or PosteriorSettings()
+    if first is not None:
+        settings = dataclasses.replace(settings, n_sweeps=len(first.sweeps))
+    # Small matrices are slower on several threads of a BLAS than on one, and their last bits depend on how many.
+    with threadpool_limits(1), ThreadPoolExecutor(n_threads, thread_name_prefix="palate-posterior") as pool:
+        run = _Run(pool, start, ratings, holdout, item_features, settings, seed)
+        sweeps = run.sweep(on_sweep or (lambda _: None), is_cancelled or (lambda: False))
+        averages = run.averages()
+        model = published(pool, averages, ratings, holdout, first.model if first else None, settings.max_rank)
+    return PosteriorFit(model, sweeps, run.features_seconds)
+
+
+class _Run:
+    """One chain and its running means."""
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        start: FactorModel | WarmStart,
+        ratings: Ratings,
+        holdout: Ratings | None,
+        item_features: Matrix32 | None,
+        settings: PosteriorSettings,
+        seed: int,
+    ) -> None:
+        self.pool = pool
+        self.ratings = ratings
+        self.holdout = holdout if holdout is not None and len(holdout) else None
+        self.settings = settings
+        started = time.perf_counter()
+        users, items, values_by_item = _both_ways(ratings)
+        n_directions = max(1, min(settings.n_directions, min(ratings.n_users, ratings.n_items) // _ROWS_PER_DIRECTION))
+        of_users, of_items, self.hints = who_rated_what(pool, users, items, n_directions, seed)
+        n_who_rated = of_items.shape[1]
+        if item_features is not None:
+            of_items = np.hstack([of_items, item_features.astype(np.float32)])
+        self.user_features = standardised(of_users, users.counts > 0)
+        item_side_features = standardised(of_items, items.counts > 0)
+        item_side_features.values[items.counts == 0, :n_who_rated] *= _UNRATED_SHARE
+        self.features_seconds = time.perf_counter() - started
+        left, right = _sampler_columns(pool, start, users, items)
+        self.chain = Chain(
+            pool,
+            Side.of(pool, users, ratings.values, self.user_features, left),
+            Side.of(pool, items, values_by_item, item_side_features, right),
+            start.mean,
+            start.noise_variance,
+            seed,
+        )
+        self.mean_of_items = ratings.n_items >= ratings.n_users
+        self.n_kept = 0
+        self._waiting: list[tuple[Matrix32, Matrix32]] = []
+        self._left = np.zeros((ratings.n_users, 0), np.float32)
+        self._right = np.zeros((ratings.n_items, 0), np.float32)
+        self._item_doubt = np.zeros(ratings.n_items)
+        self._noise = 0.0
+        self._ridge = 0.0
+        self._held_out_sums = np.zeros(len(self.holdout) if self.holdout is not None else 0)
+
+    def sweep(
+        self, on_sweep: Callable[[SweepReport], None], is_cancelled: Callable[[], bool]
+    ) -> tuple[SweepReport, ...]:
+        """Sweeps until there are as many as planned, the hold-out error has settled, or the caller has enough."""
+        reports: list[SweepReport] = []
+        n_burn_in = min(self.settings.n_burn_in, self.settings.n_sweeps - 1)
+        for sweep in range(1, self.settings.n_sweeps + 1):
+            started = time.perf_counter()
+            for draw in (self.chain.draw_items, self.chain.draw_users):
+                if is_cancelled():
+                    raise FitCancelled(epoch=sweep)
+                draw()
+                if sweep > n_burn_in and (draw == self.chain.draw_items) == self.mean_of_items:
+                    self._keep()
+            seconds = max(time.perf_counter() - started, 1e-9)
+            report = SweepReport(
+                sweep,
+                self.settings.n_sweeps,
+                self.chain.noise_variance,
+                self._holdout_rmse(),
+                len(self.ratings) / seconds,
+            )
+            reports.append(report)
+            on_sweep(report)
+            if self._has_settled(reports, n_burn_in):
+                break
+        return tuple(reports)
+
+    def averages(self) -> Averages:
+        """What has been gathered so far."""
+        self._merge()
+        n = self.n_kept
+        return Averages(
+            mean=self.chain.mean,
+            left=self._left / np.float32(n),
+            right=self._right,
+            noise_variance=self._noise / n,
+            item_doubt=self._item_doubt / n,
+            ridge=self._ridge / n,
+            user_features=self.user_features,
+            hints=self.hints,
+            user_parts=self.chain.users.sparse.parts,
+            item_parts=self.chain.items.sparse.parts,
+        )
+
+    def _keep(self) -> None:
+        """The expectation of the side that was drawn last, given the other: it says more than the draw (Rao-Blackwell).
+
+        That is the side with more rows, so with fewer ratings each.
+        """
+        users, items = self.chain.users, self.chain.items
+        left = users.sample() if self.mean_of_items else users.expected.copy()
+        right = items.expected.copy() if self.mean_of_items else items.sample()
+        self._waiting.append((left, right))
+        if len(self._waiting) * COLUMNS == _WIDTH:
+            self._merge()
+        self.n_kept += 1
+        if self.holdout is not None:
+            add_predictions(self.holdout.user_rows, self.holdout.item_rows, left, right, self._held_out_sums)
+        self._noise += self.chain.noise_variance
+        self._ridge += users.ridge
+        self._item_doubt += self._doubt_of_items()
+
+    def _doubt_of_items(self) -> Vector64:
+        """Of each item the mean over users of (x.(y - E y))^2, y being the draw: on average, x' cov(y) x.
+
+        Of an item without ratings that average itself, over the prior.
+        """
+        users, items = self.chain.users, self.chain.items
+        second_moment = users.second_moment(self.pool) / users.n_rated
+        surprise = items.vectors - items.expected
+        through = product(self.pool, items.sparse.parts, surprise, second_moment)
+        doubt: Vector64 = np.einsum("nk,nk->n", through, surprise).astype(np.float64)
+        doubt[items.sparse.counts == 0] = np.trace(np.linalg.solve(items.precision, second_moment))
+        return doubt
+
+    def _merge(self) -> None:
+        """Adds the samples that wait to the running sum of predictions, and takes it back to its width."""
+        if not self._waiting:
+            return
+        left = np.hstack([self._left, *(left for left, _ in self._waiting)])
+        right = np.hstack([self._right, *(right for _, right in self._waiting)])
+        self._waiting.clear()
+        users, items = self.chain.users.sparse.parts, self.chain.items.sparse.parts
+        self._left, self._right, _ = truncate(self.pool, left, right, _WIDTH, users, items)
+
+    def _holdout_rmse(self) -> float | None:
+        if self.holdout is None or not self.n_kept:
+            return None
+        errors = self.holdout.values - self.chain.mean - self._held_out_sums / self.n_kept
+        return math.sqrt(float((errors**2).mean()))
+
+    def _has_settled(self, reports: list[SweepReport], n_burn_in: int) -> bool:
+        window = max(self.settings.n_sweeps // 4, 10)
+        if len(reports) <= n_burn_in + window:
+            return False
+        before, now = reports[-1 - window].holdout_rmse, reports[-1].holdout_rmse
+        return before is not None and now is not None and before - now < _SETTLED * before
+
+
+def _both_ways(ratings: Ratings) -> tuple[Sparse, Sparse, Vector32]:
+    """The ratings by user and by item, and the values in the order of the second."""
+    by_item = (np.empty_like(ratings.item_rows), np.empty_like(ratings.user_rows), np.empty_like(ratings.values))
+    sort_by(ratings.item_rows, ratings.user_rows, ratings.values, ratings.n_items, *by_item)
+    users = _sparse(count_rows(ratings.user_rows, ratings.n_users), ratings.item_rows)
+    items = _sparse(count_rows(ratings.item_rows, ratings.n_items), by_item[1])
+    return users, items, by_item[2]
+
+
+def _sparse(counts: Counts, others: Rows) -> Sparse:
+    starts = np.zeros(counts.size + 1, np.int64)
+    np.cumsum(counts, out=starts[1:])
+    return Sparse(starts, others, counts, cut(counts, _WORK_PER_ROW))
+
+
+def _sampler_columns(
+    pool: ThreadPoolExecutor, start: FactorModel | WarmStart, users: Sparse, items: Sparse
+) -> tuple[Matrix32, Matrix32]:
+    """b_u + b_i + p.q as vectors of the sampler: the best approximation with so many columns.
+
+    Both sides with the same mean square, as the priors of both sides are.
+    """
+    n_users, n_items = start.user_bias.size, start.item_bias.size
+    left = np.column_stack([start.user_bias, np.ones(n_users), start.user_factors]).astype(np.float32)
+    right = np.column_stack([np.ones(n_items), start.item_bias, start.item_factors]).astype(np.float32)
+    narrow = truncate(pool, left, right, COLUMNS, users.parts, items.parts)
+    balance = np.float32((n_users / max(n_items, 1)) ** 0.25)
+    return narrow.left * balance, narrow.right / balance

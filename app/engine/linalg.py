@@ -1,0 +1,102 @@
+"""Work over the rows of a matrix, cut into parts that depend on the data alone: the same sums for any threads."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import Executor
+
+import numpy as np
+import numpy.typing as npt
+from numba import float32, float64, int64, njit, void
+
+from app.engine.arrays import Matrix32, Matrix64, Vector32
+from app.engine.numba_types import READ_MATRIX, READ_VECTOR
+from app.engine.parallel import run_all
+
+Parts = tuple[tuple[int, int], ...]
+"""First and last + 1 row of each part."""
+
+_PARTS = 32
+"""Enough that a thread that is held up leaves work to the others, few enough that sums per part stay cheap."""
+_LEAST = 64
+
+
+def cut(counts: npt.NDArray[np.integer], work_per_row: int) -> Parts:
+    """Parts of about equal work: each row costs its count and so much more."""
+    work = np.cumsum(counts.astype(np.int64) + work_per_row)
+    total = int(work[-1]) if work.size else 0
+    n_parts = max(1, min(_PARTS, total // (_LEAST * work_per_row)))
+    bounds = np.searchsorted(work, np.arange(1, n_parts) * (total / n_parts))
+    edges = np.unique(np.concatenate([[0], bounds, [counts.size]])).tolist()
+    return tuple(itertools.pairwise(edges))
+
+
+def cross_products(pool: Executor, parts: Parts, left: Matrix32, right: Matrix32) -> Matrix64:
+    """left' right, in double precision over the parts in their order."""
+    sums = np.zeros((len(parts), left.shape[1], right.shape[1]))
+    place = {first: at for at, (first, _) in enumerate(parts)}
+    run_all(pool, lambda first, last: add_cross_products(left, right, first, last, sums[place[first]]), parts)
+    total: Matrix64 = np.add.reduce(sums, axis=0)
+    return total
+
+
+def product(pool: Executor, parts: Parts, left: Matrix32, right: Matrix64, offset: object = 0.0) -> Matrix32:
+    """left right + offset, row by row.   right [a, b]   offset [b] or one number"""
+    result = np.empty((left.shape[0], right.shape[1]), np.float32)
+    multiply_into(pool, parts, left, right, offset, result)
+    return result
+
+
+def multiply_into(
+    pool: Executor, parts: Parts, left: Matrix32, right: Matrix64, offset: object, result: Matrix32
+) -> None:
+    """The same, into an array that is there."""
+    factor = np.ascontiguousarray(right, np.float32)
+    added: Vector32 = np.ascontiguousarray(np.broadcast_to(np.asarray(offset), right.shape[1]), np.float32)
+    run_all(pool, lambda first, last: multiply_rows(left, factor, added, first, last, result), parts)
+
+
+@njit(
+    void(READ_MATRIX, READ_MATRIX, int64, int64, float64[:, ::1]),
+    nogil=True, cache=True, fastmath={"contract"},
+)  # fmt: skip
+def add_cross_products(left: Matrix32, right: Matrix32, first: int, last: int, sums: Matrix64) -> None:
+    """Adds left' right over the rows first..last.   left [n, a]   right [n, b]   sums [a, b]
+
+    In single precision over 64 rows at a time, and four rows at once.
+    """
+    n_left, n_right = left.shape[1], right.shape[1]
+    part = np.empty((n_left, n_right), np.float32)
+    for begin in range(first, last, 64):
+        end = min(begin + 64, last)
+        part[:, :] = float32(0)
+        whole = begin + (end - begin) // 4 * 4
+        for t in range(begin, whole, 4):
+            for f in range(n_left):
+                a, b, c, d = left[t, f], left[t + 1, f], left[t + 2, f], left[t + 3, f]
+                for g in range(n_right):
+                    part[f, g] += (a * right[t, g] + b * right[t + 1, g]) + (c * right[t + 2, g] + d * right[t + 3, g])
+        for t in range(whole, end):
+            for f in range(n_left):
+                a = left[t, f]
+                for g in range(n_right):
+                    part[f, g] += a * right[t, g]
+        for f in range(n_left):
+            for g in range(n_right):
+                sums[f, g] += float64(part[f, g])
+
+
+@njit(
+    void(READ_MATRIX, READ_MATRIX, READ_VECTOR, int64, int64, float32[:, ::1]),
+    nogil=True, cache=True, fastmath={"contract"},
+)  # fmt: skip
+def multiply_rows(left: Matrix32, right: Matrix32, offset: Vector32, first: int, last: int, product: Matrix32) -> None:
+    """product = left right + offset in the rows first..last.   left [n, a]   right [a, b]   offset [b]"""
+    n_inner, n_right = right.shape
+    for t in range(first, last):
+        for g in range(n_right):
+            product[t, g] = offset[g]
+        for f in range(n_inner):
+            a = left[t, f]
+            for g in range(n_right):
+                product[t, g] += a * right[f, g]

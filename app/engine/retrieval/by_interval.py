@@ -1,0 +1,41 @@
+"""The best items by an end of their interval: what is surely good, or what may be wonderful."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from app.engine.arrays import Rows, Vector32
+from app.engine.fold_in.solve import INTERVAL_LEVEL, FoldIn, UserSide
+from app.engine.retrieval.brute_force import best_rows
+
+End = Literal["lower", "upper"]
+
+_NO_ROWS = np.zeros(0, np.int32)
+_NO_ROWS.flags.writeable = False
+
+
+def best_by_bound(
+    fold_in: FoldIn,
+    user: UserSide,
+    n: int,
+    end: End,
+    *,
+    level: float = INTERVAL_LEVEL,
+    excluded: Rows = _NO_ROWS,
+    candidates: Rows | None = None,
+) -> tuple[Rows, Vector32]:
+    """The n items with the highest lower (or upper) end of the interval for this level, best first, with that end.
+
+    Not clipped to any scale, so that ends beyond it still differ. The upper end is optimism in the face of uncertainty
+    (Li et al. 2010, LinUCB), the lower one its opposite. An end is no scalar product: every candidate is scored, at
+    O(k^2) each where the best by value look at few, at O(k).
+    """
+    rows = np.arange(fold_in.model.n_items, dtype=np.int32) if candidates is None else np.unique(candidates)
+    rows = rows[rows >= 0]
+    values, variances = fold_in.predict(user, rows)
+    ends = fold_in.interval(user, rows, values, variances, level)
+    scores = np.full(fold_in.model.n_items, np.nan, np.float32)
+    scores[rows] = ends[0 if end == "lower" else 1]
+    return best_rows(scores, n, excluded=excluded, candidates=None if candidates is None else rows)

@@ -1,0 +1,159 @@
+"""The self-check: what the compiled kernel steps along is the slope of what was declared, wherever the data may lead.
+
+The kernel that is about to train is itself asked for its slopes, and these are compared with differences of the error's
+value, which is computed another way (`evaluate`). So a mistake anywhere between the text and the machine code shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from app.engine.losses.base import Loss
+from app.engine.losses.declare import error_tree
+from app.engine.losses.evaluate import first_trouble, value_of
+from app.engine.losses.grammar import InvalidLoss, Node
+from app.engine.losses.units import TrainingUnits
+from app.engine.sgd.kernel_cache import LearnBlocks
+from app.engine.sgd.kernel_template import n_streams_for
+from app.engine.simd.lanes import aligned_matrix
+
+Numbers = npt.NDArray[np.float64]
+
+N_POINTS = 256
+_TOLERANCE = 2e-3
+"""Of the largest slope: the kernel computes in float32, which a difference of two large numbers feels first."""
+_MOST_SCORE = 4.0
+"""Scores behind a sigmoid or an exponential are tried this far from the middle."""
+_SINGULAR = {"sqrt": 0, "log": 0, "log1p": 0, "/": 1, "**": 0}
+"""Operations that have no finite slope where the argument of this number is zero."""
+
+
+def check_loss(
+    units: TrainingUnits, slopes_of: Callable[[Numbers, Numbers], Numbers], low: float, high: float, seed: int = 0
+) -> None:
+    """Raises InvalidLoss, with the position, where the error or its compiled slope is no number or not its slope.
+
+    slopes_of: the kernel's slope at ratings and scores in units of training; low, high: the ratings' range.
+    """
+    loss, tree = units.loss, error_tree(units.loss)
+    rng = np.random.default_rng(seed)
+    r, score = _points(units, low, high, rng)
+    _refuse_no_number(loss, tree, r, score)
+    found = slopes_of(r, score)
+    _refuse_endless_slope(loss, tree, r, score, found)
+    _refuse_jump(loss, tree, r, score)
+    step = 1e-4 * np.maximum(np.abs(score), 0.1)
+    middle, below, above = (_errors(loss, tree, r, score + side) for side in (0.0, -step, step))
+    left, right = (middle - below) / step, (above - middle) / step
+    expected = (left + right) / 2
+    largest = float(np.abs(expected).max())
+    off = np.abs(found - expected) > _TOLERANCE * largest + np.abs(left - right)  # a kink between: any slope of the two
+    if off.any():
+        at = int(np.argmax(off))
+        what = f"the compiled slope is {found[at]:.6g}, differences of the error give {expected[at]:.6g}"
+        raise InvalidLoss(loss.error, 0, what, _where(loss, r[at], score[at]))
+
+
+def kernel_slopes(kernel: LearnBlocks, n_columns: int) -> Callable[[Numbers, Numbers], Numbers]:
+    """The slopes that a compiled kernel steps along: what one step without decay does to an item bias of zero."""
+
+    def slopes_of(r: Numbers, score: Numbers) -> Numbers:
+        n = r.size
+        rows, ones = np.arange(n, dtype=np.int32), np.ones(n, np.int32)
+        alone = np.array([[0, 0, 0, n]], np.int64)  # one block: n bundles of one user with one rating each
+        bundles = (np.repeat(rows[:, None], n_streams_for(n_columns), axis=1), ones, np.zeros(n, np.bool_))
+        plan = (np.zeros(1, np.int64), np.ones(1, np.float32), np.zeros(3, np.int64), -1)
+        user_bias, item_bias = score.astype(np.float32), np.zeros(n, np.float32)
+        factors = aligned_matrix(n, n_columns), aligned_matrix(n, n_columns)
+        learned = (*factors, user_bias, item_bias, np.zeros(1))
+        kernel(*bundles, rows, r.astype(np.float32), alone, *plan, 0.0, 0.0, 0.0, *learned)
+        return -item_bias.astype(np.float64)
+
+    return slopes_of
+
+
+def _points(units: TrainingUnits, low: float, high: float, rng: np.random.Generator) -> tuple[Numbers, Numbers]:
+    """Ratings and scores in units of training, as float32 has them; the last quarter predicts the rating itself."""
+    r = rng.uniform(low, high, N_POINTS)
+    r[:2] = low, high
+    if units.loss.link == "identity":
+        score = rng.uniform(low, high, N_POINTS)
+        score[-N_POINTS // 4 :] = r[-N_POINTS // 4 :]
+    else:
+        score = units.mean + rng.uniform(-_MOST_SCORE, _MOST_SCORE, N_POINTS)
+    rounded = ((part / units.scale).astype(np.float32).astype(np.float64) for part in (r, score))
+    return next(rounded), next(rounded)
+
+
+def _names(loss: Loss, r: Numbers, score: Numbers) -> dict[str, Numbers]:
+    return {"r": loss.unit * r, "r_hat": loss.unit * loss.rating_of(score)}
+
+
+def _errors(loss: Loss, tree: Node, r: Numbers, score: Numbers) -> Numbers:
+    return value_of(tree, _names(loss, r, score)) / loss.divisor
+
+
+def _refuse_no_number(loss: Loss, tree: Node, r: Numbers, score: Numbers) -> None:
+    if trouble := first_trouble(tree, _names(loss, r, score)):
+        at = trouble.point
+        raise InvalidLoss(loss.error, trouble.node.position, trouble.what, _where(loss, r[at], score[at]))
+
+
+def _refuse_endless_slope(loss: Loss, tree: Node, r: Numbers, score: Numbers, slopes: Numbers) -> None:
+    bad = np.flatnonzero(~np.isfinite(slopes))
+    if not bad.size:
+        return
+    at = bad[:1]
+    position = _first(tree, lambda node: _is_singular(node, _names(loss, r[at], score[at])))
+    raise InvalidLoss(loss.error, position, "this has no finite slope", _where(loss, r[at[0]], score[at[0]]))
+
+
+def _refuse_jump(loss: Loss, tree: Node, r: Numbers, score: Numbers) -> None:
+    """Where the error rises most between two scores, it must not rise as much within a thousandth of the way."""
+    n = 512
+    ratings, scores = np.repeat(r[:32], n), np.tile(np.linspace(score.min(), score.max(), n), 32)
+    rises = np.abs(np.diff(_errors(loss, tree, ratings, scores)))
+    rises[n - 1 :: n] = 0.0  # from one rating to the next
+    at = int(np.argmax(rises))
+    ratings, scores = np.full(1024, ratings[at]), np.linspace(scores[at], scores[at + 1], 1024)
+    closer = np.abs(np.diff(_errors(loss, tree, ratings, scores)))
+    near = int(np.argmax(closer))
+    if closer[near] > 0.5 * rises[at] > 0:
+        before, after = (
+            _names(loss, ratings[place : place + 1], scores[place : place + 1]) for place in (near, near + 1)
+        )
+        position = _first(tree, lambda node: _changes(node, before, after))
+        what = "the error jumps here, which no step can follow"
+        raise InvalidLoss(loss.error, position, what, _where(loss, ratings[near], scores[near]))
+
+
+def _changes(node: Node, before: dict[str, Numbers], after: dict[str, Numbers]) -> bool:
+    """Whether the node takes another branch after than before."""
+    if node.operation == "where":
+        return bool(np.any(value_of(node.arguments[0], before) != value_of(node.arguments[0], after)))
+    return node.operation == "sign" and bool(np.any(value_of(node, before) != value_of(node, after)))
+
+
+def _is_singular(node: Node, names: dict[str, Numbers]) -> bool:
+    if node.operation not in _SINGULAR or (node.operation == "**" and node.arguments[1].value >= 1):
+        return False
+    return bool(np.any(np.abs(value_of(node.arguments[_SINGULAR[node.operation]], names)) < 1e-12))
+
+
+def _first(tree: Node, is_it: Callable[[Node], bool]) -> int:
+    return next((node.position for node in _walk(tree) if is_it(node)), tree.position)
+
+
+def _walk(node: Node) -> Iterator[Node]:
+    """Innermost first."""
+    for argument in node.arguments:
+        yield from _walk(argument)
+    yield node
+
+
+def _where(loss: Loss, r: float, score: float) -> str:
+    r_hat = loss.unit * float(loss.rating_of(score))
+    return f"for example where r = {loss.unit * r:.4g} and r_hat = {r_hat:.4g}"

@@ -1,0 +1,32 @@
+"""Learning the hold-out too: what is published has seen every rating."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from app.engine.data.ratings import Ratings
+from app.engine.hyperparameters import Hyperparameters
+from app.engine.sgd.trainer import EpochReport, Fit, Trainer, WarmStart
+
+
+def refit(
+    trainer: Trainer,
+    ratings: Ratings,
+    hyperparameters: Hyperparameters,
+    first: Fit,
+    *,
+    start: WarmStart | None = None,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> Fit:
+    """A fit of all ratings with the schedule of the first fit, ended after its best epoch.
+
+    The noise is the first fit's: only ratings that were held out can tell it.
+    """
+    settings = hyperparameters.replace(stop_after=first.best_epoch)
+    fit = trainer.fit(ratings, settings, start=start, on_epoch=on_epoch, is_cancelled=is_cancelled)
+    model = dataclasses.replace(
+        fit.model, noise_variance=first.model.noise_variance, temperature=first.model.temperature
+    )
+    return dataclasses.replace(fit, model=model)

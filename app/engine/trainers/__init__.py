@@ -1,1 +1,0 @@
-"""Ways to fit a factor model; all of them keep the `Trainer` protocol of `app.engine.trainers.base`."""

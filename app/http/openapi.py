@@ -1,0 +1,62 @@
+"""What the OpenAPI document says beyond what FastAPI derives from the routes: the errors of every operation."""
+
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+
+from app.errors import PROBLEM_JSON, FieldError, Problem
+
+
+def declared(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI `responses` entry for errors that an operation can answer with."""
+    content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status.value: {"description": status.phrase, "content": content} for status in statuses}
+
+
+def declare_on(operation: dict[str, Any], *statuses: HTTPStatus) -> None:
+    """The same for an operation of the finished document."""
+    operation["responses"].update({str(status): entry for status, entry in declared(*statuses).items()})
+
+
+def declare_problems(app: FastAPI) -> None:
+    """Put Problem into the OpenAPI document, and give every operation the errors that any of them can answer."""
+
+    def amend(document: dict[str, Any]) -> None:
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for schema in (Problem, FieldError):
+            schemas[schema.__name__] = schema.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas["Problem"].pop("$defs", None)
+        for framework_schema in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(framework_schema, None)
+        for _, _, operation in operations_of(document):
+            _declare_common_problems(operation)
+
+    amend_document(app, amend)
+
+
+def amend_document(app: FastAPI, amend: Callable[[dict[str, Any]], None]) -> None:
+    """Have `amend` change the OpenAPI document, once, after all that made or changed it so far."""
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            amend(make())  # which FastAPI keeps as `openapi_schema`
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
+
+
+def operations_of(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Method, path and operation."""
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            yield method.upper(), path, operation
+
+
+def _declare_common_problems(operation: dict[str, Any]) -> None:
+    declare_on(operation, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)
+    if "parameters" in operation or "requestBody" in operation:
+        declare_on(operation, HTTPStatus.UNPROCESSABLE_ENTITY)

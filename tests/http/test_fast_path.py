@@ -1,0 +1,170 @@
+"""The short way of a body answers as FastAPI's way does, which a content type with a parameter takes."""
+
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from anyio.from_thread import start_blocking_portal
+from fastapi import FastAPI
+from starlette.types import Message
+
+from app.imports.schemas import BatchCountsOut
+from app.main import create_app
+from app.ratings.plain_batch import read_plain
+from app.ratings.schemas import NewRating, NewRatings, SavedRatingOut
+from app.settings import RatingScale, Settings
+
+SHORT, BY_FASTAPI = "application/json", "application/json; charset=utf-8"
+ONE = {"user_id": "ann", "item_id": "dune", "value": 4.5}
+ODD_RATINGS: list[str] = [
+    json.dumps({**ONE, **odd})
+    for odd in (
+        {},
+        {"value": 4},
+        {"value": -0.0},
+        {"value": 4.25},
+        {"value": 10**400},
+        {"value": True},
+        {"value": "4"},
+        {"value": [4]},
+        {"value": None},
+        {"user_id": ""},
+        {"user_id": "."},
+        {"user_id": "ü漢🎬 "},
+        {"user_id": "\u2028"},
+        {"user_id": "\ud800"},
+        {"user_id": "x" * 128},
+        {"user_id": "x" * 129},
+        {"user_id": 7},
+        {"item_id": ".."},
+        {"item_id": "a/b"},
+        {"item_id": "a\nb"},
+        {"item_id": None},
+        {"rated_at": "2026-01-31T12:00:00Z"},
+        {"rated_at": None},
+        {"rated_at": "2999-01-01T00:00:00Z"},
+        {"rated_at": 7},
+        {"colour": "red"},
+    )
+] + [
+    '{"user_id": "ann", "item_id": "dune"}',
+    '{"user_id": "ann", "item_id": "dune", "colour": 3}',
+    '{"user_id": "ann", "item_id": "dune", "value": 1, "value": 4.5}',
+    '{"user_id": "ann", "item_id": "dune", "value": NaN}',
+    '{"user_id": "ann", "item_id": "dune", "value": 1e999}',
+    '{"user_id": "ann", "item_id": "dune", "value": 04}',
+    '{"user_id": "ann", "item_id": "dune", "value": 4.5,}',
+    '["user_id", "item_id", "value"]',
+    "{}",
+    '"ann"',
+    "7",
+    "null",
+]
+ODD_BATCHES = [
+    *(f'{{"ratings": [{json.dumps(ONE)}, {odd}]}}' for odd in ODD_RATINGS),
+    *(f'{{"ratings": {odd}}}' for odd in (*ODD_RATINGS, "[]", '{"user_id": 1}')),
+    f'{{"ratings": [{json.dumps(ONE)}], "colour": 1}}',
+    f'{{"ratings": [], "ratings": [{json.dumps(ONE)}]}}',
+]
+NO_JSON = [b"", b"{", b"\xff", b"\xef\xbb\xbf{}", b'{"ratings": [' + b"[" * 5000, json.dumps(ONE).encode("utf-16")]
+
+
+def answers(client: httpx.Client, path: str, body: bytes) -> list[tuple[int, Any]]:
+    """What both ways answer, after the first has stored what there is to store."""
+    client.post(path, content=body, headers={"Content-Type": SHORT})
+    both = [client.post(path, content=body, headers={"Content-Type": kind}) for kind in (SHORT, BY_FASTAPI)]
+    for answer in both:
+        assert answer.headers["content-type"] == (
+            "application/json" if answer.is_success else "application/problem+json"
+        )
+    return [(answer.status_code, answer.json()) for answer in both]
+
+
+def test_both_ways_answer_every_body_alike(sqlite_client: httpx.Client) -> None:
+    bodies = {
+        "/v1/ratings": [body.encode() for body in ODD_RATINGS] + NO_JSON,
+        "/v1/ratings/batch": [body.encode() for body in ODD_BATCHES] + NO_JSON,
+    }
+    statuses = set()
+    for path, odd in bodies.items():
+        for body in odd:
+            short, by_fastapi = answers(sqlite_client, path, body)
+            assert short == by_fastapi, body
+            statuses.add(short[0])
+    assert statuses == {200, 422}
+
+
+def test_the_document_is_that_of_a_plain_route(sqlite_client: httpx.Client) -> None:
+    plain = FastAPI(separate_input_output_schemas=False)
+
+    @plain.post("/v1/ratings")
+    async def add_rating(body: NewRating) -> SavedRatingOut: ...
+
+    @plain.post("/v1/ratings/batch")
+    async def add_ratings(body: NewRatings) -> BatchCountsOut: ...
+
+    expected, ours = plain.openapi(), sqlite_client.get("/openapi.json").json()
+    for path, operations in expected["paths"].items():
+        operation = ours["paths"][path]["post"]
+        assert operation["requestBody"] == operations["post"]["requestBody"]
+        assert operation["responses"]["200"] == operations["post"]["responses"]["200"]
+    for name in ("NewRating", "NewRatings", "SavedRatingOut", "BatchCountsOut"):
+        assert ours["components"]["schemas"][name] == expected["components"]["schemas"][name]
+
+
+def test_good_bodies_do_take_the_short_way(sqlite_client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_not_asked(*_: Any, **__: Any) -> Any:
+        raise AssertionError("FastAPI's way")
+
+    monkeypatch.setattr("fastapi.routing.solve_dependencies", is_not_asked)
+    assert sqlite_client.post("/v1/ratings", json=ONE).status_code == 201
+    assert sqlite_client.post("/v1/ratings/batch", json={"ratings": [ONE, {**ONE, "value": 4}]}).json()["updated"] == 1
+
+
+@pytest.mark.parametrize("body", ODD_BATCHES)
+@pytest.mark.parametrize("step", [None, 0.5])
+def test_a_plain_batch_is_read_as_the_model_reads_it_or_not_at_all(body: str, step: float | None) -> None:
+    scale = RatingScale(min=0.5, max=5, step=step)
+    if (ratings := read_plain(body.encode(), scale)) is not None:
+        assert ratings == [rating.to_row() for rating in NewRatings.model_validate_json(body).ratings]
+        assert all(type(rating.value) is float and scale.complaint(rating.value) is None for rating in ratings)
+
+
+def test_numbers_are_read_to_the_last_bit() -> None:
+    values = np.random.default_rng(0).uniform(0.5, 5, 2_000).tolist()
+    body = json.dumps({"ratings": [{**ONE, "value": value} for value in values]}).encode()
+    ratings = read_plain(body, RatingScale())
+    assert ratings is not None
+    assert [rating.value for rating in ratings] == values
+
+
+def test_a_batch_that_is_too_long_is_left_to_the_model() -> None:
+    body = json.dumps({"ratings": [ONE] * 10_001}).encode()
+    assert read_plain(body, RatingScale()) is None
+
+
+@pytest.mark.parametrize("content_type", [SHORT, BY_FASTAPI])
+@pytest.mark.parametrize("path", ["/v1/ratings", "/v1/ratings/batch"])
+def test_a_client_that_goes_away_within_its_body_is_no_fault_of_the_service(
+    sqlite_settings: Settings, path: str, content_type: str
+) -> None:
+    app = create_app(sqlite_settings)
+    arriving = iter([{"type": "http.request", "body": b'{"user_id"', "more_body": True}])
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return next(arriving, {"type": "http.disconnect"})
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", content_type.encode()), (b"content-length", b"100")]
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(app.router.lifespan_context(app)),
+    ):
+        portal.call(app, scope, receive, send)
+    assert sent[0]["status"] == 422
