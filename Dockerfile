@@ -18,9 +18,9 @@ RUN /opt/palate/bin/pip install --no-deps --force-reinstall . \
     && python -m compileall -q -j 0 /opt/palate
 # Kernels compiled here are used where the processor is the same kind; elsewhere each is compiled once per start.
 ENV NUMBA_CACHE_DIR=/tmp/kernels PALATE_KERNEL_CACHE_DIR=/tmp/kernels
-RUN /opt/palate/bin/palate warm-up \
+RUN /opt/palate/bin/palate precompile \
     && touch -d 2000-01-01T00:00:00Z /tmp/kernels/*.py \
-    && /opt/palate/bin/palate warm-up \
+    && /opt/palate/bin/palate precompile \
     && mv /tmp/kernels /opt/kernels
 
 FROM python:3.13-slim-trixie

@@ -19,13 +19,13 @@ from uvicorn import Config
 from uvicorn.supervisors import multiprocess
 
 import app.main  # noqa: F401  (what all share: libraries, routes, compiled kernels)
-from app.engine.precompile import warm_up
+from app.engine.precompile import precompile_serving_kernels
 from app.metrics.processes import leave_figures_to_forks
 
 
 def fork_workers() -> None:
     """From now on, uvicorn's supervisor forks this process, which must have a single thread and no connections."""
-    warm_up()
+    precompile_serving_kernels()
     leave_figures_to_forks()
     gc.collect()
     gc.freeze()  # a collection would write to every object, and so copy every page

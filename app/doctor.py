@@ -121,7 +121,7 @@ def _kernels(settings: Settings) -> Iterator[Finding]:
     folder = settings.kernels_dir
     yield from _writable("kernel cache", folder, "set PALATE_KERNEL_CACHE_DIR: else every start compiles anew")
     if folder.is_dir() and not any(folder.glob("*.py")):
-        advice = "run `palate warm-up`, or have the first training wait for the compiler"
+        advice = "run `palate precompile`, or have the first training wait for the compiler"
         yield Finding("kernel cache", "warning", f"no compiled kernel in {folder}", advice)
 
 

@@ -26,7 +26,7 @@ from app.api_keys.guard import Guard, declare_keys
 from app.api_keys.keyring import Keyring
 from app.dashboard.api import router as dashboard_router
 from app.db.engine import Database, open_database
-from app.engine.precompile import warm_up
+from app.engine.precompile import precompile_serving_kernels
 from app.errors import answer_problems
 from app.health.api import probes_router, status_router
 from app.health.figures import SharedFigures, keep_noting
@@ -196,7 +196,7 @@ def _open(settings: Settings) -> Database:
 
 def _warm(live: LiveModel) -> None:
     """Compile or load the serving kernels before the first request: Numba compiles under the GIL."""
-    warm_up()
+    precompile_serving_kernels()
     live.start()
 
 

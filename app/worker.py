@@ -16,11 +16,12 @@ from types import FrameType
 from threadpoolctl import threadpool_limits
 
 from app.db.engine import Database, open_database
+from app.engine.hyperparameters import Hyperparameters
+from app.engine.precompile import precompile_training_kernels
 from app.logs import set_up_logs
 from app.settings import Settings
 from app.training import queue
 from app.training.lease import DATABASE_IS_AWAY
-from app.training.precompile import warm_up_training
 from app.training.queue import Claim, LeaseLost
 from app.training.retrain_policy import Watch
 from app.tuning import store as searches
@@ -120,6 +121,13 @@ class Worker:
             log.info("run %d is back in the queue", claim.run_id)
 
 
+def precompile(settings: Settings) -> None:
+    """Compile the kernels that serving and training with these settings need, or load them from the cache."""
+    hyperparameters = Hyperparameters.from_dict(settings.hyperparameters)
+    kernels = ("app.ratings.sqlite_native", "app.training.snapshot.kernels")
+    precompile_training_kernels(hyperparameters, settings.loss, settings.kernels_dir, extra_modules=kernels)
+
+
 def main(settings: Settings | None = None, parent: int | None = None) -> int:
     """Work until SIGTERM or SIGINT, or until process `parent` is gone; returns the exit status."""
     settings = settings or Settings()
@@ -135,7 +143,7 @@ def main(settings: Settings | None = None, parent: int | None = None) -> int:
     if parent is not None:
         _die_with_parent()
     with threadpool_limits(1):  # the fit brings its own threads
-        warm_up_training(settings)
+        precompile(settings)
         log.info("ready")
         is_done = worker.work()
     database.dispose()

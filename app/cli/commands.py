@@ -196,12 +196,12 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@app.command("warm-up")
-def warm_up() -> None:
-    """Compile the kernels of serving and of training now, so that no process has to later."""
-    from app.training.precompile import warm_up_training
+@app.command()
+def precompile() -> None:
+    """Compile the kernels of serving and training now, so that no process has to do it later."""
+    from app.worker import precompile as precompile_kernels
 
-    warm_up_training(_settings())
+    precompile_kernels(_settings())
 
 
 @app.command("import")
