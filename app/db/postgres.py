@@ -8,7 +8,6 @@ that one fails to come.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
@@ -18,6 +17,8 @@ from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from app.periodic_thread import PeriodicThread
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -26,7 +27,8 @@ CONNECT_PATIENCE = 3
 """Seconds for a connection to come about."""
 PATIENCE = 3.0
 """Seconds for the answer to the simplest question; a server that takes longer is away."""
-_LOOK_EVERY = 0.5
+_CHECK_INTERVAL = 0.5
+"""Seconds."""
 _TRUSTED_FOR = 1.0
 """Seconds for which a connection that was just used is not asked whether it lives."""
 _READY_NONE = 0
@@ -85,26 +87,21 @@ class Watch:
         self.is_away = False
         self._engine = create_engine(url, pool_size=1, connect_args=_connect_args(url, None))
         _connect_with(self._engine, lambda: False, PATIENCE)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look_on, name="database-watch", daemon=True)
+        self._thread = PeriodicThread(self._check, _CHECK_INTERVAL, "database-watch")
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.stop()
         self._engine.dispose()
 
-    def _look_on(self) -> None:
-        while not self._stop.wait(_LOOK_EVERY):
-            is_away = not self._answers()
-            if is_away != self.is_away:
-                log.log(
-                    logging.ERROR if is_away else logging.INFO, "the database %s", "is away" if is_away else "is back"
-                )
-            self.is_away = is_away
+    def _check(self) -> None:
+        is_away = not self._answers()
+        if is_away != self.is_away:
+            level, state = (logging.ERROR, "away") if is_away else (logging.INFO, "back")
+            log.log(level, "the database is %s", state)
+        self.is_away = is_away
 
     def _answers(self) -> bool:
         try:
