@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from app.atomic_files import replacing
 from app.errors import Damaged
 
 FORMAT = 1
@@ -67,18 +68,10 @@ class ArchiveWriter:
 @contextmanager
 def writing(path: Path) -> Iterator[ArchiveWriter]:
     """A new archive at `path`, in place of what is there; an error leaves what is there."""
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w+b") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                yield ArchiveWriter(archive)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w+b") as file, zipfile.ZipFile(file, "w") as archive:
+            yield ArchiveWriter(archive)
 
 
 class Archive:

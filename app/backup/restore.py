@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
@@ -17,6 +16,7 @@ from sqlalchemy import Connection, Table, delete, select, text
 import migrations
 from app.api_keys import keys
 from app.api_keys.models import ApiKey
+from app.atomic_files import replacing
 from app.backup.archive import Archive, opened
 from app.backup.tables import Layout, Page, clear, decoded, load, numbered, set_last_number, tables
 from app.db.engine import Database, is_open
@@ -25,7 +25,7 @@ from app.errors import Conflict
 from app.ratings.bulk_read import digest_of_state
 from app.ratings.upsert_postgres import is_sqlite
 from app.registry import artifacts
-from app.registry.artifacts import MANIFEST, TEMPORARY, DamagedVersion
+from app.registry.artifacts import MANIFEST, DamagedVersion
 from app.settings import DATABASE_FILE, Settings
 from app.training import queue
 
@@ -235,15 +235,11 @@ def _put_version(archive: Archive, versions_dir: Path, told: Mapping[str, Any], 
             if (folder / MANIFEST).read_bytes() == archive.read(f"{member}/{MANIFEST}"):
                 return
             raise archive.damaged(f"another version lies in {folder}")
-    temporary = versions_dir / f"{TEMPORARY}{told['folder']}"
-    artifacts.remove(temporary)
-    temporary.mkdir(parents=True)
-    undo.callback(artifacts.remove, temporary)
-    for file in told["files"]:
-        with (temporary / file).open("wb") as out:
-            out.writelines(archive.blocks(f"{member}/{file}"))
-            out.flush()
-            os.fsync(out.fileno())
-    artifacts.verify(temporary)
-    temporary.rename(folder)
+    versions_dir.mkdir(parents=True, exist_ok=True)
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        for file in told["files"]:
+            with (temporary / file).open("wb") as out:
+                out.writelines(archive.blocks(f"{member}/{file}"))
+        artifacts.verify(temporary)
     undo.callback(artifacts.remove, folder)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 
+from app.atomic_files import replacing
 from app.db.engine import Database
 from app.items import store as items
 from app.ratings.models import User
@@ -115,14 +116,9 @@ def _groups(user_ids: Iterable[str]) -> Iterator[list[str]]:
 @contextmanager
 def _table(file: Path) -> Iterator[Write]:
     """What writes lines to a file that gets its name in the end."""
-    unfinished = file.with_name(file.name + ".unfinished")
     opened = _parquet if file.suffix == ".parquet" else _csv
-    try:
-        with opened(unfinished) as write:
-            yield write
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(file) as unfinished, opened(unfinished) as write:
+        yield write
 
 
 @contextmanager

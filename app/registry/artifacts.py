@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from app.atomic_files import replacing
 from app.engine.arrays import InvalidArray, Rows, mapped
 from app.engine.data.id_search import look_up_rows
 from app.engine.data.ratings import Vocabulary
@@ -33,7 +33,6 @@ FORMAT = 2
 _READABLE = (1, 2)
 
 MANIFEST = "manifest.json"
-TEMPORARY = ".tmp-"
 
 Keys = npt.NDArray[np.int64]
 Manifest = dict[str, Any]
@@ -153,16 +152,9 @@ def write(versions_dir: Path, name: str, contents: VersionContents, facts: Mappi
     folder.
     """
     versions_dir.mkdir(parents=True, exist_ok=True)
-    temporary = versions_dir / f"{TEMPORARY}{name}"
-    temporary.mkdir()
-    try:
-        manifest = _fill(temporary, contents, facts)
-        temporary.rename(versions_dir / name)
-    except BaseException:  # a full disk above all: what was written takes up what is left of it
-        remove(temporary)
-        raise
-    _sync_folder(versions_dir)
-    return manifest
+    with replacing(versions_dir / name) as temporary:
+        temporary.mkdir()
+        return _fill(temporary, contents, facts)
 
 
 def _fill(folder: Path, contents: VersionContents, facts: Mapping[str, Any]) -> Manifest:
@@ -177,8 +169,7 @@ def _fill(folder: Path, contents: VersionContents, facts: Mapping[str, Any]) -> 
         "files": {file: _write_array(folder / file, array) for file, array in files.items()},
     }
     text = json.dumps(manifest, indent=2, allow_nan=False)
-    _write_text(folder / MANIFEST, text)
-    _sync_folder(folder)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
     written: Manifest = json.loads(text)
     return written
 
@@ -270,28 +261,8 @@ def remove(folder: Path) -> None:
 def _write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
     with path.open("wb") as file:
         np.save(file, np.require(array, requirements="C"), allow_pickle=False)
-        _sync(file.fileno(), file)
     with path.open("rb") as file:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
-
-
-def _write_text(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        _sync(file.fileno(), file)
-
-
-def _sync(descriptor: int, file: Any) -> None:
-    file.flush()
-    os.fsync(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_manifest(folder: Path) -> Manifest:

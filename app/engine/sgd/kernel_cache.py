@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from app.atomic_files import replacing
 from app.engine.losses.base import Loss
 from app.engine.sgd import kernel_template
 from app.engine.simd import float_vectors, lanes
@@ -84,16 +85,10 @@ def _kernel_file(name: str, loss: Loss, n_columns: int, folder: Path, explicit_v
     path = folder / f"{name}.py"
     if not _is_whole(path):
         folder.mkdir(parents=True, exist_ok=True)
-        _write(path, kernel_template.kernel_source(loss, n_columns, explicit_vectors=explicit_vectors))
+        source = kernel_template.kernel_source(loss, n_columns, explicit_vectors=explicit_vectors)
+        with replacing(path, is_shared=True, is_durable=False) as temporary:
+            temporary.write_text(f"# sha256 {_sha256(source)}\n{source}")
     return path
-
-
-def _write(path: Path, source: str) -> None:
-    """Whole or not at all, also when several processes write the same kernel."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
-    with os.fdopen(descriptor, "w") as file:
-        file.write(f"# sha256 {_sha256(source)}\n{source}")
-    Path(temporary).replace(path)
 
 
 def _is_whole(path: Path) -> bool:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from app.atomic_files import replacing
 from app.engine.arrays import InvalidArray, Offsets, Rows, Vector32, mapped
 from app.engine.data.ratings import Vocabulary
 from app.ratings.bulk_read import Changes
@@ -148,9 +149,8 @@ def write(folder: Path, base: Base, changes: Changes, *, stored: Files | None = 
         written = pool.map(lambda name: _write(folder, f"{name}-{token}.npy", arrays[name]), arrays)
         files = (stored or {}) | dict(zip(arrays, written, strict=True))
     facts = {"format": FORMAT, "revision": base.revision, "changed_revision": changes.revision, "files": files}
-    temporary = folder / f"{MANIFEST}-{token}"
-    temporary.write_text(json.dumps(facts | {"crc32": _checksum_of_facts(facts)}, indent=2), encoding="utf-8")
-    temporary.replace(folder / MANIFEST)
+    with replacing(folder / MANIFEST, is_shared=True, is_durable=False) as temporary:
+        temporary.write_text(json.dumps(facts | {"crc32": _checksum_of_facts(facts)}, indent=2), encoding="utf-8")
     _remove_others(folder, {MANIFEST, *(entry["file"] for entry in files.values())})
 
 
