@@ -1,7 +1,7 @@
-"""Alembic migrations of the database: upgrade it, and can this release work with it?
+"""Alembic migrations: upgrade the database, and check whether this release works with its schema.
 
-A migration only adds (docs/decisions/0054): a release works with the schema of the next one too, so that both may run
-side by side while one takes the other's place.
+A migration only adds (docs/decisions/0054), so a release also works with the schema of the next one, and both can run
+side by side during an upgrade.
 """
 
 import fcntl
@@ -21,21 +21,21 @@ from sqlalchemy.exc import OperationalError
 from app.db.engine import Database
 from app.settings import Settings
 
-VERSION_TABLE = "palate_alembic_version"  # other tools that use Alembic keep their own table in the same database
+VERSION_TABLE = "palate_alembic_version"  # other Alembic users may share the database
 _ADVISORY_LOCK = 0x70616C61  # any constant of our own: "pala"
-_LOCK_PATIENCE = "2s"
-"""A statement that waits longer for a table makes everybody else wait behind it: it steps back and tries again."""
+_LOCK_TIMEOUT = "2s"
+"""Queries queue up behind a statement that waits for a table lock, so it gives up after this and tries again."""
 _LOCK_NOT_AVAILABLE = "55P03"
-_TRIES, _PAUSE = 30, 1.0
+_TRIES, _RETRY_DELAY = 30, 1.0  # seconds
 
 log = logging.getLogger(__name__)
 
 
 def upgrade(database: Database, settings: Settings) -> None:
-    """Bring the schema to the newest revision; processes that start together take turns.
+    """Upgrade the schema to the newest revision; one process at a time, the others wait and find nothing to do.
 
-    The schema of a newer release is left as it is. On a server that is in use a migration waits for tables only
-    briefly, again and again, so that it never holds up requests for long.
+    The schema of a newer release is left as it is. On PostgreSQL a migration waits for table locks only briefly and
+    then starts again, so that it never blocks requests for long.
     """
     with _one_at_a_time(database, settings):
         for tries_left in reversed(range(_TRIES)):
@@ -45,8 +45,8 @@ def upgrade(database: Database, settings: Settings) -> None:
             except OperationalError as error:
                 if database.is_sqlite or getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or not tries_left:
                     raise
-            log.info("the tables are in use; trying again in %.0f s", _PAUSE)
-            time.sleep(_PAUSE)
+            log.info("the tables are in use; trying again in %.0f s", _RETRY_DELAY)
+            time.sleep(_RETRY_DELAY)
 
 
 def _upgrade(database: Database) -> None:
@@ -55,7 +55,7 @@ def _upgrade(database: Database) -> None:
             connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")
         with connection.begin():
             if not database.is_sqlite:
-                connection.execute(text(f"SET LOCAL lock_timeout TO '{_LOCK_PATIENCE}'"))
+                connection.execute(text(f"SET LOCAL lock_timeout TO '{_LOCK_TIMEOUT}'"))
             if _is_newer(current(connection)):
                 return
             config = _config()
@@ -64,13 +64,13 @@ def _upgrade(database: Database) -> None:
 
 
 def is_usable(database: Database) -> bool:
-    """Whether this code works with the schema: its own, or that of a newer release, which only adds to it."""
+    """Whether this code works with the schema: its own, or one of a newer release."""
     with database.read() as connection:
         return works_with(current(connection))
 
 
 def works_with(schema: str | None) -> bool:
-    """Whether this code works with that revision."""
+    """Whether this code works with schema revision `schema`; None: an empty database."""
     return schema == head() or _is_newer(schema)
 
 

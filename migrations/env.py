@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `migrations.upgrade` hands over."""
+"""Alembic's entry point: runs the migrations on the connection passed by `migrations.upgrade`."""
 
 from alembic import context
 

@@ -86,10 +86,10 @@ def test_a_run_that_nobody_takes_and_one_whose_trainer_is_silent_are_told(
 
 def test_a_schema_that_is_not_current_is_told(database: Database) -> None:
     with database.write() as connection:
-        connection.execute(text(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0001'"))
+        connection.execute(text(f"DELETE FROM {migrations.VERSION_TABLE}"))
     assert only_problem().advice == "run `palate migrate`"
     with database.write() as connection:
-        connection.execute(text(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '9999'"))
+        connection.execute(text(f"INSERT INTO {migrations.VERSION_TABLE} VALUES ('9999')"))
     assert not ill()
 
 

@@ -47,7 +47,7 @@ class WrittenOne(NamedTuple):
 
 
 def write_on_server(connection: Connection, rating: Given, now_us: int | None) -> WrittenOne:
-    """One question to PostgreSQL (migration 0008)."""
+    """One question to PostgreSQL (migration 0001)."""
     given = (rating.user_id, rating.item_id, rating.value, rating.rated_us, now_us)
     with driver(connection) as raw:
         return WrittenOne(*raw.cursor(binary=True).execute(_WRITE_POSTGRESQL, given).fetchone())
