@@ -28,7 +28,8 @@ from app.engine.bayes.average import average_posterior
 from app.engine.data.ratings import Ratings, Vocabulary
 from app.engine.evaluation import graded_ndcg_at, ndcg_at, split_holdout
 from app.engine.factors import FactorModel
-from app.engine.fold_in.solve import FoldIn, UserSide
+from app.engine.fold_in.fold_in import FoldIn
+from app.engine.fold_in.user import UserVector
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.retrieval.by_relevance import relevance_model, relevance_user
 from app.engine.sgd.local import LocalTrainer
@@ -139,7 +140,7 @@ def _orders(models: dict[str, FactorModel], known: Ratings) -> dict[str, Callabl
     fold_in, every = FoldIn(posterior), np.arange(known.n_items, dtype=np.int32)
     damped = sgd.item_counts * (sgd.item_means - sgd.mean) / (sgd.item_counts + 5.0)
 
-    def user_of(user_row: int, model: FactorModel = posterior) -> UserSide:
+    def user_of(user_row: int, model: FactorModel = posterior) -> UserVector:
         seen = known.of_user(user_row)
         fold_in = FoldIn(model)
         return fold_in.trained(user_row, fold_in.fold_in(known.item_rows[seen], known.values[seen]))

@@ -20,7 +20,8 @@ from app.engine.arrays import Vector32
 from app.engine.data.ratings import Ratings, Vocabulary
 from app.engine.evaluation import interval_coverage, rmse, split_holdout
 from app.engine.factors import FactorModel
-from app.engine.fold_in.solve import FoldIn, interval
+from app.engine.fold_in.fold_in import FoldIn
+from app.engine.fold_in.intervals import gaussian_interval
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.sgd.local import LocalTrainer
 from app.engine.sgd.refit import refit
@@ -76,7 +77,7 @@ def main() -> None:
         seconds = time.perf_counter() - started
         predicted, variances = by_fold_in(fit.model, train, test)
         unknown = fit.model.item_counts[test.item_rows] == 0
-        covered = interval_coverage(test.values, *interval(predicted, variances, 0.9))
+        covered = interval_coverage(test.values, *gaussian_interval(predicted, variances, 0.9))
         errors.append((clipped_rmse(by_trained_vectors(fit.model, test), test), clipped_rmse(predicted, test)))
         strangers = clipped_rmse(predicted[unknown], test.take(unknown))
         print(

@@ -14,7 +14,7 @@ import numpy as np
 
 from app.engine.data.ratings import Ratings
 from app.engine.factors import FactorModel
-from app.engine.fold_in.solve import FoldIn
+from app.engine.fold_in.fold_in import FoldIn
 from benchmarks.accuracy import N_FOLDS, train
 from benchmarks.datasets import movielens_folder
 from benchmarks.engine_folds import load_folds

@@ -16,9 +16,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from app.engine.fold_in.solve import FoldIn
+from app.engine.fold_in.fold_in import FoldIn
+from app.engine.retrieval.brute_force import BruteForceRetriever
 from app.engine.retrieval.index import TopNIndex
-from app.engine.retrieval.retriever import FullScan
 from app.main import create_app
 from app.ratings import store
 from app.ratings.loop_reader import LoopReader
@@ -36,8 +36,8 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("has the user changed?", store, "state_of_user"),
     ("rows of the rated items", dispatch, "_rated_items"),
     ("folding in", Moment, "user_of"),
-    ("the best items", TopNIndex, "best"),
-    ("the best items", FullScan, "best"),
+    ("the best items", TopNIndex, "search"),
+    ("the best items", BruteForceRetriever, "search"),
     ("values", FoldIn, "predict"),
     ("intervals", FoldIn, "interval"),
     ("JSON", Moment, "texts_of"),

@@ -28,7 +28,8 @@ from app.engine.data.ratings import Ratings
 from app.engine.data.row_sets import RowSet
 from app.engine.factors import FactorModel, UserPrior
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.retrieval.index import Query, TopNIndex
+from app.engine.retrieval.index import TopNIndex
+from app.engine.retrieval.retriever import Query
 from app.engine.sgd.local import LocalTrainer
 from benchmarks.datasets import DATA_FOLDER, data_set
 from benchmarks.peers.environment import SCRIPTS, python
@@ -156,13 +157,13 @@ def measure(kind: str, n_items: int, n_rounds: int, core: int) -> None:
     excluded = [rng.choice(n_items, N_EXCLUDED, replace=False).astype(np.int32) for _ in range(N_QUERIES)]
     few = users[:N_QUERIES]
     sides: dict[str, list[Callable[[], object]]] = {
-        "top 10": [partial(index.best, [Query(u, 3.5)], N) for u in few],
+        "top 10": [partial(index.search, [Query(u, 3.5)], N) for u in few],
         "200 excluded, category": [
-            partial(index.best, [Query(u, 3.5, e)], N, among=among) for u, e in zip(few, excluded, strict=True)
+            partial(index.search, [Query(u, 3.5, e)], N, among=among) for u, e in zip(few, excluded, strict=True)
         ],
-        "200 excluded": [partial(index.best, [Query(u, 3.5, e)], N) for u, e in zip(few, excluded, strict=True)],
-        "similar": [partial(index.best, [Query(q[row])], N, cosine=True) for row in range(N_QUERIES)],
-        "batch of 64, each": [lambda: index.best([Query(u, 3.5) for u in users], N)],
+        "200 excluded": [partial(index.search, [Query(u, 3.5, e)], N) for u, e in zip(few, excluded, strict=True)],
+        "similar": [partial(index.search, [Query(q[row])], N, cosine=True) for row in range(N_QUERIES)],
+        "batch of 64, each": [lambda: index.search([Query(u, 3.5) for u in users], N)],
     }
     peers = Peers(folder, core)
     agree = _agrees(index, users, peers.ask("answers"))
@@ -180,7 +181,7 @@ def measure(kind: str, n_items: int, n_rounds: int, core: int) -> None:
 
 def _agrees(index: TopNIndex, users: Matrix, answers: list[list[int]]) -> str:
     """FAISS sums in another order, so that scores a rounding apart may change places."""
-    ours = [set(index.best([Query(u, 3.5)], N)[0][0].tolist()) for u in users[:N_QUERIES]]
+    ours = [set(index.search([Query(u, 3.5)], N)[0][0].tolist()) for u in users[:N_QUERIES]]
     same = sum(len(mine & set(theirs)) for mine, theirs in zip(ours, answers, strict=True))
     return f"{same} of {N * N_QUERIES} items as FAISS has them"
 

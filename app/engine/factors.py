@@ -70,7 +70,7 @@ class Posterior:
 
         hint_base + (n + d)^-1/2 sum_i item_hints[i] + log(n + d) count_hint,      with covariance hinted_covariance
 
-    where n is large; few ratings leave the prior mean nearer to the crowd's (see `app.engine.fold_in.solve`).
+    where n is large; few ratings leave the prior mean nearer to the crowd's (see `app.engine.fold_in.fold_in`).
 
     Intervals reach `reach` standard deviations, one number for each of `app.engine.fold_in.intervals.LEVELS`, times the
     widenings of the buckets of user and item by their number of ratings.

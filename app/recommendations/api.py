@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from app.engine.fold_in.solve import INTERVAL_LEVEL
+from app.engine.fold_in.intervals import INTERVAL_LEVEL
 from app.http.ids import ItemIdPath, UserIdPath, complaint_about_id
 from app.http.openapi import declared
 from app.recommendations.dispatch import RecommenderDep

@@ -15,12 +15,12 @@ from sqlalchemy.exc import DBAPIError
 from app.db.connections import Changes
 from app.engine.arrays import Rows
 from app.engine.data.row_sets import RowSet
-from app.engine.fold_in.solve import UserSide
-from app.engine.retrieval.by_interval import best_by_bound
+from app.engine.fold_in.user import UserVector
+from app.engine.retrieval.brute_force import BruteForceRetriever
+from app.engine.retrieval.by_interval import best_by_interval
 from app.engine.retrieval.by_relevance import DIRECTIONS, best_by_relevance
 from app.engine.retrieval.diversity import POOL, diverse_order
-from app.engine.retrieval.index import Query
-from app.engine.retrieval.retriever import Found, FullScan
+from app.engine.retrieval.retriever import Query, RankedRows
 from app.ratings import store as ratings
 from app.ratings.store import StateOfRatings, UserRatings
 from app.recommendations.catalog import CatalogueView
@@ -102,7 +102,7 @@ class Moment:
             or n_named > MAX_NAMED_AT_ONCE
             or n_products > MAX_PRODUCTS_AT_ONCE
             or self.served.model.item_factors.size
-            > (MAX_PRODUCTS_AT_ONCE if isinstance(self.served.finder, FullScan) else MAX_INDEXED_AT_ONCE)
+            > (MAX_PRODUCTS_AT_ONCE if isinstance(self.served.retriever, BruteForceRetriever) else MAX_INDEXED_AT_ONCE)
         ):
             raise TooLongForTheLoop
 
@@ -134,18 +134,18 @@ class Moment:
         """Items that a list may hold; None means all."""
         return self.view.among(wanted, self.served.model.item_counts)
 
-    def best_for(self, user: UserSide, rated: RatedItems, wish: Wish, n: int) -> Found:
+    def best_for(self, user: UserVector, rated: RatedItems, wish: Wish, n: int) -> RankedRows:
         """The n best rows for the wish in its order, from the very first on, and what they were ranked by."""
         return self.best_for_each([user], [rated], wish, n)[0]
 
     def best_for_each(
-        self, users: Sequence[UserSide], rated: Sequence[RatedItems], wish: Wish, n: int
-    ) -> Sequence[Found]:
+        self, users: Sequence[UserVector], rated: Sequence[RatedItems], wish: Wish, n: int
+    ) -> Sequence[RankedRows]:
         """The same for several users, who share a scan of the items."""
         found = self._ranked(users, rated, wish, max(n, POOL) if wish.diversity else n)
         return [self._diverse(each, wish.diversity, n) for each in found] if wish.diversity else found
 
-    def _diverse(self, found: Found, diversity: float, n: int) -> Found:
+    def _diverse(self, found: RankedRows, diversity: float, n: int) -> RankedRows:
         rows, scores = found
         head = rows[:POOL]
         order = diverse_order(scores[:POOL], self.served.model.item_factors[head], diversity, min(n, POOL))
@@ -153,7 +153,9 @@ class Moment:
             order = np.append(order, np.arange(POOL, rows.size))
         return rows[order], scores[order]
 
-    def _ranked(self, users: Sequence[UserSide], rated: Sequence[RatedItems], wish: Wish, n: int) -> Sequence[Found]:
+    def _ranked(
+        self, users: Sequence[UserVector], rated: Sequence[RatedItems], wish: Wish, n: int
+    ) -> Sequence[RankedRows]:
         served, exclude = self.served, self.rows_of(wish.exclude)
         excluded = [exclude if wish.include_rated else _joined(exclude, each.rows) for each in rated]
         candidates = None if wish.candidates is None else self.rows_of(wish.candidates)
@@ -161,17 +163,17 @@ class Moment:
         if wish.rank_by == "value":
             bases = [served.model.mean + user.bias for user in users]
             queries = list(map(Query, (user.factors for user in users), bases, excluded))
-            return served.finder.best(queries, n, candidates=candidates, among=among)
+            return served.retriever.search(queries, n, candidates=candidates, among=among)
         if among is not None:
             candidates = among.rows() if candidates is None else np.intersect1d(candidates, among.rows())
         if wish.rank_by == "relevance":
             by_relevance = partial(best_by_relevance, served.model, n=n, candidates=candidates)
             asked = zip(users, rated, excluded, strict=True)
             return [by_relevance(user, rated=each.rows, excluded=rows) for user, each, rows in asked]
-        by_bound = partial(best_by_bound, served.fold_in, n=n, end=wish.rank_by, candidates=candidates)
-        return [by_bound(user, level=wish.level, excluded=rows) for user, rows in zip(users, excluded, strict=True)]
+        by_interval = partial(best_by_interval, served.fold_in, n=n, end=wish.rank_by, candidates=candidates)
+        return [by_interval(user, level=wish.level, excluded=rows) for user, rows in zip(users, excluded, strict=True)]
 
-    def user_of(self, rated: RatedItems) -> UserSide:
+    def user_of(self, rated: RatedItems) -> UserVector:
         """By the trained vector where the ratings are those of the training and it is better; else folded in."""
         fold_in = self.served.fold_in
         user = fold_in.solve(rated.rows, rated.values.astype(np.float32))

@@ -19,7 +19,7 @@ from typing import NamedTuple, Self, get_args
 import numpy as np
 
 from app.engine.arrays import Rows, Vector32
-from app.engine.fold_in.solve import UserSide
+from app.engine.fold_in.user import UserVector
 from app.errors import BadInput, Conflict
 from app.recommendations.context import Moment, RatedItems
 from app.recommendations.schemas import Source, Wish
@@ -78,7 +78,7 @@ class Page(NamedTuple):
     next_cursor: str | None
 
 
-def first_page(moment: Moment, user: UserSide, rated: RatedItems, wish: Wish, source: Source) -> Page:
+def first_page(moment: Moment, user: UserVector, rated: RatedItems, wish: Wish, source: Source) -> Page:
     """The items from `offset` on."""
     last = wish.offset + wish.n
     if moment.served.version is None or wish.rank_by != "value" or wish.diversity:  # no order that a vector alone gives
@@ -93,7 +93,7 @@ def first_page(moment: Moment, user: UserSide, rated: RatedItems, wish: Wish, so
     return Page(listed, cursor.encoded(wish))
 
 
-def page_after(moment: Moment, cursor: Cursor, user: UserSide, rated: RatedItems, wish: Wish) -> Page:
+def page_after(moment: Moment, cursor: Cursor, user: UserVector, rated: RatedItems, wish: Wish) -> Page:
     """The items after the cursor's, in its user's order; `moment` is one of its version."""
     if cursor.factors.size != moment.served.model.n_factors:
         raise _not_ours()

@@ -17,9 +17,10 @@ from sqlalchemy.exc import DBAPIError
 from app.db.connections import Reader
 from app.db.engine import DATABASE_IS_AWAY, Database
 from app.engine.arrays import Rows
-from app.engine.fold_in.solve import INTERVAL_LEVEL, UserSide
+from app.engine.fold_in.intervals import INTERVAL_LEVEL
+from app.engine.fold_in.user import UserVector
 from app.engine.retrieval.brute_force import best_rows
-from app.engine.retrieval.index import Query
+from app.engine.retrieval.retriever import Query
 from app.engine.retrieval.similarity import common_direction
 from app.errors import BadInput, FieldError
 from app.items import store as items
@@ -65,7 +66,7 @@ class UserList(NamedTuple):
     """A user, and the best rows for them."""
 
     user_id: str
-    user: UserSide
+    user: UserVector
     rated: RatedItems
     rows: Rows
 
@@ -304,7 +305,7 @@ class Recommender:
         query = Query(direction, excluded=seeds)
         rows, cosines = NO_ROWS, np.zeros(0, np.float32)
         if length > 0:
-            [(rows, cosines)] = served.finder.best([query], n, among=moment.among(wanted), cosine=True)
+            [(rows, cosines)] = served.retriever.search([query], n, among=moment.among(wanted), cosine=True)
         return object_json(
             items_json(moment.texts_of(rows), similarity=numbers_json((cosines * np.float32(length)).tolist())),
             model_version=served.version,
@@ -359,7 +360,7 @@ class Recommender:
         current = [each for each in self._versions if each[0] is self._live.current]
         self._versions = (*current, (loaded, served))
 
-    def _listed(self, moment: Moment, user: UserSide, rated: RatedItems, wish: Wish, cursor: Cursor | None) -> bytes:
+    def _listed(self, moment: Moment, user: UserVector, rated: RatedItems, wish: Wish, cursor: Cursor | None) -> bytes:
         source = moment.source_of(rated, before="popular")
         with TOP_N_SECONDS.time():
             if cursor is None:
@@ -371,7 +372,7 @@ class Recommender:
         return self._told(moment, user, rated, wish, page.rows, {"source": source, "next_cursor": page.next_cursor})
 
     def _told(
-        self, moment: Moment, user: UserSide, rated: RatedItems, wish: Wish, rows: Rows, more: Mapping[str, object]
+        self, moment: Moment, user: UserVector, rated: RatedItems, wish: Wish, rows: Rows, more: Mapping[str, object]
     ) -> bytes:
         """A list as JSON; `more` are fields of the answer besides, or instead."""
         served = moment.served
@@ -388,7 +389,7 @@ class Recommender:
             facts["explained"] = "exactly" if served.model.loss.is_squared else "linearised"
         return object_json(items_json(moment.texts_of(rows), **columns), **{**facts, **more})
 
-    def predict(self, served: ServedModel, user: UserSide, rows: Rows, level: float = INTERVAL_LEVEL) -> Intervals:
+    def predict(self, served: ServedModel, user: UserVector, rows: Rows, level: float = INTERVAL_LEVEL) -> Intervals:
         """Value and interval of each row, on the rating scale."""
         told = served.fold_in.with_intervals(user, rows, level)
         np.minimum(np.maximum(told, self._scale.min, out=told), self._scale.max, out=told)

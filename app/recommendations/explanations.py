@@ -6,7 +6,7 @@ import numpy as np
 
 from app.engine.arrays import Rows
 from app.engine.fold_in.explanation import explain, largest_shares
-from app.engine.fold_in.solve import UserSide
+from app.engine.fold_in.user import UserVector
 from app.recommendations.context import Moment, RatedItems
 from app.recommendations.response_json import Json, numbers_json
 
@@ -15,7 +15,7 @@ _EXPLANATION = '{"score":%s,"prior":%s,"reasons":[%s],"others":%s,"learned":%s}'
 
 
 def explanations(
-    moment: Moment, user: UserSide, rated: RatedItems, rows: Rows, n_reasons: int, decimals: int
+    moment: Moment, user: UserVector, rated: RatedItems, rows: Rows, n_reasons: int, decimals: int
 ) -> list[Json]:
     """`Explanation` of each row. Ratings of items outside the model have no row to be named by: others hold them."""
     found = explain(moment.served.fold_in, user, rows, rated.rows, rated.values)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.engine.fold_in.solve import INTERVAL_LEVEL
+from app.engine.fold_in.intervals import INTERVAL_LEVEL
 from app.http.ids import OutsideId
 
 Source = Literal["trained", "folded_in", "prior", "means", "popular"]

@@ -16,9 +16,9 @@ from app.db.revisions import revision
 from app.engine.arrays import Rows, Vector32
 from app.engine.data.ratings import Vocabulary
 from app.engine.factors import FactorModel, UserPrior
-from app.engine.fold_in.solve import FoldIn
-from app.engine.retrieval.brute_force import bayesian_means
-from app.engine.retrieval.retriever import Finder, FullScan
+from app.engine.fold_in.fold_in import FoldIn
+from app.engine.retrieval.brute_force import BruteForceRetriever, bayesian_means
+from app.engine.retrieval.retriever import Retriever
 from app.items.models import Item
 from app.ratings.models import Rating
 from app.ratings.store import UserRatings
@@ -40,7 +40,7 @@ class ServedModel:
     trained_through: int
     model: FactorModel
     fold_in: FoldIn
-    finder: Finder
+    retriever: Retriever
     item_ids: Vocabulary
     item_keys: Keys
     item_rows_of: Callable[[Keys], Rows]
@@ -67,7 +67,7 @@ class ServedModel:
             loaded.trained_through,
             loaded.model,
             loaded.fold_in,
-            loaded.finder,
+            loaded.retriever,
             loaded.item_ids,
             loaded.item_keys,
             loaded.item_rows_of,
@@ -120,7 +120,7 @@ def _means(connection: Connection, newest: int, scale: RatingScale) -> ServedMod
         trained_through=newest,
         model=(model := _bias_model(counts, sums, float(squares.sum()), scale)),
         fold_in=FoldIn(model),
-        finder=FullScan(model),
+        retriever=BruteForceRetriever(model),
         item_ids=vocabulary,
         item_keys=keys,
         item_rows_of=(item_rows_of := partial(look_up, rows_by_key(keys))),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from app.db.connections import Changes
-from app.engine.fold_in.solve import UserSide
+from app.engine.fold_in.user import UserVector
 from app.ratings.store import StateOfRatings
 from app.recommendations.catalog import CatalogueView
 from app.recommendations.context import RatedItems
@@ -34,7 +34,7 @@ class Taste:
     served: ServedModel
     state: StateOfRatings
     rated: RatedItems
-    user: UserSide
+    user: UserVector
     lists: Lists | None = field(default=None)
 
     def lists_at(self, view: CatalogueView, changes: Changes | None) -> dict[Wish, bytes]:

@@ -22,10 +22,10 @@ from app.engine.arrays import InvalidArray, Rows, mapped
 from app.engine.data.id_search import look_up_rows
 from app.engine.data.ratings import Vocabulary
 from app.engine.factors import FactorModel
-from app.engine.fold_in.solve import FoldIn
+from app.engine.fold_in.fold_in import FoldIn
 from app.engine.losses.base import Loss
-from app.engine.retrieval.index import TopNIndex
-from app.engine.retrieval.retriever import Finder, finder_of
+from app.engine.retrieval.index import TopNIndex, build_retriever
+from app.engine.retrieval.retriever import Retriever
 from app.errors import Damaged
 
 FORMAT = 2
@@ -104,7 +104,7 @@ class LoadedVersion:
     user_keys: Keys
     manifest: Manifest
     fold_in: FoldIn
-    finder: Finder
+    retriever: Retriever
     _item_row_of_key: Rows
     _user_row_of_key: Rows
     derived: dict[str, Any] = field(default_factory=dict)
@@ -204,7 +204,7 @@ def load(folder: Path, version: int, published: Manifest | None = None) -> Loade
             user_keys=arrays["user_keys"],
             manifest=manifest,
             fold_in=FoldIn(model),
-            finder=_finder(model, arrays),
+            retriever=_retriever(model, arrays),
             _item_row_of_key=arrays["item_row_of_key"],
             _user_row_of_key=arrays["user_row_of_key"],
         )
@@ -214,10 +214,10 @@ def load(folder: Path, version: int, published: Manifest | None = None) -> Loade
         raise DamagedVersion(folder, MANIFEST, f"lacks {missing}") from missing
 
 
-def _finder(model: FactorModel, arrays: Mapping[str, npt.NDArray[Any]]) -> Finder:
+def _retriever(model: FactorModel, arrays: Mapping[str, npt.NDArray[Any]]) -> Retriever:
     """The stored index; folders without one of this format get it now."""
     stored = {name.removeprefix(_INDEX): array for name, array in arrays.items() if name.startswith(_INDEX)}
-    return TopNIndex.from_arrays(model, stored) if stored else finder_of(model)
+    return TopNIndex.from_arrays(model, stored) if stored else build_retriever(model)
 
 
 def load_examiner(folder: Path, published: Manifest | None = None) -> Examiner | None:

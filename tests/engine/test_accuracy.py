@@ -3,7 +3,7 @@
 import numpy as np
 
 from app.engine.evaluation import interval_coverage, split_holdout
-from app.engine.fold_in.solve import interval
+from app.engine.fold_in.intervals import gaussian_interval
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.sgd.local import LocalTrainer
 from app.engine.sgd.refit import refit
@@ -20,5 +20,5 @@ def test_the_error_on_movielens_stays_in_its_band(movielens):
     predicted, variances = by_fold_in(model, train, test)
     assert 0.835 < clipped_rmse(predicted, test) < 0.848
     assert 0.835 < clipped_rmse(by_trained_vectors(model, test), test) < 0.848
-    assert 0.88 < interval_coverage(test.values, *interval(predicted, variances, 0.9)) < 0.93
+    assert 0.88 < interval_coverage(test.values, *gaussian_interval(predicted, variances, 0.9)) < 0.93
     assert np.isfinite(variances).all()

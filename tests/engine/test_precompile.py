@@ -31,17 +31,20 @@ from app.engine.precompile import precompile_serving_kernels
 precompile_serving_kernels()
 with event.install_recorder("numba:compile") as compilations:
     from app.engine.data.ratings import Vocabulary
-    from app.engine.fold_in.solve import FoldIn
-    from app.engine.retrieval.brute_force import popular_items, similar_items, top_n
+    from app.engine.fold_in.fold_in import FoldIn
+    from app.engine.retrieval.brute_force import bayesian_means, top_n
+    from app.engine.retrieval.index import build_retriever
+    from app.engine.retrieval.retriever import Query
     from tests.engine.worlds import random_model
     Vocabulary.of(["a", "b"]).rows_of(["b"])
-    model = random_model()
+    model = random_model(n_items=600)
     fold_in = FoldIn(model)
     user = fold_in.fold_in([1, 2], [3.0, 4.0])
     fold_in.predict(user, [0, -1])
+    fold_in.with_intervals(user, [0, -1])
     top_n(model, user, 3, excluded=np.array([1, 2], np.int32))
-    similar_items(model, 0, 3)
-    popular_items(model, 3)
+    build_retriever(model).search([Query(user.factors)] * 2, 3, cosine=True)
+    bayesian_means(model)
 print(len(compilations.buffer))
 """
     assert run(program) == ["0"]

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from app.db.engine import Database, open_database
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.retrieval.retriever import FullScan
+from app.engine.retrieval.brute_force import BruteForceRetriever
 from app.main import create_app
 from app.recommendations import context, dispatch
 from app.settings import Settings
@@ -74,7 +74,7 @@ def test_who_has_to_wait_for_a_connection_too_long_is_told_to_try_again(
 def on_loop(app: FastAPI, client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each list that is scored from now on, whether that happened on the event loop."""
     seen: list[bool] = []
-    for owner, name in ((FullScan, "best"), (dispatch, "best_rows")):
+    for owner, name in ((BruteForceRetriever, "search"), (dispatch, "best_rows")):
         original = getattr(owner, name)
 
         def noted(*args: Any, original: Any = original, **kwargs: Any) -> Any:

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.engine.retrieval.index import Query, TopNIndex
+from app.engine.retrieval.index import TopNIndex
+from app.engine.retrieval.retriever import Query
 from app.errors import status_of
 from app.registry import artifacts
 from app.registry.artifacts import DamagedVersion
@@ -146,15 +147,15 @@ def test_the_index_of_a_large_version_is_stored_and_mapped_and_folders_of_anothe
     )
     manifest = artifacts.write(tmp_path, "large", large, facts())
     loaded = artifacts.load(tmp_path / "large", 1)
-    assert isinstance(loaded.finder, TopNIndex)
-    assert isinstance(loaded.finder.arrays()["lead"].base, np.memmap)
+    assert isinstance(loaded.retriever, TopNIndex)
+    assert isinstance(loaded.retriever.arrays()["lead"].base, np.memmap)
     query = Query(np.ones(4, np.float32), 3.0)
-    [(rows, scores)] = loaded.finder.best([query], 5)
+    [(rows, scores)] = loaded.retriever.search([query], 5)
     assert rows.tolist() == [599, 598, 597, 596, 595]
     for file in [name for name in manifest["files"] if name.startswith("index2_")]:
         older = file.replace("index2_", "index_")
         (tmp_path / "large" / file).rename(tmp_path / "large" / older)
         manifest["files"][older] = manifest["files"].pop(file)
     (tmp_path / "large" / "manifest.json").write_text(json.dumps(manifest))
-    [(own_rows, own_scores)] = artifacts.load(tmp_path / "large", 1).finder.best([query], 5)
+    [(own_rows, own_scores)] = artifacts.load(tmp_path / "large", 1).retriever.search([query], 5)
     assert (own_rows.tolist(), own_scores.tolist()) == (rows.tolist(), scores.tolist())

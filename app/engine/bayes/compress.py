@@ -19,8 +19,9 @@ from app.engine.data.popularity import learned_shrinkage
 from app.engine.data.ratings import Ratings
 from app.engine.data.statistics import count_rows, tally
 from app.engine.factors import FactorModel, Posterior
+from app.engine.fold_in.fold_in import FoldIn
 from app.engine.fold_in.intervals import LEVELS, N_BUCKETS, calibrated
-from app.engine.fold_in.solve import FoldIn, UserSide
+from app.engine.fold_in.user import UserVector
 from app.engine.linalg import Parts, product
 from app.engine.retrieval.by_relevance import with_appeal
 from app.engine.sgd.user_prior import crowd_prior, item_means
@@ -65,6 +66,9 @@ class Question(NamedTuple):
     known_values: Vector32
     item_rows: Rows
     values: Vector32
+
+
+_Answer = tuple[Question, UserVector, Vector32, Vector32]
 
 
 def published(
@@ -248,7 +252,7 @@ def _asked(ratings: Ratings, holdout: Ratings | None) -> list[Question]:
     return questions
 
 
-def _answers(model: FactorModel, questions: list[Question]) -> Iterator[tuple[Question, UserSide, Vector32, Vector32]]:
+def _answers(model: FactorModel, questions: list[Question]) -> Iterator[_Answer]:
     """Of each question the user, the predictions and their variances."""
     fold_in = FoldIn(model)
     for question in questions:

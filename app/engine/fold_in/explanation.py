@@ -9,7 +9,8 @@ import numpy.typing as npt
 from numba import boolean, float64, int64, njit, void
 
 from app.engine.arrays import Mask, Matrix64, Vector64
-from app.engine.fold_in.solve import FoldIn, UserSide
+from app.engine.fold_in.fold_in import FoldIn
+from app.engine.fold_in.user import UserVector
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Explanation:
 
 
 def explain(
-    fold_in: FoldIn, user: UserSide, item_rows: npt.ArrayLike, rated_rows: npt.ArrayLike, values: npt.ArrayLike
+    fold_in: FoldIn, user: UserVector, item_rows: npt.ArrayLike, rated_rows: npt.ArrayLike, values: npt.ArrayLike
 ) -> Explanation:
     """What each of the user's ratings adds to the score of each item.
 

@@ -22,7 +22,7 @@ _intrinsic: Any = intrinsic
 FACTORS, BIASES, NOISES, KNOWN, COUNTS, HINTS, N_ITEMS, K = range(8)
 N_PLACES = 8
 
-# Numbers of a model; `app.engine.fold_in.solve` says what those of the prior are.
+# Numbers of a model; `app.engine.fold_in.fold_in` says what those of the prior are.
 MEAN, NOISE, UNKNOWN_BIAS, UNKNOWN_VARIANCE, NOISE_RATINGS, DAMPING, HINT_RATINGS = range(7)
 
 

@@ -8,15 +8,18 @@ the widening of their bucket.
 
 from __future__ import annotations
 
+import statistics
 from bisect import bisect_right
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.arrays import Matrix64, Vector64
+from app.engine.arrays import Matrix64, Vector32, Vector64
 from app.engine.factors import Posterior
 
+INTERVAL_LEVEL = 0.8
+"""Probability with which a rating lies inside its interval, by default and where coverage is measured."""
 LEVELS = (0.0, 0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 """Shares for which the reach is measured; between them it is interpolated."""
 BUCKETS = (1, 3, 10, 30, 100, 300)
@@ -69,6 +72,19 @@ def reach_by_buckets(posterior: Posterior, level: float) -> Matrix64:
     widening = np.outer(posterior.user_widening, posterior.item_widening)
     reach: Matrix64 = np.interp(level, _LEVELS, posterior.reach) * widening
     return reach
+
+
+def gaussian_interval(
+    values: Vector32, variances: Vector32, level: float = INTERVAL_LEVEL
+) -> tuple[Vector32, Vector32]:
+    """Lower and upper ends of the central interval that holds a rating with this probability if errors are Gaussian."""
+    reach = gaussian_reach(level) * np.sqrt(variances)
+    return np.asarray(values - reach, np.float32), np.asarray(values + reach, np.float32)
+
+
+def gaussian_reach(level: float) -> float:
+    """Standard deviations on each side of the mean that hold this share of a Gaussian distribution."""
+    return statistics.NormalDist().inv_cdf(0.5 + level / 2)
 
 
 def bucket_of(n_ratings: int) -> int:

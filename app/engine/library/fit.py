@@ -13,7 +13,7 @@ from app.engine.arrays import InvalidArray, Vector32, Vector64
 from app.engine.data.ratings import Ratings, Vocabulary
 from app.engine.evaluation import split_holdout
 from app.engine.factors import FactorModel
-from app.engine.fold_in.solve import FoldIn
+from app.engine.fold_in.fold_in import FoldIn
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.library.coerce import triples_of
 from app.engine.losses.base import Link, Loss

@@ -1,74 +1,83 @@
-"""The best rows by score: exact, ties by the smaller row, never an excluded row, fewer when fewer are left."""
+"""The best rows by scoring every item: exact, ties by the smaller row, no excluded rows, fewer when fewer are left."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from app.engine.arrays import InvalidArray, Rows, Vector32, refuse_rows_outside
 from app.engine.data.popularity import shrunken_means
+from app.engine.data.row_sets import RowSet
 from app.engine.factors import FactorModel
-from app.engine.fold_in.solve import UserSide
+from app.engine.fold_in.user import UserVector
 from app.engine.retrieval.brute_force_kernels import cosines, score_items, select_top
+from app.engine.retrieval.retriever import NO_ROWS, Query, RankedRows
 
-_NONE = np.zeros(0, np.int32)
-_NONE.flags.writeable = False
+
+class BruteForceRetriever:
+    """A `Retriever` that scores every item: for models too small for an index, or with vectors out of its range."""
+
+    def __init__(self, model: FactorModel) -> None:
+        self._model = model
+
+    def search(
+        self,
+        queries: Sequence[Query],
+        n: int,
+        *,
+        candidates: Rows | None = None,
+        among: RowSet | None = None,
+        cosine: bool = False,
+    ) -> list[RankedRows]:
+        """See `Retriever.search`."""
+        if among is not None:
+            if among.n_rows != self._model.n_items:
+                raise InvalidArray("among", f"is of {among.n_rows} rows; the model has {self._model.n_items}")
+            members = among.rows()
+            candidates = members if candidates is None else np.intersect1d(candidates, members)
+        return [
+            best_rows(self._scores(query, cosine), n, excluded=query.excluded, candidates=candidates)
+            for query in queries
+        ]
+
+    def _scores(self, query: Query, cosine: bool) -> Vector32:
+        model, scores = self._model, np.empty(self._model.n_items, np.float32)
+        if cosine:
+            cosines(query.vector, model.item_factors, scores)
+        else:
+            score_items(query.vector, query.base, model.item_factors, model.item_bias, scores)
+        return scores
 
 
 def top_n(
-    model: FactorModel, user: UserSide, n: int, *, excluded: Rows = _NONE, candidates: Rows | None = None
-) -> tuple[Rows, Vector32]:
+    model: FactorModel, user: UserVector, n: int, *, excluded: Rows = NO_ROWS, candidates: Rows | None = None
+) -> RankedRows:
     """The n items with the highest r_hat for this user, best first, with r_hat (not clipped to any scale).
 
-    Only candidates are considered where given. Rows of -1 (items outside the model) in either list are passed over;
-    other rows outside the model raise InvalidArray. Items whose score is not a number never appear.
+    Only candidates are considered, where set. Rows of -1 (items outside the model) in either list are skipped; other
+    rows outside the model raise InvalidArray. A score of NaN never appears.
     """
-    scores = np.empty(model.n_items, np.float32)
-    score_items(user.factors, model.mean + user.bias, model.item_factors, model.item_bias, scores)
-    rows, best = best_rows(scores, n, excluded=excluded, candidates=candidates)
-    return rows, model.loss.rating_of(best).astype(np.float32)  # every link rises, so that the order is the same
-
-
-def similar_items(
-    model: FactorModel, item_row: int, n: int, *, excluded: Rows = _NONE, candidates: Rows | None = None
-) -> tuple[Rows, Vector32]:
-    """The n items whose vectors point most nearly the same way, with the cosine (Sarwar et al. 2001, section 3.1.1).
-
-    The item itself never appears, nor do items without a direction; nothing is similar to one of those.
-    """
-    if not 0 <= item_row < model.n_items:
-        raise InvalidArray("item_row", f"{item_row} is not in a model of {model.n_items} items")
-    scores = np.empty(model.n_items, np.float32)
-    cosines(model.item_factors[item_row], model.item_factors, scores)
-    itself = np.array([item_row], np.int32)
-    return best_rows(scores, n, excluded=np.concatenate([excluded, itself]), candidates=candidates)
-
-
-def popular_items(
-    model: FactorModel, n: int, *, excluded: Rows = _NONE, candidates: Rows | None = None
-) -> tuple[Rows, Vector32]:
-    """The n rated items with the highest Bayesian mean, so that one enthusiastic vote does not win; with that mean."""
-    scores = bayesian_means(model)
-    return best_rows(scores, n, excluded=excluded, candidates=candidates)
+    query = Query(user.factors, model.mean + user.bias, excluded)
+    [(rows, scores)] = BruteForceRetriever(model).search([query], n, candidates=candidates)
+    return rows, model.loss.rating_of(scores).astype(np.float32)  # every link is increasing: the order is the same
 
 
 def bayesian_means(model: FactorModel) -> Vector32:
-    """How well each item is liked: its mean rating, drawn to the overall one; NaN for items without ratings."""
+    """Each item's mean rating, shrunk to the overall mean; NaN for items without ratings."""
     return shrunken_means(model.item_counts, model.item_means, model.mean_rating, model.popularity_shrinkage)
 
 
-def best_rows(
-    scores: Vector32, n: int, *, excluded: Rows = _NONE, candidates: Rows | None = None
-) -> tuple[Rows, Vector32]:
+def best_rows(scores: Vector32, n: int, *, excluded: Rows = NO_ROWS, candidates: Rows | None = None) -> RankedRows:
     """The n rows with the highest scores, best first, and those scores; NaN never appears."""
     if n < 0:
         raise InvalidArray("n", f"must not be negative, not {n}")
-    pool = _distinct(candidates, scores.size) if candidates is not None else _NONE
-    n_wanted = min(n, pool.size if candidates is not None else scores.size)
-    rows, values = np.empty(n_wanted, np.int32), np.empty(n_wanted, np.float32)
+    pool = NO_ROWS if candidates is None else _distinct(candidates, scores.size)
+    n = min(n, scores.size if candidates is None else pool.size)
+    rows, values = np.empty(n, np.int32), np.empty(n, np.float32)
     refuse_rows_outside(excluded, scores.size, "excluded", unknown_allowed=True)
-    hidden = np.sort(excluded)
-    n_found = select_top(scores, hidden, pool, candidates is not None, rows, values)
-    return rows[:n_found], values[:n_found]
+    n_selected = select_top(scores, np.sort(excluded), pool, candidates is not None, rows, values)
+    return rows[:n_selected], values[:n_selected]
 
 
 def _distinct(candidates: Rows, n_rows: int) -> Rows:

@@ -6,26 +6,26 @@ from typing import Literal
 
 import numpy as np
 
-from app.engine.arrays import Rows, Vector32
-from app.engine.fold_in.solve import INTERVAL_LEVEL, FoldIn, UserSide
+from app.engine.arrays import Rows
+from app.engine.fold_in.fold_in import FoldIn
+from app.engine.fold_in.intervals import INTERVAL_LEVEL
+from app.engine.fold_in.user import UserVector
 from app.engine.retrieval.brute_force import best_rows
+from app.engine.retrieval.retriever import NO_ROWS, RankedRows
 
 End = Literal["lower", "upper"]
 
-_NO_ROWS = np.zeros(0, np.int32)
-_NO_ROWS.flags.writeable = False
 
-
-def best_by_bound(
+def best_by_interval(
     fold_in: FoldIn,
-    user: UserSide,
+    user: UserVector,
     n: int,
     end: End,
     *,
     level: float = INTERVAL_LEVEL,
-    excluded: Rows = _NO_ROWS,
+    excluded: Rows = NO_ROWS,
     candidates: Rows | None = None,
-) -> tuple[Rows, Vector32]:
+) -> RankedRows:
     """The n items with the highest lower (or upper) end of the interval for this level, best first, with that end.
 
     Not clipped to any scale, so that ends beyond it still differ. The upper end is optimism in the face of uncertainty

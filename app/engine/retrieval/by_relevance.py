@@ -23,7 +23,7 @@ import numpy.typing as npt
 from app.engine.arrays import Counts, Matrix32, Rows, Vector32
 from app.engine.data.features import DAMPING, Features
 from app.engine.factors import FactorModel, Posterior
-from app.engine.fold_in.solve import UserSide
+from app.engine.fold_in.user import UserVector
 from app.engine.retrieval.brute_force import best_rows
 from app.engine.retrieval.brute_force_kernels import score_items
 
@@ -42,7 +42,7 @@ def relevance_model(model: FactorModel) -> FactorModel:
     return dataclasses.replace(model, item_factors=np.hstack([model.item_factors, posterior.item_appeal]))
 
 
-def relevance_user(model: FactorModel, user: UserSide, item_rows: Rows) -> UserSide:
+def relevance_user(model: FactorModel, user: UserVector, item_rows: Rows) -> UserVector:
     """The user of these ratings before `relevance_model(model)`: for the order of items, not for variances."""
     posterior = model.posterior
     if posterior is None or not posterior.usual_interest.size:
@@ -51,7 +51,7 @@ def relevance_user(model: FactorModel, user: UserSide, item_rows: Rows) -> UserS
 
 
 def best_by_relevance(
-    model: FactorModel, user: UserSide, n: int, *, rated: Rows, excluded: Rows, candidates: Rows | None = None
+    model: FactorModel, user: UserVector, n: int, *, rated: Rows, excluded: Rows, candidates: Rows | None = None
 ) -> tuple[Rows, Vector32]:
     """The n most relevant items for the user of these rated rows (-1: unknown), best first, with their relevance.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from app.engine.arrays import InvalidArray, Matrix32, Matrix64, Rows, Vector32, Vector64, refuse_rows_outside
 from app.engine.data.row_sets import RowSet, Words
 from app.engine.factors import Arrays, FactorModel
+from app.engine.retrieval.brute_force import BruteForceRetriever
 from app.engine.retrieval.index_kernels import (
     BIAS,
     BIAS_SLACK,
@@ -48,9 +49,10 @@ from app.engine.retrieval.index_kernels import (
     WHOLE_SCALE,
     WHOLE_STRIDE,
     K,
-    search,
-    search_for_one,
+    search_many,
+    search_one,
 )
+from app.engine.retrieval.retriever import Query, RankedRows, Retriever
 from app.engine.simd.int8_vectors import GROUP, GROUP_BYTES
 from app.engine.simd.lanes import ALIGNMENT, LANES
 
@@ -74,7 +76,6 @@ _BEYOND = GROUP_BYTES // _STRIDE
 LEAD_SHARE, LEAST_LEAD = 0.5, 2 * GROUP - 1
 """Share of the squared lengths that the axes of the first stage must hold, and how many there are at least."""
 
-_NO_ROWS = np.zeros(0, np.int32)
 _NO_WORDS = np.zeros(0, np.uint64)
 
 _DTYPES: dict[str, tuple[type[np.generic], int]] = {
@@ -93,14 +94,6 @@ _DTYPES: dict[str, tuple[type[np.generic], int]] = {
 def slack_of(k: int) -> float:
     """How much of |p| |q| (and of the other parts of a score) the rounding of float32 can take: (k + 64) 2^-24."""
     return (k + 64) * 2.0**-24
-
-
-class Query(NamedTuple):
-    """A vector to look with, what is added to each of its scores, and rows that it must not find."""
-
-    vector: Vector32
-    base: float = 0.0
-    excluded: Rows = _NO_ROWS
 
 
 class TopNIndex:
@@ -148,7 +141,7 @@ class TopNIndex:
         """Factors that the first stage looks at; all of them where there is no second one."""
         return int(self._places[N_LEAD])
 
-    def best(
+    def search(
         self,
         queries: Sequence[Query],
         n: int,
@@ -156,12 +149,8 @@ class TopNIndex:
         candidates: Rows | None = None,
         among: RowSet | None = None,
         cosine: bool = False,
-    ) -> list[tuple[Rows, Vector32]]:
-        """The n best rows for each query, best first, and their scores: base + b_i + p.q_i, or cosines of p and q_i.
-
-        Fewer where fewer are left; scores that are not numbers never appear. Rows are taken from `candidates` and
-        `among`, where given. Rows of -1 are passed over; others outside the model raise InvalidArray.
-        """
+    ) -> list[RankedRows]:
+        """See `Retriever.search`."""
         if n < 0:
             raise InvalidArray("n", f"must not be negative, not {n}")
         n = min(n, self._n_items)
@@ -175,10 +164,10 @@ class TopNIndex:
 
     def _for_one(
         self, queries: Sequence[Query], n: int, words: Words, offered: Rows, only_offered: bool, cosine: bool
-    ) -> list[tuple[Rows, Vector32]]:
+    ) -> list[RankedRows]:
         vector, base, excluded = queries[0]
         values, rows = np.empty(n, np.float32), np.empty(n, np.int32)
-        n_found = search_for_one(
+        n_found = search_one(
             self._places,
             self._rotation,
             self._slack,
@@ -198,12 +187,12 @@ class TopNIndex:
 
     def _for_several(
         self, queries: Sequence[Query], n: int, words: Words, offered: Rows, only_offered: bool, cosine: bool
-    ) -> list[tuple[Rows, Vector32]]:
+    ) -> list[RankedRows]:
         if not queries:
             return []
         values, rows = np.empty((len(queries), n), np.float32), np.empty((len(queries), n), np.int32)
         n_found = np.zeros(len(queries), np.int64)
-        is_done = search(
+        is_done = search_many(
             self._places,
             self._rotation,
             self._slack,
@@ -245,6 +234,11 @@ class TopNIndex:
             return distinct[np.searchsorted(distinct, 0) :].astype(np.int32), among
         listed = RowSet.of(candidates, n_items)
         return None, listed if among is None else among & listed
+
+
+def build_retriever(model: FactorModel) -> Retriever:
+    """An index, built now, or brute force where that is as fast."""
+    return TopNIndex.build(model) or BruteForceRetriever(model)
 
 
 _PLACES = {

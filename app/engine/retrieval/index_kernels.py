@@ -520,7 +520,7 @@ def _scan(
     nogil=True,
     cache=True,
 )
-def search(
+def search_many(
     places: Offsets,
     rotation: Matrix64,
     slack: float,
@@ -592,7 +592,7 @@ def search(
     nogil=True,
     cache=True,
 )
-def search_for_one(
+def search_one(
     places: Offsets,
     rotation: Matrix64,
     slack: float,
@@ -606,9 +606,9 @@ def search_for_one(
     best: Vector32,
     rows: Rows,
 ) -> int:
-    """`search` for one user: how many were found, or DOES_NOT_FIT."""
+    """`search_many` for one user: how many were found, or DOES_NOT_FIT."""
     bases, ends, n_found = np.full(1, base), np.full(1, excluded.size), np.empty(1, np.int64)
-    is_done = search(
+    is_done = search_many(
         places,
         rotation,
         slack,

@@ -1,27 +1,34 @@
-"""Who finds the best items of a model: an index where there is one, else a scan of them all; the same answers."""
+"""What every way of finding the best items has in common: queries in, rows with scores out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from app.engine.arrays import InvalidArray, Rows, Vector32
+from app.engine.arrays import Rows, Vector32
 from app.engine.data.row_sets import RowSet
-from app.engine.factors import FactorModel
-from app.engine.retrieval.brute_force import best_rows
-from app.engine.retrieval.brute_force_kernels import cosines, score_items
-from app.engine.retrieval.index import Query, TopNIndex
 
-Found = tuple[Rows, Vector32]
+NO_ROWS = np.zeros(0, np.int32)
+NO_ROWS.flags.writeable = False
+
+RankedRows = tuple[Rows, Vector32]
 """Rows, best first, and their scores."""
 
 
-class Finder(Protocol):
-    """Finds the best items exactly; threads share it."""
+class Query(NamedTuple):
+    """A vector to search with, a constant added to each of its scores, and rows to leave out."""
 
-    def best(
+    vector: Vector32
+    base: float = 0.0
+    excluded: Rows = NO_ROWS
+
+
+class Retriever(Protocol):
+    """Exact top-N search over the items of one model; threads share it. All implementations return the same bits."""
+
+    def search(
         self,
         queries: Sequence[Query],
         n: int,
@@ -29,45 +36,11 @@ class Finder(Protocol):
         candidates: Rows | None = None,
         among: RowSet | None = None,
         cosine: bool = False,
-    ) -> list[Found]:
-        """See `TopNIndex.best`."""
+    ) -> list[RankedRows]:
+        """The n best rows for each query, best first, and their scores: base + b_i + p.q_i, or cosines of p and q_i.
+
+        Ties go to the smaller row. Fewer rows where fewer are left; a score of NaN never appears. Only rows that are in
+        both `candidates` and `among` are considered, where these are set. Rows of -1 are skipped; others outside the
+        model raise InvalidArray.
+        """
         ...
-
-
-class FullScan:
-    """Scores every item: for models too small, or too strange, for an index."""
-
-    def __init__(self, model: FactorModel) -> None:
-        self._model = model
-
-    def best(
-        self,
-        queries: Sequence[Query],
-        n: int,
-        *,
-        candidates: Rows | None = None,
-        among: RowSet | None = None,
-        cosine: bool = False,
-    ) -> list[Found]:
-        if among is not None:
-            if among.n_rows != self._model.n_items:
-                raise InvalidArray("among", f"is of {among.n_rows} rows; the model has {self._model.n_items}")
-            members = among.rows()
-            candidates = members if candidates is None else np.intersect1d(candidates, members)
-        return [
-            best_rows(self._scores(query, cosine), n, excluded=query.excluded, candidates=candidates)
-            for query in queries
-        ]
-
-    def _scores(self, query: Query, cosine: bool) -> Vector32:
-        model, scores = self._model, np.empty(self._model.n_items, np.float32)
-        if cosine:
-            cosines(query.vector, model.item_factors, scores)
-        else:
-            score_items(query.vector, query.base, model.item_factors, model.item_bias, scores)
-        return scores
-
-
-def finder_of(model: FactorModel) -> Finder:
-    """An index, built now, or a scan where that is as good."""
-    return TopNIndex.build(model) or FullScan(model)

@@ -72,7 +72,7 @@ def with_measured_noise(
     the model's own estimate only a little. The temperature of another loss is measured on the same ratings, and lowered
     by the same share of doubt.
     """
-    from app.engine.fold_in.solve import FoldIn
+    from app.engine.fold_in.fold_in import FoldIn
 
     users = np.flatnonzero(count_rows(holdout.user_rows, holdout.n_users))
     if users.size > (most := _NOISE_USERS * n_rounds // 2):
@@ -133,7 +133,7 @@ class _HeldOut:
 
 def _held_out_errors(model: FactorModel, users: npt.NDArray[np.int64], ratings: Ratings, holdout: Ratings) -> _HeldOut:
     """Of these users, each folded in from the ratings under the model's own loss."""
-    from app.engine.fold_in.solve import FoldIn
+    from app.engine.fold_in.fold_in import FoldIn
 
     fold_in = FoldIn(model)
     seen = _HeldOut()

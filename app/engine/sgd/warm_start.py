@@ -17,7 +17,7 @@ import numpy.typing as npt
 from app.engine.arrays import Mask, Matrix32, Rows, Vector32
 from app.engine.data.ratings import Ratings
 from app.engine.factors import FactorModel
-from app.engine.fold_in.solve import FoldIn
+from app.engine.fold_in.fold_in import FoldIn
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.parallel import ROWS_OF_A_PART, in_parts, n_parts_of, usable_cores
 from app.engine.sgd.epoch_kernels import copy_rows

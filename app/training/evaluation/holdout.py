@@ -12,7 +12,8 @@ from app.engine.arrays import Rows, Vector32, Vector64
 from app.engine.data.ratings import Ratings
 from app.engine.evaluation import graded_ndcg_at, interval_coverage, mae, ndcg_at, recall_at, rmse
 from app.engine.factors import FactorModel
-from app.engine.fold_in.solve import INTERVAL_LEVEL, FoldIn
+from app.engine.fold_in.fold_in import FoldIn
+from app.engine.fold_in.intervals import INTERVAL_LEVEL
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
 from app.engine.losses.declare import error_tree

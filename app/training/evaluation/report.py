@@ -13,8 +13,7 @@ from app.engine.arrays import Counts, Rows, Vector64
 from app.engine.data.statistics import count_rows
 from app.engine.evaluation import interval_coverage, mae, ndcg_at, recall_at, rmse
 from app.engine.factors import FactorModel
-from app.engine.fold_in.intervals import BUCKETS
-from app.engine.fold_in.solve import INTERVAL_LEVEL
+from app.engine.fold_in.intervals import BUCKETS, INTERVAL_LEVEL
 from app.settings import RatingScale
 from app.training.evaluation.holdout import TOP, Questions, Sheet, ranked_users
 

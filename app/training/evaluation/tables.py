@@ -8,7 +8,7 @@ from typing import Any
 from rich.bar import Bar
 from rich.table import Table
 
-from app.engine.fold_in.solve import INTERVAL_LEVEL
+from app.engine.fold_in.intervals import INTERVAL_LEVEL
 from app.registry.versions import VersionRow
 from app.training.evaluation.holdout import TOP
 

@@ -7,7 +7,7 @@ from app.engine.bayes.average import PosteriorSettings, average_posterior
 from app.engine.data.ratings import Ratings
 from app.engine.evaluation import interval_coverage, rmse, split_holdout
 from app.engine.factors import FactorModel
-from app.engine.fold_in.solve import FoldIn
+from app.engine.fold_in.fold_in import FoldIn
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.sgd.local import LocalTrainer
 from app.engine.sgd.trainer import FitCancelled

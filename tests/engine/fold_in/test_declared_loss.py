@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.engine.evaluation import errors_of
-from app.engine.fold_in.solve import FoldIn
+from app.engine.fold_in.fold_in import FoldIn
 from app.engine.losses.catalog import ENTRIES
 from app.engine.losses.declare import declare
 from tests.engine.worlds import random_model

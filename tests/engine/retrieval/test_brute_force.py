@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from app.engine.arrays import InvalidArray
-from app.engine.fold_in.solve import FoldIn
-from app.engine.retrieval.brute_force import best_rows, popular_items, similar_items, top_n
+from app.engine.fold_in.fold_in import FoldIn
+from app.engine.retrieval.brute_force import bayesian_means, best_rows, top_n
 from tests.engine.worlds import model_of, random_model
 
 
@@ -71,28 +71,10 @@ def test_rows_outside_the_model_are_refused(keyword, row):
         best_rows(np.zeros(5, np.float32), 1, **{keyword: np.array([row], np.int32)})
 
 
-def test_similar_items_point_the_same_way_whatever_their_length():
-    model = model_of([[1, 0], [5, 0.1], [0, 0], [1, 1], [-1, 0], [0.1, 0.02]])
-    rows, cosines = similar_items(model, 0, 10)
-    assert rows.tolist() == [1, 5, 3, 4]
-    assert cosines == pytest.approx([0.9998, 0.98058, 0.70711, -1.0], abs=1e-4)
-
-
-def test_nothing_is_similar_to_an_item_without_a_direction():
-    assert similar_items(model_of([[0, 0], [1, 0]]), 0, 5)[0].size == 0
-
-
-def test_similar_items_can_be_excluded_and_an_unknown_item_is_refused():
-    model = model_of(np.eye(3) + 0.5)
-    assert similar_items(model, 0, 5, excluded=np.array([1], np.int32))[0].tolist() == [2]
-    with pytest.raises(InvalidArray, match="3 is not in a model of 3 items"):
-        similar_items(model, 3, 5)
-
-
 def test_one_enthusiastic_vote_does_not_make_an_item_popular():
     model = model_of(
         np.zeros((4, 2)), item_counts=[1, 100, 50, 0], item_means=[5.0, 4.5, 2.0, 3.0], popularity_shrinkage=5.0
     )
-    rows, means = popular_items(model, 10)
+    rows, means = best_rows(bayesian_means(model), 10)
     assert rows.tolist() == [1, 0, 2]  # and the item that nobody rated is not popular
     assert means == pytest.approx([(15 + 450) / 105, (15 + 5) / 6, (15 + 100) / 55])

@@ -7,7 +7,7 @@ from app.engine.bayes.average import PosteriorSettings, average_posterior
 from app.engine.data.features import DAMPING
 from app.engine.data.ratings import Ratings
 from app.engine.factors import FactorModel
-from app.engine.fold_in.solve import FoldIn
+from app.engine.fold_in.fold_in import FoldIn
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.retrieval.brute_force import top_n
 from app.engine.retrieval.by_relevance import SHARE, best_by_relevance, relevance_model, relevance_user

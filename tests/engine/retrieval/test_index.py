@@ -9,7 +9,8 @@ from app.engine.arrays import InvalidArray
 from app.engine.data.row_sets import RowSet
 from app.engine.factors import FactorModel, UserPrior
 from app.engine.retrieval.brute_force_kernels import cosines, score_items
-from app.engine.retrieval.index import Query, TopNIndex
+from app.engine.retrieval.index import TopNIndex
+from app.engine.retrieval.retriever import Query
 from tests.engine.worlds import model_of
 
 MAKE_TEST, SOAK = 20, 200  # models, each of which is asked 50 times
@@ -33,7 +34,7 @@ def brute_force(model: FactorModel, query: Query, n, *, candidates=None, among=N
 
 
 def expect_equal(index: TopNIndex, queries, n, **wish):
-    for (rows, values), query in zip(index.best(queries, n, **wish), queries, strict=True):
+    for (rows, values), query in zip(index.search(queries, n, **wish), queries, strict=True):
         expected, scores = brute_force(index.model, query, n, **wish)
         assert rows.tolist() == expected.tolist()
         assert np.array_equal(values, scores)
@@ -106,7 +107,7 @@ def indexed(model: FactorModel) -> TopNIndex:
 
 def test_equal_scores_come_in_the_order_of_their_rows():
     index = indexed(model_of(np.tile([[0.5, -0.25, 0.125, 0.0]], (2000, 1))))
-    ((rows, _),) = index.best([Query(np.ones(4, np.float32), 3.0, np.array([0, 2], np.int32))], 5)
+    ((rows, _),) = index.search([Query(np.ones(4, np.float32), 3.0, np.array([0, 2], np.int32))], 5)
     assert rows.tolist() == [1, 3, 4, 5, 6]
 
 
@@ -159,7 +160,7 @@ def test_zero_vectors_leave_the_order_to_the_biases():
     bias = np.random.default_rng(0).normal(0, 1, 1000)
     index = indexed(model_of(np.zeros((1000, 8)), item_bias=bias))
     expect_equal(index, [Query(np.ones(8, np.float32), 3.0), Query(np.zeros(8, np.float32))], 10)
-    assert index.best([Query(np.ones(8, np.float32))], 10, cosine=True)[0][0].size == 0
+    assert index.search([Query(np.ones(8, np.float32))], 10, cosine=True)[0][0].size == 0
 
 
 @pytest.mark.parametrize("size", [1e8, 1e18, 1e30, 3e38])
@@ -187,9 +188,9 @@ def test_a_part_of_a_batch_is_what_each_gets_alone():
     rng = np.random.default_rng(1)
     index = indexed(any_model(rng, 2000))
     queries = [any_query(rng, index.model) for _ in range(64)]
-    together = index.best(queries, 10)
+    together = index.search(queries, 10)
     for query, (rows, values) in zip(queries, together, strict=True):
-        ((alone, scores),) = index.best([query], 10)
+        ((alone, scores),) = index.search([query], 10)
         assert rows.tolist() == alone.tolist()
         assert np.array_equal(values, scores)
 
@@ -197,22 +198,22 @@ def test_a_part_of_a_batch_is_what_each_gets_alone():
 def test_all_items_come_when_all_are_wanted_and_none_when_none_are():
     index = indexed(model_of(np.random.default_rng(0).normal(0, 1, (700, 8))))
     query = Query(np.ones(8, np.float32))
-    assert index.best([query], 10_000)[0][0].size == 700
-    assert index.best([query], 0)[0][0].size == 0
-    assert index.best([query], 5, among=RowSet.of(np.zeros(0, np.int32), 700))[0][0].size == 0
-    assert index.best([], 5) == []
+    assert index.search([query], 10_000)[0][0].size == 700
+    assert index.search([query], 0)[0][0].size == 0
+    assert index.search([query], 5, among=RowSet.of(np.zeros(0, np.int32), 700))[0][0].size == 0
+    assert index.search([], 5) == []
 
 
 def test_what_is_excluded_may_come_in_any_order_twice_and_be_everything():
     rng = np.random.default_rng(4)
     index = indexed(model_of(rng.normal(0, 1, (900, 8))))
     vector = rng.normal(0, 1, 8).astype(np.float32)
-    best = index.best([Query(vector)], 900)[0][0]
+    best = index.search([Query(vector)], 900)[0][0]
     for n_excluded in (1, 100, 890, 900):
         excluded = rng.permutation(np.concatenate([best[:n_excluded], best[:n_excluded], [-1]])).astype(np.int32)
-        assert index.best([Query(vector, 0.0, excluded)], 10)[0][0].tolist() == best[n_excluded:][:10].tolist()
+        assert index.search([Query(vector, 0.0, excluded)], 10)[0][0].tolist() == best[n_excluded:][:10].tolist()
         others = [Query(vector), Query(vector, 0.0, excluded), Query(vector)]
-        lists = [rows.tolist() for rows, _ in index.best(others, 10)]
+        lists = [rows.tolist() for rows, _ in index.search(others, 10)]
         assert lists == [best[:10].tolist(), best[n_excluded:][:10].tolist(), best[:10].tolist()]
 
 
@@ -220,16 +221,16 @@ def test_vectors_of_other_types_and_layouts_are_looked_with_too_and_of_other_siz
     rng = np.random.default_rng(4)
     index = indexed(model_of(rng.normal(0, 1, (900, 8))))
     vector = rng.normal(0, 1, 8).astype(np.float32)
-    expected = index.best([Query(vector)], 5)[0][0].tolist()
+    expected = index.search([Query(vector)], 5)[0][0].tolist()
     read_only = vector.copy()
     read_only.flags.writeable = False
     for same in (read_only, vector.astype(np.float64), np.repeat(vector, 2)[::2]):
         strided = np.full((3, 2), -1, np.int32)[:, 0]
         for queries in ([Query(same, 0.0, strided)], [Query(same, 0.0, strided), Query(same)]):
-            assert index.best(queries, 5)[0][0].tolist() == expected
+            assert index.search(queries, 5)[0][0].tolist() == expected
     for queries in ([Query(vector[:7])], [Query(vector), Query(vector[:7])]):
         with pytest.raises(InvalidArray, match="vector must have shape"):
-            index.best(queries, 5)
+            index.search(queries, 5)
 
 
 def test_threads_get_what_each_gets_alone():
@@ -237,9 +238,9 @@ def test_threads_get_what_each_gets_alone():
     index = indexed(any_model(rng, 2000))
     queries = [any_query(rng, index.model) for _ in range(200)]
     with np.errstate(all="ignore"), ThreadPoolExecutor(4) as threads:
-        together = list(threads.map(lambda query: index.best([query], 10)[0], queries))
+        together = list(threads.map(lambda query: index.search([query], 10)[0], queries))
     for query, (rows, values) in zip(queries, together, strict=True):
-        ((alone, scores),) = index.best([query], 10)
+        ((alone, scores),) = index.search([query], 10)
         assert rows.tolist() == alone.tolist()
         assert np.array_equal(values, scores)
 
@@ -279,8 +280,8 @@ def test_rows_outside_the_model_are_refused():
     index = indexed(model_of(np.random.default_rng(0).normal(0, 1, (700, 8))))
     outside = np.array([700], np.int32)
     with pytest.raises(InvalidArray, match="excluded holds row 700"):
-        index.best([Query(np.ones(8, np.float32), 0.0, outside)], 1)
+        index.search([Query(np.ones(8, np.float32), 0.0, outside)], 1)
     with pytest.raises(InvalidArray, match="candidates holds row 700"):
-        index.best([Query(np.ones(8, np.float32))], 1, candidates=outside)
+        index.search([Query(np.ones(8, np.float32))], 1, candidates=outside)
     with pytest.raises(InvalidArray, match="among is of 5 rows"):
-        index.best([Query(np.ones(8, np.float32))], 1, among=RowSet.everything(5))
+        index.search([Query(np.ones(8, np.float32))], 1, among=RowSet.everything(5))

@@ -6,8 +6,9 @@ import pytest
 from app.engine.arrays import InvalidArray
 from app.engine.data.row_sets import RowSet
 from app.engine.factors import FactorModel
-from app.engine.retrieval.index import Query, TopNIndex
-from app.engine.retrieval.retriever import FullScan, finder_of
+from app.engine.retrieval.brute_force import BruteForceRetriever
+from app.engine.retrieval.index import TopNIndex, build_retriever
+from app.engine.retrieval.retriever import Query
 from tests.engine.worlds import model_of
 
 RNG = np.random.default_rng(5)
@@ -18,15 +19,15 @@ def model(n_items: int, k: int = 8) -> FactorModel:
 
 
 def test_a_model_of_few_items_is_scanned_and_a_larger_one_indexed() -> None:
-    assert isinstance(finder_of(model(100)), FullScan)
-    assert isinstance(finder_of(model(600)), TopNIndex)
+    assert isinstance(build_retriever(model(100)), BruteForceRetriever)
+    assert isinstance(build_retriever(model(600)), TopNIndex)
 
 
 @pytest.mark.parametrize("cosine", [False, True])
 def test_both_find_the_same_rows_and_scores_with_every_filter(cosine: bool) -> None:
     n_items = 700
     of = model(n_items)
-    index, scan = finder_of(of), FullScan(of)
+    index, scan = build_retriever(of), BruteForceRetriever(of)
     for share in (0.01, 0.5, None):
         among = None if share is None else RowSet.where(RNG.random(n_items) < share)
         for n_candidates in (3, 400, None):
@@ -34,7 +35,8 @@ def test_both_find_the_same_rows_and_scores_with_every_filter(cosine: bool) -> N
             excluded = RNG.choice(n_items, 50, replace=False).astype(np.int32)
             queries = [Query(RNG.normal(size=8).astype(np.float32), 3.5, excluded)] * 2
             both = [
-                finder.best(queries, 10, candidates=candidates, among=among, cosine=cosine) for finder in (index, scan)
+                retriever.search(queries, 10, candidates=candidates, among=among, cosine=cosine)
+                for retriever in (index, scan)
             ]
             for (rows, scores), (own_rows, own_scores) in zip(*both, strict=True):
                 assert rows.tolist() == own_rows.tolist()
@@ -43,4 +45,4 @@ def test_both_find_the_same_rows_and_scores_with_every_filter(cosine: bool) -> N
 
 def test_a_set_of_another_model_is_refused() -> None:
     with pytest.raises(InvalidArray, match="among"):
-        FullScan(model(10)).best([Query(np.ones(8, np.float32))], 1, among=RowSet.everything(11))
+        BruteForceRetriever(model(10)).search([Query(np.ones(8, np.float32))], 1, among=RowSet.everything(11))

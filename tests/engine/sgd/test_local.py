@@ -7,12 +7,12 @@ import pytest
 import app.engine.sgd.local as local
 from app.engine.data.ratings import Ratings
 from app.engine.evaluation import rmse, split_holdout
-from app.engine.fold_in.solve import FoldIn
+from app.engine.fold_in.fold_in import FoldIn
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.catalog import ENTRIES
 from app.engine.losses.declare import declare
 from app.engine.losses.grammar import InvalidLoss
-from app.engine.retrieval.brute_force import popular_items, similar_items, top_n
+from app.engine.retrieval.brute_force import bayesian_means, top_n
 from app.engine.sgd.local import LocalTrainer
 from app.engine.sgd.refit import refit
 from app.engine.sgd.trainer import Diverged, FitCancelled, NoRatings
@@ -178,7 +178,7 @@ def test_the_defaults_are_sane_on_tiny_data(name):
     predicted = model.predict(ratings.user_rows, ratings.item_rows)
     assert ((predicted > low - slack) & (predicted < high + slack)).all()
     user = FoldIn(model).fold_in(ratings.item_rows[:1], ratings.values[:1])
-    top_n(model, user, 3), popular_items(model, 3), similar_items(model, 0, 3)
+    top_n(model, user, 3), bayesian_means(model)
 
 
 def test_rows_without_ratings_are_average(world):
@@ -315,5 +315,5 @@ def test_predictions_behind_a_sigmoid_stay_inside_the_range(world):
     assert 4.5 < predicted.max() <= 5.0
     _, best = top_n(model, user, 3)
     assert best.max() <= 5.0
-    _, popular = popular_items(model, 3)
+    popular = bayesian_means(model)
     assert ((popular >= 1.0) & (popular <= 5.0)).all()

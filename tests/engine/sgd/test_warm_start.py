@@ -4,7 +4,7 @@ import pytest
 from app.engine.data.ratings import Ratings
 from app.engine.evaluation import rmse
 from app.engine.factors import FactorModel
-from app.engine.fold_in.solve import FoldIn
+from app.engine.fold_in.fold_in import FoldIn
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.sgd import local
 from app.engine.sgd.local import LocalTrainer

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from app.engine.data.ratings import Ratings
-from app.engine.fold_in.solve import INTERVAL_LEVEL, FoldIn, interval
+from app.engine.fold_in.fold_in import FoldIn
+from app.engine.fold_in.intervals import INTERVAL_LEVEL, gaussian_interval
 from app.recommendations import dispatch
 from app.settings import RatingScale
 from app.training.evaluation.holdout import (
@@ -54,7 +55,7 @@ def test_the_intervals_that_are_measured_are_the_ones_that_are_served() -> None:
     sheet = answer(model(mean=2.0), Questions.of(KNOWN, ASKED), scale)
     fold_in = FoldIn(model(mean=2.0))
     values, variances = fold_in.predict(fold_in.fold_in([0, 1], [2.0, 3.0]), [2])
-    lower, upper = interval(values, variances, INTERVAL_LEVEL)
+    lower, upper = gaussian_interval(values, variances, INTERVAL_LEVEL)
     assert INTERVAL_LEVEL == dispatch.INTERVAL_LEVEL == 0.8
     assert (sheet.lower[1], sheet.upper[1]) == pytest.approx((float(lower[0]), float(upper[0])))
 

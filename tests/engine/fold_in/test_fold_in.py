@@ -6,7 +6,8 @@ import pytest
 from app.engine.arrays import InvalidArray
 from app.engine.data.features import DAMPING
 from app.engine.factors import FactorModel, UserPrior
-from app.engine.fold_in.solve import _HINT_RATINGS, INTERVAL_LEVEL, NOISE_RATINGS, FoldIn, interval
+from app.engine.fold_in.fold_in import _HINT_RATINGS, NOISE_RATINGS, FoldIn
+from app.engine.fold_in.intervals import INTERVAL_LEVEL, gaussian_interval
 from tests.engine.worlds import model_of, random_model, random_posterior
 
 
@@ -130,10 +131,10 @@ def test_ratings_that_cannot_be_are_refused(rows, values, what):
 
 def test_an_interval_widens_with_doubt_and_with_confidence():
     values, variances = np.array([3.0, 3.0], np.float32), np.array([1.0, 4.0], np.float32)
-    lower, upper = interval(values, variances, 0.9)
+    lower, upper = gaussian_interval(values, variances, 0.9)
     assert upper - values == pytest.approx([1.6449, 3.2897], abs=1e-4)
     assert values - lower == pytest.approx(upper - values)
-    assert interval(values, variances, 0.5)[1][0] < upper[0]
+    assert gaussian_interval(values, variances, 0.5)[1][0] < upper[0]
 
 
 def test_the_model_is_left_as_it_was():

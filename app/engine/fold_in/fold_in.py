@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,12 +25,18 @@ from app.engine.factors import FactorModel
 from app.engine.fold_in.cholesky import invert_positive
 from app.engine.fold_in.declared_loss import Evidence, solve_declared, working_pulls
 from app.engine.fold_in.fused_kernels import N_ITEMS, N_PLACES, K, fold_in_averaged, predict_with_intervals
-from app.engine.fold_in.intervals import BUCKETS, bucket_of, calibrated_reach, reach_by_buckets
+from app.engine.fold_in.intervals import (
+    BUCKETS,
+    INTERVAL_LEVEL,
+    bucket_of,
+    calibrated_reach,
+    gaussian_interval,
+    gaussian_reach,
+    reach_by_buckets,
+)
 from app.engine.fold_in.kernels import add_held_out_errors, predict_items, share_out, solve_user
+from app.engine.fold_in.user import UserVector
 from app.engine.parallel import in_parts, n_parts_of
-
-INTERVAL_LEVEL = 0.8
-"""Share of ratings inside the intervals that are served, and so inside the ones that are measured."""
 
 NOISE_RATINGS = 30.0
 """Ratings that the usual noise weighs against a user's own (see `app.engine.bayes.gibbs`)."""
@@ -46,27 +50,6 @@ _BUCKETS = np.array(BUCKETS, np.int64)
 
 _USERS_OF_A_PART = 16
 """Fewer users folded in together are not worth handing over."""
-
-
-@dataclass(frozen=True, slots=True)
-class UserSide:
-    """What is known of one user: x_u = [bias, factors], and how well: the Cholesky factor U of A_u, U'U = A_u.
-
-    A_u^-1 is the covariance of x_u; only the upper triangle of `upper` [k + 1, k + 1] means anything.
-    """
-
-    bias: float
-    factors: Vector32
-    upper: Matrix64
-    n_ratings: int
-    noise_scale: float = 1.0
-    """This user's noise variance by the usual one."""
-
-    def covariance(self) -> Matrix64:
-        """A_u^-1 [k + 1, k + 1], bias first."""
-        inverse = np.linalg.inv(np.triu(self.upper))
-        covariance: Matrix64 = inverse @ inverse.T
-        return covariance
 
 
 class FoldIn:
@@ -104,7 +87,7 @@ class FoldIn:
         self._temperature = max(model.temperature, 1e-12)
         self._nobody = self._solve(np.zeros(0, np.int32), np.zeros(0, np.float32))
 
-    def fold_in(self, item_rows: npt.ArrayLike, values: npt.ArrayLike) -> UserSide:
+    def fold_in(self, item_rows: npt.ArrayLike, values: npt.ArrayLike) -> UserVector:
         """The user of these ratings; nobody's ratings give the prior mean. O(n k^2 + k^3).
 
         Raises InvalidArray for unequal lengths, rows outside the model other than -1, and values that are not finite.
@@ -115,11 +98,11 @@ class FoldIn:
         refuse_rows_outside(items, self.model.n_items, "item_rows", unknown_allowed=True)
         return self.solve(items, ratings)
 
-    def solve(self, item_rows: Rows, values: Vector32) -> UserSide:
+    def solve(self, item_rows: Rows, values: Vector32) -> UserVector:
         """As `fold_in`, of arrays that are known to be what they should be: looking at them takes half of the time."""
         return self._solve(item_rows, values) if item_rows.size else self._nobody
 
-    def predict(self, user: UserSide, item_rows: npt.ArrayLike) -> tuple[Vector32, Vector32]:
+    def predict(self, user: UserVector, item_rows: npt.ArrayLike) -> tuple[Vector32, Vector32]:
         """r_hat of each item, not clipped to any scale, and the variance of a rating around it: s2 + y' A_u^-1 y.
 
         Behind a link the doubt y' A_u^-1 y about the score counts by the link's slope there, squared.
@@ -132,7 +115,7 @@ class FoldIn:
         doubts = (variances - self._noise_variance) * slopes**2
         return loss.rating_of(scores).astype(np.float32), (self._noise_variance + doubts).astype(np.float32)
 
-    def scores(self, user: UserSide, item_rows: npt.ArrayLike) -> tuple[Vector32, Vector32]:
+    def scores(self, user: UserVector, item_rows: npt.ArrayLike) -> tuple[Vector32, Vector32]:
         """mean + b_u + b_i + p.q of each item, and s2 + y' A_u^-1 y."""
         items = rows(item_rows, "item_rows")
         refuse_rows_outside(items, self.model.n_items, "item_rows", unknown_allowed=True)
@@ -185,15 +168,15 @@ class FoldIn:
         squared_error, doubt, n = sums.sum(axis=0).tolist()
         return squared_error, doubt, int(n)
 
-    def trained(self, user_row: int, folded: UserSide) -> UserSide:
+    def trained(self, user_row: int, folded: UserVector) -> UserVector:
         """The user with the vector that training gave them, who was folded in from the ratings of that training.
 
         How well it is known, and the user's noise, are those of folding in.
         """
         bias, factors = float(self.model.user_bias[user_row]), self.model.user_factors[user_row]
-        return UserSide(bias, factors, folded.upper, folded.n_ratings, folded.noise_scale)
+        return UserVector(bias, factors, folded.upper, folded.n_ratings, folded.noise_scale)
 
-    def with_intervals(self, user: UserSide, item_rows: npt.ArrayLike, level: float = INTERVAL_LEVEL) -> Matrix64:
+    def with_intervals(self, user: UserVector, item_rows: npt.ArrayLike, level: float = INTERVAL_LEVEL) -> Matrix64:
         """Prediction, lower and upper end [3, n] of each item, as `predict` and `interval` give them.
 
         A sixth of their time for the ten items of a list.
@@ -211,7 +194,7 @@ class FoldIn:
 
     def interval(
         self,
-        user: UserSide,
+        user: UserVector,
         item_rows: npt.ArrayLike,
         values: Vector32,
         variances: Vector32,
@@ -219,14 +202,14 @@ class FoldIn:
     ) -> tuple[Vector32, Vector32]:
         """Lower and upper ends of the interval of each prediction, calibrated where the model knows how."""
         if self.model.posterior is None:
-            return interval(values, variances, level)
+            return gaussian_interval(values, variances, level)
         items = rows(item_rows, "item_rows")
         counts = np.where(items >= 0, self.model.item_counts[items], 0)
         reach = calibrated_reach(self.model.posterior, user.n_ratings, counts, level) * np.sqrt(variances)
         return np.asarray(values - reach, np.float32), np.asarray(values + reach, np.float32)
 
     def shares(
-        self, user: UserSide, item_rows: npt.ArrayLike, rated_rows: npt.ArrayLike, values: npt.ArrayLike
+        self, user: UserVector, item_rows: npt.ArrayLike, rated_rows: npt.ArrayLike, values: npt.ArrayLike
     ) -> tuple[Vector64, Matrix64]:
         """What the prior and each of m ratings add to the scores of n items, for the user folded in from them.
 
@@ -277,7 +260,7 @@ class FoldIn:
         return pull, posterior.item_hints[rated], share / np.sqrt(n + DAMPING) * precision
 
     def _declared_shares(
-        self, user: UserSide, items: Rows, rated: Rows, ratings: Vector32
+        self, user: UserVector, items: Rows, rated: Rows, ratings: Vector32
     ) -> tuple[Vector64, Matrix64]:
         evidence = self._evidence(rated, ratings)
         pulls = working_pulls(self.model.loss, evidence, self._temperature, user.bias, user.factors)
@@ -285,14 +268,14 @@ class FoldIn:
         reach = wanted.y @ user.covariance()
         return wanted.base + reach @ self._prior_pull, reach @ (pulls[:, None] * evidence.y).T
 
-    def _solve(self, item_rows: Rows, values: Vector32) -> UserSide:
+    def _solve(self, item_rows: Rows, values: Vector32) -> UserVector:
         if not self.model.loss.is_squared:
             return self._solve_declared(item_rows, values)
         if self.model.posterior is None or not (item_rows >= 0).any():
             return self._solve_once(item_rows, values, self._prior_precision, self._prior_pull)
         return self._solve_averaged(item_rows, values)
 
-    def _solve_averaged(self, item_rows: Rows, values: Vector32) -> UserSide:
+    def _solve_averaged(self, item_rows: Rows, values: Vector32) -> UserVector:
         """With the prior of a user who rated these n items, and the user's own noise.
 
         Prior: n / (n + d) of the way from the crowd's mean to the hinted one (see `Posterior`), and n / (n + 150) of
@@ -312,7 +295,7 @@ class FoldIn:
         noise_scale = fold_in_averaged(
             self._places, self._numbers, item_rows, values, *crowd, *self._hints, upper, solution
         )
-        return UserSide(float(solution[0]), solution[1:].astype(np.float32), upper, item_rows.size, noise_scale)
+        return UserVector(float(solution[0]), solution[1:].astype(np.float32), upper, item_rows.size, noise_scale)
 
     def _tell_kernels(self) -> None:
         """Where arrays lie, in the order of `fused_kernels`; they are held for as long as this lives."""
@@ -337,10 +320,10 @@ class FoldIn:
     def _reach_at(self, level: float) -> Matrix64:
         """Standard deviations by bucket of the user (rows) and of the item (columns)."""
         if self.model.posterior is None:
-            return np.full((len(BUCKETS) + 1, len(BUCKETS) + 1), _gaussian_reach(level))
+            return np.full((len(BUCKETS) + 1, len(BUCKETS) + 1), gaussian_reach(level))
         return reach_by_buckets(self.model.posterior, level)
 
-    def _solve_once(self, item_rows: Rows, values: Vector32, precision: Matrix64, pull: Vector64) -> UserSide:
+    def _solve_once(self, item_rows: Rows, values: Vector32, precision: Matrix64, pull: Vector64) -> UserVector:
         size = pull.size
         upper, solution = np.empty((size, size)), np.empty(size)
         solve_user(
@@ -359,16 +342,16 @@ class FoldIn:
             upper,
             solution,
         )
-        return UserSide(float(solution[0]), solution[1:].astype(np.float32), upper, int(item_rows.size))
+        return UserVector(float(solution[0]), solution[1:].astype(np.float32), upper, int(item_rows.size))
 
-    def _solve_declared(self, item_rows: Rows, values: Vector32) -> UserSide:
+    def _solve_declared(self, item_rows: Rows, values: Vector32) -> UserVector:
         evidence = self._evidence(item_rows, values)
         prior_mean = np.asarray(self.model.user_prior.mean, np.float64)
         solution, precision = solve_declared(
             self.model.loss, evidence, self._temperature, prior_mean, self._prior_precision
         )
         upper = np.ascontiguousarray(np.linalg.cholesky(precision).T)
-        return UserSide(float(solution[0]), solution[1:].astype(np.float32), upper, int(item_rows.size))
+        return UserVector(float(solution[0]), solution[1:].astype(np.float32), upper, int(item_rows.size))
 
     def _evidence(self, item_rows: Rows, values: Vector32) -> Evidence:
         model = self.model
@@ -388,16 +371,6 @@ def _inverted(covariance: Matrix64) -> Matrix64:
     inverse = np.empty_like(ridged)
     invert_positive(ridged, inverse)
     return inverse
-
-
-def interval(values: Vector32, variances: Vector32, level: float = INTERVAL_LEVEL) -> tuple[Vector32, Vector32]:
-    """Lower and upper ends of the central interval that holds a rating with this probability, were errors Gaussian."""
-    reach = _gaussian_reach(level) * np.sqrt(variances)
-    return np.asarray(values - reach, np.float32), np.asarray(values + reach, np.float32)
-
-
-def _gaussian_reach(level: float) -> float:
-    return statistics.NormalDist().inv_cdf(0.5 + level / 2)
 
 
 def _average_item(model: FactorModel, is_known: npt.NDArray[np.bool_]) -> tuple[float, float]:
