@@ -1,7 +1,7 @@
 """API processes that share what was imported: forks of a parent that imports the service and runs none of it.
 
 Left to itself, uvicorn starts each as a new interpreter with all libraries of its own. What forks save, and why they
-are safe here: docs/decisions/0055-api-processes-are-forks.md.
+are safe here: docs/decisions/0055-forked-api-processes.md.
 """
 
 from __future__ import annotations

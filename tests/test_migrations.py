@@ -212,7 +212,7 @@ def test_an_upgrade_under_load_fails_no_request(
         monkeypatch.chdir(REPOSITORY)
         subprocess.run([*palate, "migrate"], check=True)
         for code in (REPOSITORY, new_code):  # so that each starts within its time
-            subprocess.run([*palate, "warm-up"], cwd=code, check=True)
+            subprocess.run([*palate, "precompile"], cwd=code, check=True)
         loads = []
         with running_service(tmp_path / "data") as old, Load(old.url) as load:
             loads.append(load)
