@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 from threadpoolctl import threadpool_limits
@@ -20,12 +21,14 @@ from app.engine.hyperparameters import Hyperparameters
 from app.engine.precompile import precompile_training_kernels
 from app.logs import set_up_logs
 from app.settings import Settings
-from app.training import queue
+from app.training import queue, run
 from app.training.lease import DATABASE_IS_AWAY
-from app.training.queue import Claim, LeaseLost
+from app.training.models import RunKind
+from app.training.queue import Claim, Epoch, LeaseLost
 from app.training.retrain_policy import Watch
+from app.training.wait_for_run import Work
 from app.tuning import store as searches
-from app.tuning.study import work_on
+from app.tuning import study
 
 log = logging.getLogger("app.worker")  # also where it runs as __main__
 
@@ -35,6 +38,21 @@ _GLANCE = 0.1
 _SHOWN_EVERY = 1.0
 _LONGEST_WAIT = 5.0
 _PR_SET_PDEATHSIG = 1
+
+EXECUTE: dict[RunKind, Work] = {"train": run.execute, "search": study.execute}
+"""What works on a run of each kind."""
+
+
+def execute(
+    database: Database,
+    settings: Settings,
+    claim: Claim,
+    *,
+    is_stopping: Callable[[], bool],
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> None:
+    """Work on a claimed run of any kind until it has an outcome, or is handed back."""
+    EXECUTE[claim.kind](database, settings, claim, is_stopping=is_stopping, on_epoch=on_epoch)
 
 
 class Worker:
@@ -113,7 +131,7 @@ class Worker:
         return not thread.is_alive()
 
     def _execute(self, claim: Claim) -> None:
-        work_on(self._database, self._settings, claim, is_stopping=self.is_stopping)
+        execute(self._database, self._settings, claim, is_stopping=self.is_stopping)
 
     def _take_back(self, claim: Claim) -> None:
         with contextlib.suppress(LeaseLost, *DATABASE_IS_AWAY), self._database.write() as connection:

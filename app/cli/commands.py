@@ -339,7 +339,7 @@ def train(
     """Train in the foreground and publish what passes the gate; Ctrl-C cancels."""
     from app.engine.hyperparameters import Hyperparameters, InvalidHyperparameter
     from app.training.wait_for_run import Hooks, train_now
-    from app.tuning.study import work_on
+    from app.worker import execute
 
     settings = _settings()
     try:
@@ -349,7 +349,7 @@ def train(
     minimised = _declared_loss(settings, loss, penalty, link, loss_parameter or [])
     with _database() as (database, settings), _epochs_shown() as show, _interrupted() as is_interrupted:
         hooks = Hooks(on_epoch=show, is_cancelled=is_interrupted, on_wait=console.print)
-        run = train_now(database, settings, chosen, loss=minimised, work=work_on, **hooks)
+        run = train_now(database, settings, chosen, loss=minimised, work=execute, **hooks)
     _print_outcome(run)
 
 
@@ -392,6 +392,7 @@ def tune(
     from app.engine.search import InvalidSpace
     from app.training.wait_for_run import Hooks
     from app.tuning import wait_for_search
+    from app.worker import execute
 
     wanted = None
     if resume is None:
@@ -407,7 +408,7 @@ def tune(
             raise Failed(f"--space {invalid}", 2) from invalid
         with _trials_shown(asked.n_trials) as (show, show_epoch), _interrupted() as is_interrupted:
             hooks = Hooks(on_epoch=show_epoch, is_cancelled=is_interrupted, on_wait=console.print)
-            search, done = wait_for_search.tune_now(database, settings, asked, on_trials=show, **hooks)
+            search, done = wait_for_search.tune_now(database, settings, asked, execute, on_trials=show, **hooks)
     _print_search(search, done, plot)
 
 

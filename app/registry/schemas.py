@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.engine.losses.base import Link, Loss
-from app.registry.metrics import METRICS_EXAMPLE, Metrics
+from app.registry.metrics import METRICS_EXAMPLE, RunMetrics
 from app.registry.versions import VersionRow
 
 
@@ -97,7 +97,7 @@ class Model(BaseModel):
     n_factors: int = Field(description="Length of the user and item vectors.")
     size_bytes: int = Field(description="Size of its files.")
     hyperparameters: dict[str, Any] = Field(description="Everything that was chosen about the fit, the seed included.")
-    metrics: Metrics = Field(description="Errors on the hold-out, and seconds per phase of the run.")
+    metrics: RunMetrics = Field(description="Errors on the hold-out, and seconds per phase of the run.")
     software: dict[str, str] = Field(description="Versions of what computed it.")
 
     @classmethod

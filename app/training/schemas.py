@@ -16,7 +16,7 @@ from app.engine.losses.catalog import BY_NAME, PENALTIES
 from app.engine.losses.declare import declare
 from app.engine.losses.grammar import MAX_LENGTH, InvalidLoss
 from app.errors import BadInput
-from app.registry.metrics import METRICS_EXAMPLE, Metrics
+from app.registry.metrics import METRICS_EXAMPLE, RunMetrics
 from app.registry.schemas import LOSS_EXAMPLE, LossOut
 from app.settings import RatingScale
 from app.training.models import FINISHED, Phase, RequestedBy, RunKind, RunStatus
@@ -185,7 +185,7 @@ class TrainingRunOut(BaseModel):
     progress: float = Field(description="Share of the epochs done, from 0 to 1; early stopping jumps ahead.")
     n_ratings: int | None = Field(description="Ratings that it learns.")
     trained_through: int | None = Field(description="The last rating revision that it sees.")
-    metrics: Metrics = Field(description="Errors on the hold-out, and seconds per step of the run.")
+    metrics: RunMetrics = Field(description="Errors on the hold-out, and seconds per step of the run.")
     version: int | None = Field(description="The model version that it published.")
     error: str | None = Field(description="Why it failed or was rejected.")
 

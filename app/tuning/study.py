@@ -14,17 +14,17 @@ from app.engine.recipe import Recipe
 from app.engine.search import Folds, Trial, best_of, run_search
 from app.engine.sgd.local import LocalTrainer
 from app.settings import Settings
-from app.training import queue
+from app.training import queue, run
 from app.training.lease import Lease, RunStopped
 from app.training.queue import Claim, Epoch
-from app.training.run import MIN_HOLDOUT, Untrainable, execute
+from app.training.run import MIN_HOLDOUT, Untrainable
 from app.training.snapshot.take import TrainingSnapshot, split, take_snapshot
 from app.tuning import store
 
 log = logging.getLogger(__name__)
 
 
-def work_on(
+def execute(
     database: Database,
     settings: Settings,
     claim: Claim,
@@ -32,9 +32,12 @@ def work_on(
     is_stopping: Callable[[], bool],
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> None:
-    """Work on a claimed run of either kind until it has an outcome, or is handed back."""
-    choose = _Study(database, settings).choose if claim.kind == "search" else None
-    execute(database, settings, claim, is_stopping=is_stopping, on_epoch=on_epoch, choose=choose)
+    """Work on a claimed run of kind `search` until it has an outcome or is handed back.
+
+    `on_epoch` receives the epochs of the training that publishes the best trial.
+    """
+    choose = _Study(database, settings).choose
+    run.execute(database, settings, claim, is_stopping=is_stopping, on_epoch=on_epoch, choose=choose)
 
 
 class _Study:

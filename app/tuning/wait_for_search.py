@@ -13,10 +13,9 @@ from app.errors import Conflict
 from app.settings import Settings
 from app.training.lease import DATABASE_IS_AWAY
 from app.training.models import FINISHED
-from app.training.wait_for_run import Hooks, see_through
+from app.training.wait_for_run import Hooks, Work, see_through
 from app.tuning import store
 from app.tuning.store import SearchRun, Wanted
-from app.tuning.study import work_on
 
 _LOOK_INTERVAL = 0.25
 
@@ -49,6 +48,7 @@ def tune_now(
     database: Database,
     settings: Settings,
     search: SearchRun,
+    work: Work,
     *,
     on_trials: Callable[[Sequence[Trial]], None] | None = None,
     **hooks: Unpack[Hooks],
@@ -58,7 +58,7 @@ def tune_now(
     `on_epoch` is told of the training that follows where the best is to be published.
     """
     with _following(database, search.id, on_trials or (lambda _: None)):
-        see_through(database, settings, search, work=work_on, **hooks)
+        see_through(database, settings, search, work=work, **hooks)
     with database.read() as connection:
         return store.get(connection, search.id), store.trials_of(connection, search.id)
 

@@ -7,7 +7,7 @@ import pytest
 from app.db.engine import Database
 from app.settings import Settings
 from app.training import queue
-from app.tuning.study import work_on
+from app.tuning.study import execute
 from tests.training.world import claim, fill
 from tests.tuning.world import GRID, search_of
 
@@ -19,7 +19,7 @@ def post(client: httpx.Client, **body: Any) -> httpx.Response:
 
 
 def work(database: Database, settings: Settings) -> None:
-    work_on(database, settings, claim(database, settings), is_stopping=lambda: False)
+    execute(database, settings, claim(database, settings), is_stopping=lambda: False)
 
 
 def test_a_search_is_accepted_watched_and_found_done(

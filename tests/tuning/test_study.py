@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from app import worker
 from app.db.engine import Database
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.catalog import SQUARED
@@ -18,7 +19,7 @@ from app.settings import RetrainPolicy, Settings
 from app.training import queue
 from app.training.retrain_policy import Watch
 from app.tuning import store
-from app.tuning.study import work_on
+from app.tuning.study import execute
 from tests.training.world import QUICK, active, claim, enqueue, fill, run_of, start_worker, wait_until
 from tests.tuning.world import GRID, RECIPE, ask, search, search_of, told, trials_of, wanted
 
@@ -165,13 +166,13 @@ def test_a_search_makes_room_for_a_training_and_goes_on_after_it(database: Datab
     row = ask(database, wanted(n_trials=5))
     held = claim(database, settings)
     training = enqueue(database)
-    work_on(database, settings, held, is_stopping=lambda: False)
+    execute(database, settings, held, is_stopping=lambda: False)
     assert search_of(database, row.id).status == "queued"
     assert len(trials_of(database, row.id)) == 1
     for expected in (training.id, row.id):
         held = claim(database, settings)
         assert held.run_id == expected
-        work_on(database, settings, held, is_stopping=lambda: False)
+        worker.execute(database, settings, held, is_stopping=lambda: False)
     assert run_of(database, training.id).status == search_of(database, row.id).status == "succeeded"
     assert told(trials_of(database, row.id)) == told(trials_of(database, undisturbed.id))
 
@@ -180,7 +181,7 @@ def test_a_search_is_cancelled_between_epochs_and_keeps_its_trials(database: Dat
     fill(database)
     row = ask(database, wanted(ENDLESS, strategy="random", n_trials=3))
     held = claim(database, settings)
-    working = threading.Thread(target=work_on, args=(database, settings, held), kwargs={"is_stopping": lambda: False})
+    working = threading.Thread(target=execute, args=(database, settings, held), kwargs={"is_stopping": lambda: False})
     working.start()
     with database.write() as connection:
         queue.request_cancel(connection, row.id, database.now(connection))

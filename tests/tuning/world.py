@@ -12,7 +12,7 @@ from app.engine.search import Trial
 from app.settings import Settings
 from app.tuning import store
 from app.tuning.store import SearchRun, Wanted
-from app.tuning.study import work_on
+from app.tuning.study import execute
 from tests.training.world import QUICK, claim
 
 SPACE = {
@@ -37,7 +37,7 @@ def ask(database: Database, asked: Wanted) -> SearchRun:
 def search(database: Database, settings: Settings, asked: Wanted) -> SearchRun:
     """One search from the request to its outcome, in this thread."""
     row = ask(database, asked)
-    work_on(database, settings, claim(database, settings), is_stopping=lambda: False)
+    execute(database, settings, claim(database, settings), is_stopping=lambda: False)
     return search_of(database, row.id)
 
 
