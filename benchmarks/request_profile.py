@@ -1,10 +1,10 @@
 """Where the microseconds of a recommendation go, inside the worker.
 
-    .venv/bin/python -m benchmarks.request_profile FOLDER USER [--kept]
+    .venv/bin/python -m benchmarks.request_profile FOLDER USER [--cached]
 
 FOLDER is a service's data folder with an active version (`benchmarks.recommendations_http --keep FOLDER` leaves one).
 Requests go straight to the ASGI app; named parts are timed, each without the parts inside it, in the quickest of eight
-rounds of 500. What the server around the app takes is not in it. Prints a table for docs/performance.md.
+rounds of 500. What the server around the app takes is not in it. Prints a table for docs/lab-notes.md.
 """
 
 from __future__ import annotations
@@ -114,10 +114,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("user")
-    parser.add_argument("--kept", action="store_true", help="keep tastes as the service does; else read every time")
+    parser.add_argument("--cached", action="store_true", help="cache users as the service does; else read every time")
     arguments = parser.parse_args()
-    n_kept = 1_000 if arguments.kept else 0
-    settings = Settings(data_dir=arguments.folder, trainer="external", kept_tastes=n_kept)
+    cache_size = 1_000 if arguments.cached else 0
+    settings = Settings(data_dir=arguments.folder, trainer="external", kept_tastes=cache_size)
     for label, micros in sorted(asyncio.run(profile(settings, arguments.user)).items(), key=lambda each: -each[1]):
         print(f"| {label} | {micros:.0f} |")
 

@@ -5,7 +5,7 @@
     .venv/bin/python -m benchmarks.training_speed --sections rates quality --data S1 --rounds 7
 
 Prints tables; writes training_speed.json and time_to_error_<data>.png to benchmarks/results. What the columns mean, and
-what the bars are: docs/performance.md.
+what the bars are: docs/lab-notes.md.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 Ratings of stored users and items go straight to the ASGI app, one after the other; what the server around it takes is
 not in it. Medians, each part without the parts inside it. Beside them the raw driver's upsert, as in
-`benchmarks.write_speed`, whose databases these are. Prints rows of a table for docs/performance.md.
+`benchmarks.write_speed`, whose databases these are. Prints rows of a table for docs/lab-notes.md.
 """
 
 from __future__ import annotations
