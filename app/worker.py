@@ -142,7 +142,7 @@ class Worker:
 def precompile(settings: Settings) -> None:
     """Compile the kernels that serving and training with these settings need, or load them from the cache."""
     hyperparameters = Hyperparameters.from_dict(settings.hyperparameters)
-    kernels = ("app.ratings.sqlite_native", "app.training.snapshot.kernels")
+    kernels = ("app.training.snapshot.kernels",)
     precompile_training_kernels(hyperparameters, settings.loss, settings.kernels_dir, extra_modules=kernels)
 
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import migrations
 from app.db.engine import open_database
-from app.ratings import bulk_read, store
+from app.ratings import bulk_read, export, store
 from app.ratings.bulk_import import import_ratings
 from app.settings import Settings
 
@@ -59,9 +59,9 @@ def measure(name: str, settings: Settings, ratings: Path) -> None:
 
     report("import", do_import)
     report("import again", do_import)
-    report("load_all", lambda: read(store.load_all))
-    report("digest", lambda: read(store.ratings_digest))
-    report("export (ndjson)", lambda: read(lambda connection: sum(map(len, bulk_read.export(connection, "ndjson")))))
+    report("load_all", lambda: read(bulk_read.load_all))
+    report("digest", lambda: read(export.ratings_digest))
+    report("export (ndjson)", lambda: read(lambda connection: sum(map(len, export.export(connection, "ndjson")))))
     database.dispose()
 
 

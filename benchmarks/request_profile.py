@@ -21,7 +21,6 @@ from app.engine.retrieval.brute_force import BruteForceRetriever
 from app.engine.retrieval.index import TopNIndex
 from app.main import create_app
 from app.ratings import store
-from app.ratings.loop_reader import LoopReader
 from app.recommendations import api, dispatch, query
 from app.recommendations.context import Moment
 from app.recommendations.dispatch import Recommender
@@ -32,7 +31,6 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("is the kept list still right?", Recommender, "_unchanged_list"),
     ("model, items and changes at hand", Recommender, "_moment_at_hand"),
     ("reading the ratings", store, "ratings_of_user"),
-    ("reading the ratings", LoopReader, "ratings_of_user"),
     ("has the user changed?", store, "state_of_user"),
     ("rows of the rated items", dispatch, "_rated_items"),
     ("folding in", Moment, "user_of"),

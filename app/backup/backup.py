@@ -18,7 +18,8 @@ from app.db.engine import Database
 from app.db.revisions import revision
 from app.db.tables import utc_now
 from app.errors import Conflict
-from app.ratings.bulk_read import digest_of_state, hold_snapshot
+from app.ratings.bulk_read import hold_snapshot
+from app.ratings.export import ratings_digest
 from app.ratings.store import totals
 from app.registry import artifacts, versions
 from app.registry.artifacts import MANIFEST, DamagedVersion
@@ -93,7 +94,7 @@ def _fill(archive: ArchiveWriter, database: Database, connection: Connection, se
             log.warning("not in the backup: %s", damaged)
             facts["problems"].append(str(damaged))
     facts["tables"] = [_add_table(archive, connection, table) for table in tables()]
-    facts["digest"] = digest_of_state(connection)
+    facts["digest"] = ratings_digest(connection)
     archive.finish(facts)
     return facts
 

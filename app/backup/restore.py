@@ -19,11 +19,11 @@ from app.api_keys.models import ApiKey
 from app.atomic_files import replacing
 from app.backup.archive import Archive, opened
 from app.backup.tables import Layout, Page, clear, decoded, load, numbered, set_last_number, tables
+from app.db.connections import is_sqlite
 from app.db.engine import Database, is_open
 from app.db.revisions import Counter, advance
 from app.errors import Conflict
-from app.ratings.bulk_read import digest_of_state
-from app.ratings.upsert_postgres import is_sqlite
+from app.ratings.export import ratings_digest
 from app.registry import artifacts
 from app.registry.artifacts import MANIFEST, DamagedVersion
 from app.settings import DATABASE_FILE, Settings
@@ -106,7 +106,7 @@ def restore(
             for version in facts["versions"]:
                 _put_version(archive, settings.versions_dir, version, undo)
             _load_tables(connection, archive, restored)
-            if digest_of_state(connection) != facts["digest"]:
+            if ratings_digest(connection) != facts["digest"]:
                 raise archive.damaged("the restored ratings have another digest than those of the backup")
             if keys_before and not keys.is_any(connection):
                 raise KeysWouldGo

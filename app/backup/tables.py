@@ -17,13 +17,12 @@ from sqlalchemy import JSON, BigInteger, Connection, Float, Integer, Table, dele
 from sqlalchemy.types import TypeEngine
 
 from app.api_keys.models import ApiKey
-from app.db.connections import driver, server_that_sorts
+from app.db.connections import driver, is_sqlite, server_that_sorts
 from app.db.revisions import Counter
 from app.db.tables import Base, UtcTime
 from app.http.idempotency import KeptAnswer
 from app.items.models import DeletedItem, Item
 from app.ratings.models import DeletedRating, Rating, User
-from app.ratings.upsert_postgres import is_sqlite
 from app.registry.models import ActiveModel, ModelVersion
 from app.training.models import TrainingEpoch, TrainingRun
 from app.tuning.models import SearchRow, SearchTrial

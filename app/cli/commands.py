@@ -244,10 +244,10 @@ def export(
     file: Annotated[Path, typer.Argument(help="Where to; .csv or .ndjson; - writes NDJSON.", allow_dash=True)],
 ) -> None:
     """Export all ratings in a form that `palate import` reads."""
-    from app.ratings import bulk_read
+    from app.ratings.export import export as export_lines
 
     with _database() as (database, _), database.read() as connection, _opened_to_write(file) as out:
-        for block in bulk_read.export(connection, "csv" if file.suffix == ".csv" else "ndjson"):
+        for block in export_lines(connection, "csv" if file.suffix == ".csv" else "ndjson"):
             out.write(block)
 
 
@@ -289,9 +289,11 @@ def recommend(
 @app.command()
 def digest() -> None:
     """Print a fingerprint of all ratings: two services with the same ratings print the same one."""
-    from app.ratings.bulk_read import ratings_digest
+    from app.ratings.bulk_read import hold_snapshot
+    from app.ratings.export import ratings_digest
 
     with _database() as (database, _), database.read() as connection:
+        hold_snapshot(connection)
         console.print(ratings_digest(connection), highlight=False, soft_wrap=True)
 
 

@@ -38,9 +38,13 @@ class Reader:
         self.connection.close()
 
 
+def is_sqlite(connection: Connection) -> bool:
+    return connection.dialect.name == "sqlite"
+
+
 def forget_pages(connection: Connection) -> None:
     """Free what SQLite keeps of the file for this connection, up to 4 MB; a server keeps its own."""
-    if connection.dialect.name == "sqlite":
+    if is_sqlite(connection):
         connection.exec_driver_sql("PRAGMA shrink_memory")
 
 

@@ -6,15 +6,11 @@ import json
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from sqlalchemy import (
-    JSON,
     Connection,
     Row,
-    Select,
     bindparam,
     delete,
     func,
@@ -24,7 +20,8 @@ from sqlalchemy import (
     update,
 )
 
-from app.db.connections import driver
+from app.db.connections import is_sqlite
+from app.db.ids import id_column, keys_of_ids
 from app.db.paging import cursor_after, key_before
 from app.db.revisions import advance, revision
 from app.db.tables import utc_now
@@ -68,34 +65,6 @@ class CatalogueChanges:
     revision: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ids:
-    """Every key with its outside id, by key."""
-
-    keys: npt.NDArray[np.int64]
-    ids: list[str]
-
-
-def given_ids(connection: Connection, ids: Collection[str]) -> Select[tuple[str]]:
-    """The ids as a query of one column: a single parameter, however many they are."""
-    if connection.dialect.name == "sqlite":
-        encoded = json.dumps(list(ids), ensure_ascii=False)
-        return select(func.json_each(encoded).table_valued("value", name="given").c.value)
-    encoded_ids = bindparam(None, list(ids), JSON)
-    return select(func.json_array_elements_text(encoded_ids).column_valued("given"))
-
-
-def keys_by_id(connection: Connection, kind: Literal["user", "item"], ids: Collection[str]) -> dict[str, int]:
-    """The keys of those ids that are there. Imports ask for many thousands at once, so the driver answers itself."""
-    if connection.dialect.name == "sqlite":
-        given = "IN (SELECT value FROM json_each(?))"
-    else:
-        given = "= ANY (ARRAY (SELECT json_array_elements_text(%s::json)))"
-    wanted = f"SELECT {kind}_id, {kind}_key FROM {kind}s WHERE {kind}_id {given}"  # noqa: S608
-    with driver(connection) as raw:
-        return dict(raw.execute(wanted, (json.dumps(list(ids)),)).fetchall())
-
-
 def get(connection: Connection, item_id: str) -> Row[Any]:
     """One item with all its fields; raises UnknownItem."""
     row = connection.execute(select(*_FIELDS).where(Item.item_id == item_id)).one_or_none()
@@ -116,17 +85,6 @@ def key_of(connection: Connection, item_id: str) -> int:
     return key
 
 
-def keys_of(connection: Connection, item_ids: Collection[str]) -> dict[str, int]:
-    """The keys of those ids that have an item."""
-    return keys_by_id(connection, "item", item_ids)
-
-
-def item_ids(connection: Connection) -> Ids:
-    """All items, those without ratings too."""
-    rows = connection.execute(select(Item.item_key, Item.item_id).order_by(Item.item_key)).all()
-    return Ids(np.fromiter((row[0] for row in rows), np.int64, len(rows)), [row[1] for row in rows])
-
-
 def categories_by_item(connection: Connection) -> list[tuple[int, str, list[str]]]:
     """Key, outside id and categories of all items that have any, by key."""
     has_any = func.json_array_length(Item.categories) > 0
@@ -138,12 +96,12 @@ def categories_by_item(connection: Connection) -> list[tuple[int, str, list[str]
 
 def ensure_items(connection: Connection, item_ids: Collection[str]) -> dict[str, int]:
     """The key of each id; an item without metadata is made for every id that is new."""
-    keys = keys_of(connection, item_ids)
+    keys = keys_of_ids(connection, "item", item_ids)
     if len(keys) == len(set(item_ids)):
         return keys
     before = advance(connection, "items", 0)  # locks: nobody adds items between the next look and the insert
     missing = [item_id for item_id in dict.fromkeys(item_ids) if item_id not in keys]
-    keys |= keys_of(connection, missing)
+    keys |= keys_of_ids(connection, "item", missing)
     missing = [item_id for item_id in missing if item_id not in keys]
     if missing:
         keys |= _insert_bare(connection, missing, before)
@@ -152,9 +110,9 @@ def ensure_items(connection: Connection, item_ids: Collection[str]) -> dict[str,
 
 
 def _insert_bare(connection: Connection, item_ids: list[str], before: int) -> dict[str, int]:
-    given = given_ids(connection, item_ids).subquery("given_ids")
+    ids = id_column(connection, item_ids).subquery("ids")
     place = func.row_number().over()
-    rows = select(given.c[0], literal(before) + place)
+    rows = select(ids.c[0], literal(before) + place)
     statement = insert(Item).from_select(["item_id", "revision"], rows).returning(Item.item_id, Item.item_key)
     return dict(connection.execute(statement).all())
 
@@ -176,7 +134,7 @@ def patch(connection: Connection, item_id: str, fields: Mapping[str, Any]) -> Ro
 def write_many(connection: Connection, changes: Mapping[str, Mapping[str, Any]]) -> ItemCounts:
     """Set the given fields of each item and keep its others; an item that is new begins empty."""
     newest = before = advance(connection, "items", 0)
-    wanted = select(Item.item_key, *_FIELDS).where(Item.item_id.in_(given_ids(connection, changes)))
+    wanted = select(Item.item_key, *_FIELDS).where(Item.item_id.in_(id_column(connection, changes)))
     stored = {row.item_id: row for row in connection.execute(wanted)}
     new, changed = [], []
     for item_id, fields in changes.items():
@@ -244,7 +202,7 @@ def page(
 
 
 def _has_category(connection: Connection, category: str) -> Any:
-    if connection.dialect.name == "sqlite":
+    if is_sqlite(connection):
         each = func.json_each(Item.categories).table_valued("value", name="each_category").c.value
     else:
         each = func.json_array_elements_text(Item.categories).column_valued("each_category")

@@ -25,12 +25,12 @@ from app.imports.line_reader import Encoding
 from app.imports.schemas import BatchCountsOut, ImportReport
 from app.imports.table_layout import FileFormat
 from app.metrics.instruments import count_ratings
-from app.ratings import bulk_read, erasure, store
+from app.ratings import erasure, export, store
 from app.ratings.bulk_import import ImportOptions, begin_import
-from app.ratings.bulk_read import ExportFormat
+from app.ratings.bulk_read import hold_snapshot
 from app.ratings.checks import refuse_bad_ratings
+from app.ratings.export import ExportFormat
 from app.ratings.group_commit import RatingWriter
-from app.ratings.plain_batch import read_plain
 from app.ratings.schemas import (
     DeletedRatingOut,
     ErasedItem,
@@ -108,19 +108,6 @@ async def add_rating(body: NewRating, request: Request) -> Response:
     return _json(saved, status)
 
 
-async def add_ratings(body: NewRatings, request: Request) -> Response:
-    """Record or replace up to 10,000 ratings in one transaction: all of them or none."""
-    ratings = [rating.to_row() for rating in body.ratings]
-    refuse_bad_ratings(_scale_of(request), ratings, "ratings[{}].")
-    return await _save_many(ratings, request)
-
-
-async def _save_many(ratings: list[store.NewRating], request: Request) -> Response:
-    counts = await _writer_of(request).save_many(ratings)
-    count_ratings(created=counts.created, updated=counts.updated, unchanged=counts.unchanged)
-    return _json(BatchCountsOut.model_validate(counts))
-
-
 def _json(answer: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
     return Response(answer.model_dump_json(), status, media_type="application/json")
 
@@ -132,10 +119,6 @@ def _read_rating(body: bytes, _request: Request) -> NewRating | None:
         return None
 
 
-def _read_batch(body: bytes, request: Request) -> list[store.NewRating] | None:
-    return read_plain(body, _scale_of(request))
-
-
 router.add_api_route(
     "",
     add_rating,
@@ -144,14 +127,16 @@ router.add_api_route(
     responses={**_NEW, **_INVALID},
     route_class_override=direct_route(_read_rating, add_rating),
 )
-router.add_api_route(
-    "/batch",
-    add_ratings,
-    methods=["POST"],
-    response_model=BatchCountsOut,
-    responses=_INVALID,
-    route_class_override=direct_route(_read_batch, _save_many),
-)
+
+
+@router.post("/batch", responses=_INVALID)
+async def add_ratings(body: NewRatings, request: Request) -> BatchCountsOut:
+    """Record or replace up to 10,000 ratings in one transaction: all of them or none."""
+    ratings = [rating.to_row() for rating in body.ratings]
+    refuse_bad_ratings(_scale_of(request), ratings, "ratings[{}].")
+    counts = await _writer_of(request).save_many(ratings)
+    count_ratings(created=counts.created, updated=counts.updated, unchanged=counts.unchanged)
+    return BatchCountsOut.model_validate(counts)
 
 
 @router.post(
@@ -229,7 +214,7 @@ def export_ratings(
 
 def _exported(database: Database, file_format: ExportFormat) -> Iterator[bytes]:
     with database.read() as connection:
-        yield from bulk_read.export(connection, file_format)
+        yield from export.export(connection, file_format)
 
 
 async def _in_threads(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
@@ -246,7 +231,8 @@ async def _in_threads(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
 def ratings_digest(database: DatabaseDep) -> RatingsDigest:
     """A fingerprint of all ratings; two services with the same ratings give the same one."""
     with database.read() as connection:
-        digest = bulk_read.ratings_digest(connection)
+        hold_snapshot(connection)
+        digest = export.ratings_digest(connection)
         n_ratings, newest = store.totals(connection).n_ratings, revision(connection, "ratings")
     return RatingsDigest(digest=digest, n_ratings=n_ratings, revision=newest)
 

@@ -16,20 +16,16 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, literal, select
 
-from app.db.connections import driver
+from app.db.connections import driver, is_sqlite
+from app.db.ids import id_column, keys_of_ids
 from app.db.paging import cursor_after, key_before
 from app.db.revisions import Counter, advance, revision
 from app.db.tables import microseconds_of, time_of, utc_now
 from app.errors import NotFound
 from app.items.models import Item
-from app.items.store import ensure_items, given_ids
-from app.items.store import item_ids as item_ids
+from app.items.store import ensure_items
 from app.ratings import upsert_postgres, upsert_sqlite
-from app.ratings.bulk_read import AllRatings as AllRatings
-from app.ratings.bulk_read import load_all as load_all
-from app.ratings.bulk_read import ratings_digest as ratings_digest
 from app.ratings.models import DeletedRating, Rating, User
-from app.ratings.upsert_postgres import user_ids as user_ids
 
 Outcome = Literal["created", "updated", "unchanged"]
 _OUTCOMES: tuple[Outcome, ...] = ("unchanged", "updated", "created")
@@ -157,7 +153,7 @@ def save_each(connection: Connection, ratings: Sequence[NewRating], now: datetim
 
 def _write_one(connection: Connection, rating: NewRating, now: datetime | None) -> SavedRating | None:
     """The shortest way of one rating; None where it is not open."""
-    if upsert_postgres.is_sqlite(connection):
+    if is_sqlite(connection):
         written = upsert_sqlite.write_in_file(connection, rating, microseconds_of(now or utc_now()))
     else:
         written = upsert_sqlite.write_on_server(connection, rating, None if now is None else microseconds_of(now))
@@ -171,7 +167,7 @@ def _write_one(connection: Connection, rating: NewRating, now: datetime | None) 
 def save_many(connection: Connection, ratings: Sequence[NewRating], now: datetime | None = None) -> BatchCounts:
     """Record or replace many ratings as `save` would one by one; of several for one pair only the last counts."""
     latest = list({rating[:2]: rating for rating in ratings}.values())
-    if upsert_postgres.is_sqlite(connection):
+    if is_sqlite(connection):
         written = _write_in_steps(connection, latest, microseconds_of(now or utc_now()))
         counted = upsert_postgres.Counted(
             written.before, int((written.change > 0).sum()), int((written.change == 2).sum())
@@ -184,7 +180,7 @@ def save_many(connection: Connection, ratings: Sequence[NewRating], now: datetim
 
 def _write_each(connection: Connection, ratings: Sequence[NewRating], now: datetime | None) -> upsert_postgres.Written:
     """Saves ratings of different pairs."""
-    if upsert_postgres.is_sqlite(connection):
+    if is_sqlite(connection):
         return _write_in_steps(connection, ratings, microseconds_of(now or utc_now()))
     return upsert_postgres.write_each(connection, ratings, None if now is None else microseconds_of(now))
 
@@ -291,16 +287,16 @@ _OF_USER_ROW = np.dtype([("user_key", "i8"), ("item_key", "i8"), ("value", "f8")
 
 def ratings_of_user(connection: Connection, user_id: str) -> UserRatings:
     """What a user rated. Every recommendation asks this, so it speaks to the driver itself: one statement."""
-    is_sqlite = upsert_postgres.is_sqlite(connection)
+    on_sqlite = is_sqlite(connection)
     with driver(connection) as raw:
-        cursor = raw if is_sqlite else raw.cursor(binary=True)
-        row = cursor.execute(_OF_USER_SQLITE if is_sqlite else _OF_USER_POSTGRESQL, (user_id,)).fetchone()
+        cursor = raw if on_sqlite else raw.cursor(binary=True)
+        row = cursor.execute(_OF_USER_SQLITE if on_sqlite else _OF_USER_POSTGRESQL, (user_id,)).fetchone()
     if row is None or row[0] is None:
         return NO_RATINGS
     user_key, item_keys, values, newest = row
     if newest is None:
         return dataclasses.replace(NO_RATINGS, user_key=user_key)
-    if is_sqlite:
+    if on_sqlite:
         eighths: npt.NDArray[Any] = np.fromstring(values, np.float64 if "." in values else np.int64, sep=",")
         return UserRatings(user_key, np.fromstring(item_keys, np.int64, sep=","), eighths / 8, newest)
     keys, opinions = np.frombuffer(item_keys, ">i8"), np.frombuffer(values, ">f8")
@@ -309,19 +305,19 @@ def ratings_of_user(connection: Connection, user_id: str) -> UserRatings:
 
 def state_of_user(connection: Connection, user_id: str) -> StateOfRatings:
     """What `ratings_of_user(...).state` would be, for a fifth of the time."""
-    is_sqlite = upsert_postgres.is_sqlite(connection)
+    on_sqlite = is_sqlite(connection)
     with driver(connection) as raw:
-        row = raw.execute(_STATE_OF_USER.format("?" if is_sqlite else "%s"), (user_id,)).fetchone()
+        row = raw.execute(_STATE_OF_USER.format("?" if on_sqlite else "%s"), (user_id,)).fetchone()
     return NO_RATINGS.state if row is None else StateOfRatings(row[0], row[1], row[2] or 0)
 
 
 def ratings_of_users(connection: Connection, user_ids: Collection[str]) -> dict[str, UserRatings]:
     """What each of the users rated; those who do not exist are left out."""
-    keys = upsert_postgres.user_keys_of(connection, user_ids)
+    keys = keys_of_ids(connection, "user", user_ids)
     wanted = (
         select(Rating.user_key, Rating.item_key, Rating.value, Rating.revision)
         .join(User, User.user_key == Rating.user_key)
-        .where(User.user_id.in_(given_ids(connection, user_ids)))
+        .where(User.user_id.in_(id_column(connection, user_ids)))
         .order_by(Rating.user_key, Rating.item_key)
     )
     rows = np.fromiter(map(tuple, connection.execute(wanted)), _OF_USER_ROW)

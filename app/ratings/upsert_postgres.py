@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert
 
-from app.db.connections import driver
+from app.db.connections import driver, is_sqlite
+from app.db.ids import id_column
 from app.db.revisions import peek_revision
-from app.items.store import Ids, given_ids, keys_by_id
 from app.ratings.models import User
 
 Pairs = npt.NDArray[np.int64]
@@ -72,15 +72,6 @@ _WRITE_POSTGRESQL = """
     SELECT before, n_changed, n_new, each_written FROM write_many_ratings(
         string_to_array(%s, E'\\n'), string_to_array(%s, E'\\n'), %s::float8[], %s::bigint[], %s::bigint, %s)"""
 _WRITTEN_ROW = np.dtype([("rated_us", ">i8"), ("change", ">i8")])
-
-
-def is_sqlite(connection: Connection) -> bool:
-    return connection.dialect.name == "sqlite"
-
-
-def user_keys_of(connection: Connection, user_ids: Collection[str]) -> dict[str, int]:
-    """The keys of those ids that have a user."""
-    return keys_by_id(connection, "user", user_ids)
 
 
 class Written(NamedTuple):
@@ -141,15 +132,9 @@ def look_up(connection: Connection, user_ids: Collection[str], item_ids: Collect
     return Beginning(peek_revision(connection, "ratings"), users, items)
 
 
-def user_ids(connection: Connection) -> Ids:
-    """All users, those without ratings too."""
-    rows = connection.execute(select(User.user_key, User.user_id).order_by(User.user_key)).all()
-    return Ids(np.fromiter((row[0] for row in rows), np.int64, len(rows)), [row[1] for row in rows])
-
-
 def add_users(connection: Connection, user_ids: Collection[str]) -> dict[str, int]:
     """Keys of users that do not exist yet; the ratings counter must be locked."""
-    added = insert(User).from_select(["user_id"], given_ids(connection, user_ids))
+    added = insert(User).from_select(["user_id"], id_column(connection, user_ids))
     return dict(connection.execute(added.returning(User.user_id, User.user_key)).all())
 
 

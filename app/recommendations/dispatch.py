@@ -26,7 +26,6 @@ from app.errors import BadInput, FieldError
 from app.items import store as items
 from app.metrics.instruments import TOP_N_SECONDS, USERS_ANSWERED
 from app.ratings import store as ratings
-from app.ratings.loop_reader import LoopReader
 from app.ratings.user_ratings import Looks, NotLookedAt
 from app.recommendations.context import NO_ROWS, Moment, RatedItems, TooLongForTheLoop
 from app.recommendations.cursor import Cursor, PagesGone, first_page, page_after
@@ -82,7 +81,6 @@ class Recommender:
         self._versions: tuple[tuple[LoadedVersion, ServedModel], ...] = ()  # the current one, and perhaps the next
         live.before_swap = self.prepare
         self._reader = database.open_reader() if database.is_sqlite else None
-        self._loop_reader = LoopReader(database, self._reader.connection) if self._reader else None
         self._looks = None if database.is_sqlite else Looks(database)
         self._tastes = KeptTastes(settings.kept_tastes)
         self._recent = RecentPopularity()
@@ -93,8 +91,6 @@ class Recommender:
         """Let go of the database."""
         if self._reader:
             self._reader.close()
-        if self._loop_reader:
-            self._loop_reader.close()
 
     async def list_for_user(self, user_id: str, wish: Wish) -> bytes:
         """The best items for a user by the ratings of this moment, as `RecommendationsOut`."""
@@ -157,7 +153,7 @@ class Recommender:
             return None
         changes = reader.changes()  # before anything else is read: what is committed from now on shows the next time
         view = served.catalogue.view_at_hand(reader.connection, changes)
-        return Moment(reader.connection, served, view, changes, True, self._loop_reader) if view else None
+        return Moment(reader.connection, served, view, changes, True) if view else None
 
     async def _moment_looked_at(self, looks: Looks, user_id: str) -> Moment | None:
         """The moment of one user's question to a server, if nothing else has to be read or built."""

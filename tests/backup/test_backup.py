@@ -25,8 +25,9 @@ from app.db.revisions import revision
 from app.items import store as items
 from app.main import create_app
 from app.ratings import store
-from app.ratings.bulk_read import ratings_digest
+from app.ratings.bulk_read import hold_snapshot, load_all
 from app.ratings.erasure import erase_item, erase_user
+from app.ratings.export import ratings_digest
 from app.ratings.store import NewRating
 from app.settings import Settings
 from tests.asgi import serving
@@ -61,6 +62,7 @@ def opened(settings: Settings) -> Iterator[Database]:
 
 def digest_of(database: Database) -> str:
     with database.read() as connection:
+        hold_snapshot(connection)
         return ratings_digest(connection)
 
 
@@ -189,7 +191,7 @@ def test_a_backup_under_writes_is_the_state_of_its_revision(
             assert (back.digest, back.revision) == (backup.digest, backup.revision)
             assert digest_of(other) == backup.digest
             with other.read() as connection:
-                assert store.load_all(connection).revision == backup.revision
+                assert load_all(connection).revision == backup.revision
                 newest = max(connection.exec_driver_sql("SELECT max(revision) FROM ratings").scalars())
                 assert newest == backup.revision
 
@@ -410,7 +412,7 @@ def test_a_backup_is_for_its_owner_only_and_a_failed_one_leaves_the_old_one(
     with opened(sqlite_settings) as database:
         back_up(database, sqlite_settings, path)
         before = path.read_bytes()
-        monkeypatch.setattr("app.backup.backup.digest_of_state", lambda _: 1 / 0)
+        monkeypatch.setattr("app.backup.backup.ratings_digest", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             back_up(database, sqlite_settings, path)
     assert path.stat().st_mode & 0o777 == 0o600

@@ -13,11 +13,11 @@ from sqlalchemy.exc import DBAPIError
 import migrations
 from app.db import postgres
 from app.db.engine import Database, open_database
+from app.db.ids import ids_of_keys, keys_of_ids
 from app.db.revisions import advance, peek_revision, revision
 from app.db.tables import Base
-from app.items.store import keys_by_id
 from app.main import create_app
-from app.ratings import bulk_read, store, upsert_postgres
+from app.ratings import store, upsert_postgres
 from app.settings import Settings
 from migrations import VERSION_TABLE
 from tests.asgi import serving
@@ -57,11 +57,11 @@ def test_the_clock_of_the_database_is_utc(database: Database) -> None:
 
 ASKED_OF_THE_DRIVER: dict[str, Callable[[Connection], object]] = {
     "peek_revision": lambda connection: peek_revision(connection, "items"),
-    "keys_by_id": lambda connection: keys_by_id(connection, "item", ["dune"]),
+    "keys_of_ids": lambda connection: keys_of_ids(connection, "item", ["dune"]),
     "ratings_of_user": lambda connection: store.ratings_of_user(connection, "ann"),
     "save_each": lambda connection: store.save_each(connection, [store.NewRating("ann", "dune", 4.0)]),
     "stored_ratings": lambda connection: upsert_postgres.stored_ratings(connection, np.array([1 << 32 | 1])),
-    "ids_of_keys": lambda connection: bulk_read.ids_of_keys(connection, "user", [1]),
+    "ids_of_keys": lambda connection: ids_of_keys(connection, "user", [1]),
 }
 
 

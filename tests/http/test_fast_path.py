@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from anyio.from_thread import start_blocking_portal
 from fastapi import FastAPI
@@ -12,9 +11,8 @@ from starlette.types import Message
 
 from app.imports.schemas import BatchCountsOut
 from app.main import create_app
-from app.ratings.plain_batch import read_plain
 from app.ratings.schemas import NewRating, NewRatings, SavedRatingOut
-from app.settings import RatingScale, Settings
+from app.settings import Settings
 
 SHORT, BY_FASTAPI = "application/json", "application/json; charset=utf-8"
 ONE = {"user_id": "ann", "item_id": "dune", "value": 4.5}
@@ -120,29 +118,6 @@ def test_good_bodies_do_take_the_short_way(sqlite_client: httpx.Client, monkeypa
 
     monkeypatch.setattr("fastapi.routing.solve_dependencies", is_not_asked)
     assert sqlite_client.post("/v1/ratings", json=ONE).status_code == 201
-    assert sqlite_client.post("/v1/ratings/batch", json={"ratings": [ONE, {**ONE, "value": 4}]}).json()["updated"] == 1
-
-
-@pytest.mark.parametrize("body", ODD_BATCHES)
-@pytest.mark.parametrize("step", [None, 0.5])
-def test_a_plain_batch_is_read_as_the_model_reads_it_or_not_at_all(body: str, step: float | None) -> None:
-    scale = RatingScale(min=0.5, max=5, step=step)
-    if (ratings := read_plain(body.encode(), scale)) is not None:
-        assert ratings == [rating.to_row() for rating in NewRatings.model_validate_json(body).ratings]
-        assert all(type(rating.value) is float and scale.complaint(rating.value) is None for rating in ratings)
-
-
-def test_numbers_are_read_to_the_last_bit() -> None:
-    values = np.random.default_rng(0).uniform(0.5, 5, 2_000).tolist()
-    body = json.dumps({"ratings": [{**ONE, "value": value} for value in values]}).encode()
-    ratings = read_plain(body, RatingScale())
-    assert ratings is not None
-    assert [rating.value for rating in ratings] == values
-
-
-def test_a_batch_that_is_too_long_is_left_to_the_model() -> None:
-    body = json.dumps({"ratings": [ONE] * 10_001}).encode()
-    assert read_plain(body, RatingScale()) is None
 
 
 @pytest.mark.parametrize("content_type", [SHORT, BY_FASTAPI])

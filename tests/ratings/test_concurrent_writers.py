@@ -17,7 +17,8 @@ import pytest
 from app.db.engine import Database
 from app.db.revisions import revision
 from app.ratings import bulk_read, store
-from app.ratings.bulk_read import export, load_all
+from app.ratings.bulk_read import load_all
+from app.ratings.export import export
 from app.ratings.store import NewRating
 from app.settings import Settings
 

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import and_, func, select
 
 from app.db.engine import Database
+from app.db.ids import read_ids
 from app.db.revisions import revision
 from app.db.tables import microseconds_of
 from app.items import store as items
@@ -247,8 +248,8 @@ def test_ids_of_any_characters_are_kept_as_they_are(database: Database) -> None:
     for expected in ((len(odd), 0, 0), (0, 0, len(odd))):
         assert save_many(database, *((odd_id, odd_id, 3.5) for odd_id in odd))[:3] == expected
     with database.read() as connection:
-        assert store.user_ids(connection).ids == odd
-        assert store.item_ids(connection).ids == odd
+        assert read_ids(connection, "user").ids == odd
+        assert read_ids(connection, "item").ids == odd
 
 
 def test_new_items_of_ratings_are_numbered_in_the_order_in_which_they_are_first_named(database: Database) -> None:
@@ -258,7 +259,7 @@ def test_new_items_of_ratings_are_numbered_in_the_order_in_which_they_are_first_
         rows = connection.exec_driver_sql("SELECT item_id, revision FROM items ORDER BY item_key").all()
         assert [tuple(row) for row in rows] == [("dune", 1), ("heat", 2), ("alien", 3)]
         assert revision(connection, "items") == 3
-        assert store.user_ids(connection).ids == ["ann", "bob", "cleo"]
+        assert read_ids(connection, "user").ids == ["ann", "bob", "cleo"]
         assert store.totals(connection) == (4, 3, 3)
 
 

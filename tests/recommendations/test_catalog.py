@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from app.db.engine import Database
+from app.db.ids import read_ids
 from app.items import store as items
 from app.items.store import catalogue as read_changes
 from app.ratings.erasure import erase_item
@@ -29,7 +30,7 @@ def catalogue(database: Database) -> Catalogue:
     """Of a model that knows the first N items."""
     put(database, {f"i{n}": {"title": f"T{n}", "categories": [f"c{n % 7}", "all"]} for n in range(N)})
     with database.read() as connection:
-        keys = items.item_ids(connection).keys
+        keys = read_ids(connection, "item").keys
     by_key = rows_by_key(keys)
     return Catalogue(N, lambda given: look_up(by_key, given))
 
@@ -60,7 +61,7 @@ def test_items_that_are_named_again_and_again_are_asked_for_once(database: Datab
     """Explanations of long lists named each rating for each item: more parameters than PostgreSQL takes."""
     current = view(database, catalogue)
     with database.read() as connection:
-        keys = items.item_ids(connection).keys
+        keys = read_ids(connection, "item").keys
         rows = np.tile(np.arange(300, dtype=np.int32), 1_000)
         texts = current.texts(lambda: connection, rows, keys, lambda rows: [f"i{row}" for row in rows])
     assert [json.loads(text + "}")["title"] for text in texts[-300:]] == [f"T{n}" for n in range(300)]
@@ -69,7 +70,7 @@ def test_items_that_are_named_again_and_again_are_asked_for_once(database: Datab
 def test_as_many_items_are_described_as_are_asked_for(database: Database) -> None:
     put(database, {"first": {"title": "First"}})
     with database.read() as connection:
-        [key] = items.item_ids(connection).keys.tolist()
+        [key] = read_ids(connection, "item").keys.tolist()
         assert items.describe(connection, [*range(-300_000, 0), key]) == {key: ("First", [])}
 
 
@@ -107,7 +108,7 @@ def test_what_is_told_of_an_item_is_read_once_and_again_when_it_has_changed(
     database: Database, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with database.read() as connection:
-        keys = items.item_ids(connection).keys
+        keys = read_ids(connection, "item").keys
     before = view(database, catalogue)
     assert titles(database, before, keys) == [f"T{n}" for n in range(N)]
     put(database, {"i3": {"title": "New"}})

@@ -15,12 +15,12 @@ import numpy.typing as npt
 from sqlalchemy import Connection
 
 from app.db.engine import Database
+from app.db.ids import Ids, ids_of_keys, read_ids
 from app.db.revisions import revision
 from app.engine.arrays import Mask, Matrix32, Offsets
 from app.engine.data.ratings import Ratings, Vocabulary
 from app.engine.data.statistics import count_rows
-from app.items.store import Ids
-from app.ratings import bulk_read, store, upsert_postgres
+from app.ratings import bulk_read, store
 from app.ratings.bulk_read import DELETED, AllRatings, Changes
 from app.registry.artifacts import Keys, look_up, rows_by_key
 from app.training.snapshot import file
@@ -154,7 +154,7 @@ def _brought_up_to_date(database: Database, folder: Path, changed_since: int | N
         newer = bulk_read.changes_since(connection, since)
         stored = opened.checked()
         pending = _both(stored.changes, _where(newer, newer.revisions > stored.base.revision))
-        plan = plan_merge(stored.base, pending, lambda kind, keys: bulk_read.ids_of_keys(connection, kind, keys))
+        plan = plan_merge(stored.base, pending, lambda kind, keys: ids_of_keys(connection, kind, keys))
         with ThreadPoolExecutor(1) as beside:
             merging = beside.submit(plan.carry_out)
             changes = plan.changes()
@@ -196,9 +196,8 @@ def _probe(connection: Connection, base: Base, pending: Changes) -> None:
     changed = pending.user_keys.astype(np.int64) << 32 | pending.item_keys
     is_unchanged = ~is_among(pairs, np.sort(changed[is_among(changed, pairs)]))
     pairs, places = pairs[is_unchanged], places[is_unchanged]
-    found = upsert_postgres.stored_ratings(connection, pairs)
-    is_same = found.values.astype(np.float32) == base.values[places[found.places]]
-    if found.values.size != pairs.size or not is_same.all():
+    values = bulk_read.values_of_pairs(connection, pairs >> 32, pairs & 0xFFFFFFFF)
+    if not np.array_equal(values, base.values[places]):
         raise UnusableSnapshot("ratings in it are not in the database: it belongs to another one")
 
 
@@ -250,9 +249,9 @@ def _nothing(newest: int) -> Changes:
 
 
 def _read_everything(connection: Connection) -> tuple[Base, Ratings]:
-    found = store.load_all(connection)  # holds this state of the data for the two that follow
-    user_keys, user_ids = _with_rows(store.user_ids(connection), found.user_keys)
-    item_keys, item_ids = _with_rows(store.item_ids(connection), found.item_keys)
+    found = bulk_read.load_all(connection)  # holds this state of the data for the two that follow
+    user_keys, user_ids = _with_rows(read_ids(connection, "user"), found.user_keys)
+    item_keys, item_ids = _with_rows(read_ids(connection, "item"), found.item_keys)
     user_starts, ratings = _sorted(found, user_keys, item_keys)
     item_counts = count_rows(ratings.item_rows, ratings.n_items)
     sides = user_keys, item_keys, item_counts, user_ids, item_ids

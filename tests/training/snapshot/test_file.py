@@ -1,5 +1,4 @@
 import json
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,8 +9,7 @@ import pytest
 
 from app.db.engine import Database, open_database
 from app.errors import NotFound
-from app.ratings import bulk_read, erasure, store
-from app.ratings.sqlite_native import NotNative
+from app.ratings import erasure, store
 from app.ratings.store import NewRating
 from app.settings import Settings
 from app.training.snapshot import file, take
@@ -336,24 +334,3 @@ def test_a_folder_that_cannot_be_written_costs_time_only(
     folder.write_text("not a folder")
     assert _same(take_snapshot(database, folder), take_snapshot(database))
     assert any("cannot be" in record.message for record in caplog.records)
-
-
-def test_pythons_own_driver_reads_the_same_where_sqlite_cannot_be_called(
-    sqlite_settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    database = open_database(sqlite_settings)
-    fill(database)
-    with database.read() as connection:
-        native = bulk_read.load_all(connection), bulk_read.changes_since(connection, 100)
-
-    def refuse(_path: str) -> None:
-        raise NotNative("not here")
-
-    monkeypatch.setattr(bulk_read, "open_native", refuse)
-    with caplog.at_level(logging.INFO), database.read() as connection:
-        driven = bulk_read.load_all(connection), bulk_read.changes_since(connection, 100)
-    assert len([record for record in caplog.records if "own driver" in record.message]) == 2
-    for one, other in zip(native, driven, strict=True):
-        for name in ("user_keys", "item_keys", "values", "revision"):
-            assert np.array_equal(getattr(one, name), getattr(other, name))
-    database.dispose()

@@ -5,6 +5,7 @@ import numpy as np
 from sqlalchemy import delete, select
 
 from app.db.engine import Database
+from app.db.ids import keys_of_ids
 from app.db.revisions import revision
 from app.engine.sgd.local import LocalTrainer
 from app.items import store as items
@@ -130,7 +131,7 @@ def test_items_with_categories_get_a_row_where_they_are_asked_for(database: Data
     assert widened.item_ids.ids_of(np.arange(4, dtype=np.int32)) == ["alien", "brazil", "dune", "zardoz"]
     assert _triples(widened) == _triples(snapshot)
     with database.read() as connection:
-        keys = items.keys_of(connection, ["alien", "brazil", "dune", "zardoz"])
+        keys = keys_of_ids(connection, "item", ["alien", "brazil", "dune", "zardoz"])
     assert widened.item_keys.tolist() == [keys[name] for name in sorted(keys)]
     again = replace(snapshot, categorised=NO_CATEGORIES)
     assert again.with_unrated_items() is again
