@@ -1,6 +1,62 @@
-"""`python -m app.cli` is the `palate` command."""
+"""The `palate` script, and `python -m app.cli`: the list of all commands."""
 
-from app.cli.commands import main
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli import data, keys, models, serve, train, tune
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Palate: recommendations from rating values.")
+
+app.command()(serve.serve)
+app.command()(serve.worker)
+app.command()(serve.demo)
+app.command()(serve.migrate)
+app.command()(serve.doctor)
+app.command()(serve.precompile)
+app.command("import")(data.import_ratings)
+app.command()(data.import_items)
+app.command()(data.export)
+app.command()(data.recommend)
+app.command()(data.digest)
+app.command()(data.backup)
+app.command()(data.restore)
+app.command()(train.train)
+app.command()(tune.tune)
+app.command()(train.evaluate)
+
+models_app = typer.Typer(no_args_is_help=True, help="Published model versions.")
+models_app.command("list")(models.list_models)
+models_app.command("activate")(models.activate_model)
+models_app.command("delete")(models.delete_model)
+app.add_typer(models_app, name="models")
+
+keys_app = typer.Typer(no_args_is_help=True, help="API keys and their scopes.")
+keys_app.command("create")(keys.create_key)
+keys_app.command("list")(keys.list_keys)
+keys_app.command("revoke")(keys.revoke_key)
+app.add_typer(keys_app, name="keys")
+
+
+@app.callback()
+def set_data_dir(
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Data folder; the same as PALATE_DATA_DIR.", show_default=False)
+    ] = None,
+) -> None:
+    """Settings come from the environment (PALATE_...); docs/settings.md lists them."""
+    if data_dir is not None:
+        os.environ["PALATE_DATA_DIR"] = str(data_dir)
+
+
+def main() -> None:
+    """Entry point of the `palate` script."""
+    app(prog_name="palate")
+
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.api_keys import keys
-from app.cli.commands import app
+from app.cli.__main__ import app
 from app.db.engine import open_database
 from app.demo.service_process import free_port, running_service
 from app.settings import Settings

@@ -19,7 +19,7 @@ from app.backup.archive import DamagedArchive
 from app.backup.backup import back_up
 from app.backup.restore import InUse, KeysWouldGo, NewerSchema, NotEmpty, Restored, leaving_nothing, restore
 from app.backup.tables import tables
-from app.cli.commands import app as cli
+from app.cli.__main__ import app as cli
 from app.db.engine import Database, open_database
 from app.db.revisions import revision
 from app.items import store as items

@@ -7,7 +7,7 @@ import pytest
 from pyarrow.parquet import read_table
 from typer.testing import CliRunner
 
-from app.cli.commands import app
+from app.cli.__main__ import app
 from app.db.engine import open_database
 from app.recommendations.batch_export import count_users, everybody
 from app.settings import Settings

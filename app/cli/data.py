@@ -1,0 +1,204 @@
+"""Commands that move data: import, export, recommendations, digest, backup and restore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from app.cli.database import opened_database, settings_or_exit
+from app.cli.progress import task_progress
+from app.cli.terminal import (
+    INTERRUPTED,
+    USAGE_ERROR,
+    CommandFailed,
+    console,
+    interruptible,
+    opened_for_reading,
+    opened_for_writing,
+    print_warnings,
+)
+from app.imports.file_kinds import Encoding, FileFormat
+
+if TYPE_CHECKING:
+    from app.backup.backup import Backup
+    from app.backup.restore import Restored
+    from app.imports.line_import import LineImport, OnProgress
+    from app.imports.schemas import ImportReport
+
+File = Annotated[Path, typer.Argument(help="The file; - reads standard input.", allow_dash=True)]
+FormatOption = Annotated[FileFormat, typer.Option("--format", help="File format; auto detects it from the first line.")]
+EncodingOption = Annotated[Encoding, typer.Option(help="Character encoding.")]
+Column = Annotated[str | None, typer.Option(help="Name of the column, if it is not detected.")]
+
+
+def import_ratings(
+    file: File,
+    user_column: Column = None,
+    item_column: Column = None,
+    value_column: Column = None,
+    rated_at_column: Column = None,
+    file_format: FormatOption = "auto",
+    encoding: EncodingOption = "utf-8",
+) -> None:
+    """Import ratings: CSV, TSV, `::` or NDJSON, with or without a header, optionally gzipped."""
+    from app.ratings import bulk_import
+
+    options = bulk_import.ImportOptions(file_format, encoding, user_column, item_column, value_column, rated_at_column)
+    with opened_database(may_create=True) as (database, settings):
+        _import(file, lambda progress: bulk_import.begin_import(database, settings, options, progress), "ratings")
+
+
+def import_items(
+    file: File,
+    item_column: Column = None,
+    title_column: Column = None,
+    categories_column: Column = None,
+    file_format: FormatOption = "auto",
+    encoding: EncodingOption = "utf-8",
+) -> None:
+    """Import titles and categories: movies.csv of MovieLens, or any CSV or NDJSON."""
+    from app.items import bulk_import
+
+    options = bulk_import.ItemImportOptions(file_format, encoding, item_column, title_column, categories_column)
+    with opened_database(may_create=True) as (database, settings):
+        _import(file, lambda progress: bulk_import.begin_import(database, settings, options, progress), "items")
+
+
+def _import(file: Path, begin: Callable[[OnProgress], LineImport[Any]], what: str) -> None:
+    columns = (TextColumn(f"importing {what}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    is_interrupted = False
+    with opened_for_reading(file) as source, bar as progress:
+        size = None if str(file) == "-" else file.stat().st_size
+        task = progress.add_task(what, total=size)
+        running = begin(lambda report: progress.update(task, completed=report.n_bytes))
+        try:
+            report = _feed(running, source)
+        except KeyboardInterrupt:
+            report, is_interrupted = running.break_off("stopped by Ctrl-C; what is counted above is saved"), True
+    _print_report(report, what)
+    if report.stopped_because:
+        raise CommandFailed(report.stopped_because, INTERRUPTED if is_interrupted else 1)
+
+
+def _feed(running: LineImport[Any], source: BinaryIO) -> ImportReport:
+    """Ctrl-C stops reading at once, but a block that is being saved is completed, so that the report counts it."""
+    from app.imports.line_import import blocks_of
+
+    for block in blocks_of(source):
+        with interruptible() as is_interrupted:
+            running.feed(block)
+        if is_interrupted():
+            raise KeyboardInterrupt
+        if running.is_stopped:
+            break
+    with interruptible():
+        return running.finish()
+
+
+def _print_report(report: ImportReport, what: str) -> None:
+    console.print(
+        f"{report.created:,} {what} created, {report.updated:,} updated, {report.unchanged:,} unchanged, "
+        f"{report.bad:,} bad lines; revision {report.revision}",
+        soft_wrap=True,
+    )
+    for bad in report.bad_lines:
+        console.print(f"  line {bad.line}: {bad.reason}: {bad.text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def export(
+    file: Annotated[
+        Path,
+        typer.Argument(help="File to write, .csv or .ndjson; - writes NDJSON to standard output.", allow_dash=True),
+    ],
+) -> None:
+    """Export all ratings in a format that `palate import` reads."""
+    from app.ratings.export import export as export_lines
+
+    with opened_database() as (database, _), database.read() as connection, opened_for_writing(file) as out:
+        for block in export_lines(connection, "csv" if file.suffix == ".csv" else "ndjson"):
+            out.write(block)
+
+
+def recommend(
+    users: Annotated[list[str] | None, typer.Argument(help="User ids.", show_default=False)] = None,
+    out: Annotated[Path, typer.Option(help="File to write, .csv or .parquet.")] = Path("recommendations.csv"),
+    all_users: Annotated[bool, typer.Option("--all", help="Recommend to every user.")] = False,
+    n: Annotated[int, typer.Option(min=1, max=1000, help="Items per user.")] = 10,
+    min_ratings: Annotated[int, typer.Option(min=0, help="Leave out items with fewer ratings.")] = 0,
+    category: Annotated[
+        list[str] | None, typer.Option(help="Only items in any of these categories; repeat for several.")
+    ] = None,
+) -> None:
+    """Write the best items for some or all users to a CSV or Parquet file."""
+    from app.recommendations import batch_export
+    from app.recommendations.dispatch import Recommender
+    from app.recommendations.schemas import Filter, Wish
+    from app.registry.live import LiveModel
+
+    if all_users == bool(users):
+        raise CommandFailed("name users by their ids, or pass --all", USAGE_ERROR)
+    wish = Wish(n=n, filter=Filter(any_of=tuple(category or ()), min_ratings=min_ratings))
+    with opened_database() as (database, settings), task_progress() as progress:
+        live = LiveModel(database, settings)
+        live.refresh()
+        recommender = Recommender(database, live, settings)
+        bar = progress.add_task("users", total=len(users) if users else batch_export.count_users(database), detail="")
+        user_ids = users or batch_export.everybody(database)
+        try:
+            n_lines = batch_export.write_lists(
+                recommender, user_ids, wish, out, lambda n_users: progress.advance(bar, n_users)
+            )
+        except batch_export.ParquetIsMissing as missing:
+            raise CommandFailed(str(missing)) from missing
+        finally:
+            recommender.close()
+    console.print(f"{n_lines:,} lines in {out}", highlight=False, soft_wrap=True)
+
+
+def digest() -> None:
+    """Print a digest of all ratings: two services with the same ratings print the same one."""
+    from app.ratings.bulk_read import hold_snapshot
+    from app.ratings.export import ratings_digest
+
+    with opened_database() as (database, _), database.read() as connection:
+        hold_snapshot(connection)
+        console.print(ratings_digest(connection), highlight=False, soft_wrap=True)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="The archive to write; an existing file is replaced.")],
+) -> None:
+    """Write a backup (ratings, items, runs, versions) to one archive; the service may keep running."""
+    from app.backup.backup import back_up
+
+    with opened_database() as (database, settings):
+        made = back_up(database, settings, file)
+    _print_contents("backed up", made)
+    print_warnings(made.problems)
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(help="An archive of `palate backup`, of SQLite or PostgreSQL.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Replace everything in the database.")] = False,
+    keep_keys: Annotated[
+        bool, typer.Option("--keep-keys", help="Keep the current API keys instead of those of the archive.")
+    ] = False,
+) -> None:
+    """Load a backup into an empty database that nothing uses; a damaged archive changes nothing."""
+    from app.backup.restore import leaving_nothing
+    from app.backup.restore import restore as restore_from
+
+    with leaving_nothing(settings_or_exit()), opened_database(may_create=True) as (database, settings):
+        restored = restore_from(database, settings, file, replace=replace, keep_keys=keep_keys)
+    _print_contents("restored", restored)
+    print_warnings(restored.warnings)
+
+
+def _print_contents(done: str, contents: Backup | Restored) -> None:
+    text = f"{done} {contents.n_ratings:,} ratings and {contents.n_versions} versions at revision {contents.revision}"
+    console.print(f"{text}; digest {contents.digest}", highlight=False, soft_wrap=True)

@@ -1,0 +1,127 @@
+"""Commands that run processes, and commands that prepare a machine for them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.database import opened_database, settings_or_exit
+from app.cli.terminal import USAGE_ERROR, CommandFailed, console, errors_as_one_line
+
+if TYPE_CHECKING:
+    from app.db.engine import Database
+    from app.settings import Settings
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="API processes.")] = 1,
+    access_log: Annotated[bool, typer.Option(help="Log every request; it costs about a quarter of the speed.")] = False,
+) -> None:
+    """Start the service, and its trainer unless PALATE_TRAINER=external."""
+    import uvicorn
+
+    from app.logs import set_up_logs
+    from app.metrics.processes import folder_of_figures
+
+    with opened_database(may_create=True) as (database, settings):  # fail before anything is started
+        _refuse_open_door(database, settings, host)
+    if access_log:
+        os.environ["PALATE_LOG_REQUESTS"] = "true"
+    set_up_logs(settings, "service")
+    with folder_of_figures() if workers > 1 else nullcontext():
+        if workers > 1 and sys.platform == "linux":  # elsewhere system libraries do not survive a fork
+            from app.api_processes import fork_workers
+
+            fork_workers()
+        uvicorn.run(
+            "app.main:app",
+            host=host,
+            port=port,
+            http="app.http.body_limits:BoundedHttp",
+            workers=workers,
+            log_config=None,  # uvicorn's log lines get our format
+            access_log=False,  # the service logs requests itself and knows their route
+            timeout_keep_alive=75,  # longer than clients and proxies: they must be the first to close a connection
+            timeout_graceful_shutdown=20,
+        )
+
+
+def _refuse_open_door(database: Database, settings: Settings, host: str) -> None:
+    from app.api_keys import keys
+    from app.api_keys.guard import is_loopback
+
+    if settings.auth == "off" or is_loopback(host):
+        return
+    with database.read() as connection:
+        if not keys.is_any(connection):
+            raise CommandFailed(
+                f"{host} is open to other machines and there are no API keys: create one with `palate keys create "
+                "NAME --scope admin`, or set PALATE_AUTH=off to answer every client",
+                USAGE_ERROR,
+            )
+
+
+def worker() -> None:
+    """Run a trainer process, for services started with PALATE_TRAINER=external."""
+    from app.worker import main as run_worker
+
+    settings = settings_or_exit()
+    with errors_as_one_line():
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    raise typer.Exit(run_worker(settings))
+
+
+def demo(
+    ratings: Annotated[Path | None, typer.Option(help="Your own ratings instead of the sample.")] = None,
+    items: Annotated[Path | None, typer.Option(help="Titles for them; movies.csv beside them by default.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Data folder; a temporary one by default.")] = None,
+    port: Annotated[int, typer.Option(help="Port of the service; 0 takes a free one.")] = 0,
+    exit_after: Annotated[bool, typer.Option("--exit", help="Stop at the end instead of serving on.")] = False,
+) -> None:
+    """Start a service, load ratings, train, recommend, and show what one more rating changes."""
+    from app.demo.run import demo as run_demo
+
+    raise typer.Exit(run_demo(ratings, items, data_dir, port, exit_after))
+
+
+def migrate(
+    first_key: Annotated[
+        Path | None, typer.Option(help="If there is no API key yet, create one for an admin and write it to this file.")
+    ] = None,
+) -> None:
+    """Bring the database schema up to date."""
+    from app.api_keys.commands import make_first_key
+
+    with opened_database(may_create=True, may_migrate=True) as (database, _):
+        console.print(f"the schema of {database.engine.url.render_as_string()} is current", soft_wrap=True)
+        if first_key and (made := make_first_key(database, first_key)):
+            console.print(f"API key {made.row.name!r} ({made.row.prefix}) is in {first_key}", soft_wrap=True)
+
+
+def doctor() -> None:
+    """Check settings, database, versions, caches, clocks, disk and trainer; exits 1 if a check fails."""
+    from app.doctor import run_checks
+
+    style = {"ok": "green", "warning": "yellow", "problem": "red"}
+    n_problems = 0
+    for finding in run_checks():
+        n_problems += finding.verdict == "problem"
+        line = f"{finding.verdict:<8} {finding.subject}: {finding.message}"
+        line += f"; {finding.advice}" if finding.advice else ""
+        console.print(line, style=style[finding.verdict], markup=False, highlight=False, soft_wrap=True)
+    if n_problems:
+        raise typer.Exit(1)
+
+
+def precompile() -> None:
+    """Compile the kernels of serving and training now, so that no process has to do it later."""
+    from app.worker import precompile as precompile_kernels
+
+    precompile_kernels(settings_or_exit())

@@ -1,0 +1,69 @@
+"""Commands that train a version and show how good it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.database import opened_database, settings_or_exit
+from app.cli.progress import epoch_bars
+from app.cli.recipe_options import (
+    LinkOption,
+    LossOption,
+    LossOptions,
+    LossParameterOption,
+    PenaltyOption,
+    read_hyperparameters,
+    read_loss,
+)
+from app.cli.terminal import CommandFailed, console, interruptible
+
+if TYPE_CHECKING:
+    from app.training.queue import RunRow
+
+
+def train(
+    hyperparameter: Annotated[
+        list[str] | None, typer.Option("--set", help="A hyperparameter, such as n_factors=32; repeat for several.")
+    ] = None,
+    loss: LossOption = None,
+    penalty: PenaltyOption = None,
+    link: LinkOption = None,
+    loss_parameter: LossParameterOption = None,
+) -> None:
+    """Train in the foreground and publish the version if it passes the gate; Ctrl-C cancels."""
+    from app.training.wait_for_run import Hooks, train_now
+    from app.worker import execute
+
+    settings = settings_or_exit()
+    hyperparameters = read_hyperparameters(settings, hyperparameter or [])
+    chosen_loss = read_loss(settings, LossOptions(loss, penalty, link, loss_parameter or []))
+    with opened_database() as (database, settings), epoch_bars() as on_epoch, interruptible() as is_cancelled:
+        hooks = Hooks(on_epoch=on_epoch, is_cancelled=is_cancelled, on_wait=console.print)
+        run = train_now(database, settings, hyperparameters, loss=chosen_loss, work=execute, **hooks)
+    _print_outcome(run)
+
+
+def _print_outcome(run: RunRow) -> None:
+    if run.status != "succeeded":
+        raise CommandFailed(f"run {run.id} {run.status}" + (f": {run.error}" if run.error else ""))
+    rmse = run.metrics.get("holdout_rmse")
+    error = "" if rmse is None else f", hold-out RMSE {rmse:.4f}"
+    console.print(f"run {run.id} published version {run.version}: {run.n_ratings:,} ratings{error}")
+
+
+def evaluate(
+    version: Annotated[
+        int | None, typer.Argument(help="Version number; the active version by default.", metavar="VERSION")
+    ] = None,
+) -> None:
+    """Show the accuracy of a version by user and item activity, beside baselines and the active version."""
+    from app.registry import versions
+    from app.training.evaluation.tables import tables
+
+    with opened_database() as (database, _), database.read() as connection:
+        shown = versions.get_active(connection) if version is None else versions.get(connection, version)
+        active = versions.find_active(connection)
+    for table in tables(shown, active):
+        console.print(table)
