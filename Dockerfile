@@ -3,20 +3,20 @@ FROM python:3.13-slim-trixie AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
 RUN python -m venv /opt/palate
 WORKDIR /src
-# The dependencies first: they change less often than the code.
+# Dependencies first: they change less often than the code.
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 RUN mkdir app migrations && touch app/__init__.py migrations/__init__.py \
     && /opt/palate/bin/pip install -c constraints.txt ".[otel]"
 COPY app app
 COPY migrations migrations
-# Afterwards nothing needs pip, tests of libraries or symbols for debuggers. Layers keep whole seconds, and caches (of
-# bytecode and of kernels) go by the times of their sources: so those are made whole before anything is compiled.
+# The image needs neither pip nor the tests of libraries. Layers store times in whole seconds, and the caches of bytecode
+# and kernels are keyed by the times of their sources: so these are rounded before anything is compiled.
 RUN /opt/palate/bin/pip install --no-deps --force-reinstall . \
     && /opt/palate/bin/pip uninstall -q -y pip \
     && find /opt/palate -depth -type d -name tests -exec rm -r {} + \
     && find /opt/palate -name '*.py' -exec touch -d 2000-01-01T00:00:00Z {} + \
     && python -m compileall -q -j 0 /opt/palate
-# Kernels compiled here are used where the processor is the same kind; elsewhere each is compiled once per start.
+# Kernels compiled here are used on the same kind of processor; elsewhere each is compiled once per start.
 ENV NUMBA_CACHE_DIR=/tmp/kernels PALATE_KERNEL_CACHE_DIR=/tmp/kernels
 RUN /opt/palate/bin/palate precompile \
     && touch -d 2000-01-01T00:00:00Z /tmp/kernels/*.py \

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Numba uses a cache only where it could also write to it, and the image's file system is read-only: a copy in memory is.
+# Numba uses a cache only if it can write to it, and the file system is read-only: copy the cache to memory.
 set -eu
 [ -e "$NUMBA_CACHE_DIR" ] || cp -a /opt/kernels "$NUMBA_CACHE_DIR"
 exec "$@"

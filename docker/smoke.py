@@ -1,7 +1,7 @@
-"""Does a running stack do what it is for? `python3 docker/smoke.py [URL]` beside `docker compose up [--scale api=3]`.
+"""Smoke test of a running stack: `python3 docker/smoke.py [URL]` while `docker compose up [--scale api=3]` runs.
 
-Ratings in, trained, recommendations out through the published port; then that every api container counts a rating that
-another one took, in the next answer, and that all of them answer from a new version within two seconds.
+Posts ratings, trains and requests recommendations through the published port. Then it checks that a rating accepted by
+one api container is in the next response of every other, and that all serve a new version within two seconds.
 """
 
 import json
@@ -19,7 +19,7 @@ IN_CONTAINER = pathlib.Path(__file__).with_name("smoke_in_container.py").read_te
 
 
 def api_key() -> str:
-    """The one of PALATE_KEY, or the admin's that the migration made."""
+    """PALATE_KEY, or the admin's key that the migration created."""
     if "PALATE_KEY" in os.environ:
         return os.environ["PALATE_KEY"]
     return compose("exec", "-T", "api", "cat", FIRST_KEY).communicate()[0].strip()
@@ -53,7 +53,7 @@ def results(processes: list[subprocess.Popen[str]]) -> list[str]:
 
 
 def train() -> tuple[int, float]:
-    """The version that came of it, and when it was published."""
+    """The published version, and when it was published."""
     run = ask("/v1/training-runs", {"holdout_fraction": 0})  # no gate: in a world this small it is a matter of luck
     while (run := ask(f"/v1/training-runs/{run['id']}"))["status"] in ("queued", "running"):
         time.sleep(0.1)
@@ -62,7 +62,7 @@ def train() -> tuple[int, float]:
 
 
 def fill() -> None:
-    """Users of two kinds, and items that one kind likes and the other does not."""
+    """Two kinds of users, and items that one kind likes and the other dislikes."""
     ratings = [
         {"user_id": f"user-{u}", "item_id": f"item-{i}", "value": 5 if (u + i) % 2 else 1}
         for u in range(40)
@@ -85,7 +85,7 @@ def main() -> None:
     assert len({json.dumps(each["items"]) for each in lists}) == 1, lists
     liked = [int(item["item_id"].split("-")[1]) % 2 for item in lists[0]["items"]]
     assert liked == [1] * 5, lists[0]
-    print(f"version {version} answers; recommendations are as expected, the same {4 * n} times")
+    print(f"version {version} is served; recommendations are as expected, {4 * n} times")
 
     changes = 20
     for change in range(changes):
@@ -94,14 +94,14 @@ def main() -> None:
         if change % 5 == 0:
             told = results(in_each_container(n, "rating", newcomer, "item-7", str(value)))
             assert told == ["seen"] * n, told
-    print(f"{n} containers: a rating that one took was in the next answer of each")
+    print(f"{n} containers: a rating accepted by one was in the next response of each")
 
     waiting = in_each_container(n, "version", str(version + 1))
     published, at = train()
     assert published == version + 1, published
     late = [float(told) - at for told in results(waiting)]
     assert max(late) < 2, late
-    print(f"{n} containers: version {published} answers after {max(late):.2f} s at the latest")
+    print(f"{n} containers: all serve version {published} after {max(late):.2f} s")
 
 
 if __name__ == "__main__":

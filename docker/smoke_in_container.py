@@ -1,4 +1,4 @@
-"""What smoke.py asks one api container, from within: `rating USER ITEM VALUE` or `version NUMBER`."""
+"""The part of smoke.py that runs inside an api container: `rating USER ITEM VALUE` or `version NUMBER`."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def ask(path: str) -> dict[str, object]:
 
 
 def check_rating(user: str, item: str, value: str) -> None:
-    """The list of a user leaves out what the user has rated: both processes of the container must know of it."""
+    """A list excludes items that the user has rated: both processes of the container must know the rating."""
     for _ in range(8):
         rating = ask(f"/v1/users/{user}/ratings/{item}")
         assert rating["value"] == float(value), rating

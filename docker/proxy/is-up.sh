@@ -1,3 +1,3 @@
 #!/bin/bash
-# Debian's HAProxy image has no HTTP client, and needs none: this asks the proxy for its own state.
+# Asks the proxy for its state; the image has no HTTP client.
 exec 3<> /dev/tcp/127.0.0.1/8001 && printf 'GET /up HTTP/1.0\r\n\r\n' >&3 && read -r _ status _ <&3 && [ "$status" = 200 ]
