@@ -25,7 +25,7 @@ from app.db.engine import Database, open_database
 from app.engine.data.ratings import Ratings
 from app.engine.evaluation import split_holdout
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.search import Trial, best_of
+from app.engine.search.trials import Trial, best_of
 from app.engine.sgd.local import LocalTrainer
 from app.engine.sgd.refit import refit
 from app.settings import Settings

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from app.db.engine import Database
-from app.engine.search import best_of
+from app.engine.search.trials import best_of
 from app.registry.live import LiveModel
 from app.settings import RetrainPolicy, Settings, Training
 from app.training import queue

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from app.cli.terminal import console
 
 if TYPE_CHECKING:
-    from app.engine.search import Trial
+    from app.engine.search.trials import Trial
     from app.training.queue import Epoch
 
 _PHASES = {"fit": "fit", "sample": "average", "final": "learn all", "resample": "average all"}
@@ -49,7 +49,7 @@ def _epoch_bars_of(progress: Progress) -> Callable[[Epoch], None]:
 @contextmanager
 def trial_bars(n_trials: int) -> Iterator[tuple[Callable[[Sequence[Trial]], None], Callable[[Epoch], None]]]:
     """A bar of the trials with the best so far, and one per phase of the training that may follow."""
-    from app.engine.search import best_of
+    from app.engine.search.trials import best_of
 
     with task_progress() as progress:
         bar = progress.add_task("trials", total=n_trials, detail="")

@@ -25,7 +25,7 @@ from app.cli.recipe_options import (
 from app.cli.terminal import USAGE_ERROR, CommandFailed, console, errors_as_one_line, interruptible
 
 if TYPE_CHECKING:
-    from app.engine.search import Trial
+    from app.engine.search.trials import Trial
     from app.tuning.store import SearchRun, Wanted
 
 
@@ -80,7 +80,7 @@ def tune(
     ] = None,
 ) -> None:
     """Search for better hyperparameters in the foreground; Ctrl-C cancels and keeps the trials."""
-    from app.engine.search import InvalidSpace
+    from app.engine.search.space import InvalidSpace
     from app.training.wait_for_run import Hooks
     from app.tuning import wait_for_search
     from app.worker import execute
@@ -104,7 +104,7 @@ def tune(
 def _search_spec(space: list[str], hyperparameters: list[str], loss: LossOptions, how: dict[str, Any]) -> Wanted:
     import dataclasses
 
-    from app.engine.search import DEFAULT_SPACE, InvalidSpace
+    from app.engine.search.space import DEFAULT_SPACE, InvalidSpace
     from app.tuning.space_text import read_space
     from app.tuning.store import Wanted
 
@@ -122,7 +122,7 @@ def _search_spec(space: list[str], hyperparameters: list[str], loss: LossOptions
 
 def _print_search(search: SearchRun, trials: Sequence[Trial], plot: Path) -> None:
     """The five best trials, the plot's file, and how to train the best."""
-    from app.engine.search import best_of
+    from app.engine.search.trials import best_of
     from app.tuning.plot import draw_to_file
     from app.tuning.store import wanted_of
 

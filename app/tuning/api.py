@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 
 from app.db.engine import DatabaseDep
-from app.engine.search import InvalidSpace
+from app.engine.search.space import InvalidSpace
 from app.errors import BadInput
 from app.http.idempotency import AttemptDep
 from app.http.openapi import declared

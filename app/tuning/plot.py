@@ -10,7 +10,8 @@ from html import escape
 from pathlib import Path
 
 from app.engine.recipe import Value
-from app.engine.search import Choices, Range, Space, Trial, best_of
+from app.engine.search.space import Choices, Range, Space
+from app.engine.search.trials import Trial, best_of
 
 _COLUMNS, _WIDTH, _HEIGHT = 3, 320, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 30, 40

@@ -10,7 +10,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
 from pydantic.config import JsonDict
 
-from app.engine.search import DEFAULT_SPACE, Pruning, Strategy, Trial, TrialStatus, best_of
+from app.engine.search.space import DEFAULT_SPACE
+from app.engine.search.trials import Pruning, Strategy, Trial, TrialStatus, best_of
 from app.registry.schemas import LOSS_EXAMPLE, LossOut
 from app.settings import Settings
 from app.training.models import RequestedBy, RunStatus
@@ -89,8 +90,8 @@ class NewSearch(BaseModel):
     )
     pruning: Pruning = Field(
         "median",
-        description="Which trials end early, judged by the first fold: `median`: worse than half of the complete "
-        "ones at the same place; `halving`: in the worse half at 20, 40 and 80 % of its epochs; `none`.",
+        description="Which trials end early, judged by the first fold: `median`: worse than the median of the complete "
+        "ones at the same tenth of their epochs; `halving`: not in the better half at 20, 40 or 80 %; `none`.",
     )
     hyperparameters: HyperparametersIn = Field(
         default_factory=HyperparametersIn, description="What all trials share, over the service's own settings."

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from app.engine.recipe import Value
-from app.engine.search import InvalidSpace
+from app.engine.search.space import InvalidSpace
 
 
 def read_space(texts: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Row, func, insert, select
 
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.recipe import Recipe
-from app.engine.search import Pruning, Search, Strategy, Trial, best_of, parse_space
+from app.engine.search.space import parse_space
+from app.engine.search.trials import Pruning, Search, Strategy, Trial, best_of
 from app.errors import NotFound
 from app.training import queue
 from app.training.models import RequestedBy, TrainingRun

@@ -11,7 +11,8 @@ from app.db.engine import Database
 from app.engine.data.ratings import Ratings
 from app.engine.losses.base import Loss
 from app.engine.recipe import Recipe
-from app.engine.search import Folds, Trial, best_of, run_search
+from app.engine.search.run import Folds, run_search
+from app.engine.search.trials import Trial, best_of
 from app.engine.sgd.local import LocalTrainer
 from app.settings import Settings
 from app.training import queue, run

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Unpack
 
 from app.db.engine import Database
-from app.engine.search import Trial
+from app.engine.search.trials import Trial
 from app.errors import Conflict
 from app.settings import Settings
 from app.training.lease import DATABASE_IS_AWAY

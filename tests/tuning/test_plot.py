@@ -1,6 +1,7 @@
 import xml.etree.ElementTree as ElementTree
 
-from app.engine.search import Trial, parse_space
+from app.engine.search.space import parse_space
+from app.engine.search.trials import Trial
 from app.tuning.plot import plot
 
 SPACE = parse_space(

@@ -1,6 +1,6 @@
 import pytest
 
-from app.engine.search import InvalidSpace
+from app.engine.search.space import InvalidSpace
 from app.tuning.space_text import read_space
 
 

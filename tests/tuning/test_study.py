@@ -11,7 +11,7 @@ from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.catalog import SQUARED
 from app.engine.losses.declare import declare
 from app.engine.recipe import Recipe
-from app.engine.search import best_of
+from app.engine.search.trials import best_of
 from app.ratings import store as ratings_store
 from app.ratings.store import NewRating
 from app.registry import versions

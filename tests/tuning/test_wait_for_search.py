@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import pytest
 
 from app.db.engine import Database
-from app.engine.search import Trial
+from app.engine.search.trials import Trial
 from app.settings import Settings
 from app.tuning.store import UnknownSearch
 from app.tuning.wait_for_search import FinishedSearch, ask, tune_now, unfinished

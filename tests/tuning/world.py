@@ -8,7 +8,7 @@ from typing import Any
 from app.db.engine import Database
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.recipe import Recipe
-from app.engine.search import Trial
+from app.engine.search.trials import Trial
 from app.settings import Settings
 from app.tuning import store
 from app.tuning.store import SearchRun, Wanted
