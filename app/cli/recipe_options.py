@@ -98,7 +98,7 @@ def _loss_words(recipe: Recipe) -> list[str]:
     from app.engine.losses.base import L2
     from app.engine.losses.catalog import BY_NAME
 
-    loss, name_or_expression = recipe.loss, recipe.told_loss
+    loss, name_or_expression = recipe.loss, recipe.loss_text
     default_link = BY_NAME[name_or_expression].link if name_or_expression in BY_NAME else "identity"
     words = ["--loss", name_or_expression]
     words += ["--penalty", loss.penalty] if loss.penalty != L2 else []
