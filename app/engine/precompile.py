@@ -15,7 +15,6 @@ from app.engine.simd.lanes import padded
 SERVING_KERNELS = (
     "app.engine.data.id_search",
     "app.engine.fold_in.kernels",
-    "app.engine.fold_in.fused_kernels",
     "app.engine.retrieval.brute_force_kernels",
     "app.engine.retrieval.index_kernels",
     "app.engine.retrieval.diversity",

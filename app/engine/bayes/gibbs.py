@@ -23,7 +23,7 @@ from app.engine.bayes.gibbs_kernels import draw_rows
 from app.engine.bayes.gram import COLUMNS
 from app.engine.data.features import Features, Sparse
 from app.engine.data.statistics import mean_and_variance
-from app.engine.fold_in.fold_in import NOISE_RATINGS
+from app.engine.fold_in.kernels import NOISE_RATINGS
 from app.engine.linalg import cross_products, multiply_into
 from app.engine.parallel import run_all
 from app.engine.simd.lanes import aligned_matrix, padded

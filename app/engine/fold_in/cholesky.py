@@ -77,3 +77,35 @@ def invert_positive(matrix: Matrix64, inverse: Matrix64) -> None:
     for i in range(n):
         for j in range(i):
             inverse[i, j] = inverse[j, i]
+
+
+@njit(void(float64[:, ::1], float64, float64[:, ::1]), nogil=True, cache=True, fastmath={"contract"})
+def add_products(y: Matrix64, precision: float, upper: Matrix64) -> None:
+    """Adds precision * sum over the four rows of y y' to the upper triangle."""
+    n = upper.shape[0]
+    for i in range(n):
+        a, b, c, d = precision * y[0, i], precision * y[1, i], precision * y[2, i], precision * y[3, i]
+        for j in range(i, n):
+            upper[i, j] += (a * y[0, j] + b * y[1, j]) + (c * y[2, j] + d * y[3, j])
+
+
+@njit(float64(READ_MATRIX64, READ_MATRIX64), nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+def trace_of_solved(upper: Matrix64, matrix: Matrix64) -> float:
+    """tr(A^-1 M) for A = U'U and a symmetric M, both [n, n]: all columns of M are solved for at once, row by row."""
+    n, solved, total = upper.shape[0], matrix.copy(), 0.0
+    for i in range(n):
+        inverse = 1.0 / upper[i, i]
+        for column in range(n):
+            solved[i, column] *= inverse
+        for j in range(i + 1, n):
+            for column in range(n):
+                solved[j, column] -= upper[i, j] * solved[i, column]
+    for i in range(n - 1, -1, -1):
+        inverse = 1.0 / upper[i, i]
+        for j in range(i + 1, n):
+            for column in range(i + 1):
+                solved[i, column] -= upper[i, j] * solved[j, column]
+        for column in range(i + 1):
+            solved[i, column] *= inverse
+        total += solved[i, i]
+    return total

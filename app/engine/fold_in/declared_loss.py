@@ -1,4 +1,4 @@
-"""A user's vector under a declared loss: no closed form, so Newton's method with the derived derivatives."""
+"""A user's vector under a declared loss: no closed form, so Newton's method with the derivatives of the expression."""
 
 from __future__ import annotations
 
@@ -6,25 +6,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.engine.arrays import Matrix64, Vector32, Vector64
-from app.engine.losses.base import Loss
+from app.engine.arrays import Matrix64, Rows, Vector32, Vector64
+from app.engine.factors import FactorModel
+from app.engine.fold_in.kernel_model import KernelModel
+from app.engine.fold_in.kernels import item_vectors
+from app.engine.fold_in.user import UserVector
 from app.engine.losses.derivatives import derivatives_of
 
-_MOST_STEPS = 60
-_MOST_HALVINGS = 25
-_ENOUGH = 1e-4
-"""Share of the promised descent that a step must bring (Armijo; Nocedal & Wright 2006, eq. 3.4)."""
-_NEAR = 1e-6
-"""Distance of a score from the rating's own below which a secant is all rounding."""
-_SETTLED = 1e-9
-"""Promised descent, relative to the objective, below which nothing changes any more: the step before was quadratic."""
+_MAX_STEPS = 60
+_MAX_HALVINGS = 25
+_ARMIJO = 1e-4
+"""Share of the descent predicted by the slope that a step must achieve (Nocedal & Wright 2006, eq. 3.4)."""
+_MIN_DISTANCE = 1e-6
+"""Distance of a score from the one that fits the rating, below which a secant is only rounding error."""
+_TOLERANCE = 1e-9
+"""Predicted descent, relative to the objective, at which the method has converged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of one user: ratings, their scores without the user, and what the user adds to each.
+    """One user's ratings r, and what their scores are made of: score = base + y x, with y = [1, q_i].
 
-    r, base, weight [n]   y [n, k + 1] = [1, q_i]; score = base + y x
+    r, base, weight [n]   y [n, k + 1]
     """
 
     r: Vector64
@@ -33,60 +36,77 @@ class Evidence:
     weight: Vector64
 
 
-def solve_declared(
-    loss: Loss, evidence: Evidence, temperature: float, prior_mean: Vector64, prior_precision: Matrix64
-) -> tuple[Vector64, Matrix64]:
+def evidence_of(model: FactorModel, kernel_model: KernelModel, item_rows: Rows, values: Vector32) -> Evidence:
+    """Of these ratings; one of an unknown item weighs less by the variance of items, taken through the link."""
+    y, is_known = np.empty((item_rows.size, model.n_factors + 1)), np.empty(item_rows.size, np.bool_)
+    item_vectors(kernel_model.record, item_rows, y, is_known)
+    base = model.mean + np.where(is_known, model.item_bias[item_rows], kernel_model.unknown_bias)
+    variance = kernel_model.unknown_variance * model.loss.rating_slope_of(base) ** 2
+    noise = kernel_model.noise_variance
+    return Evidence(values.astype(np.float64), base, y, np.where(is_known, 1.0, noise / (noise + variance)))
+
+
+def solve_declared(model: FactorModel, kernel_model: KernelModel, evidence: Evidence) -> tuple[Vector64, Matrix64]:
     """(x, A): the most probable x_u, and the precision of the Gaussian around it that the curvatures there give.
 
         x = argmin sum_i w_i error(r_i, link(base_i + y_i x)) / T + (x - m)' C^-1 (x - m) / 2
         A = C^-1 + sum_i w_i h_i y_i y_i' / T
 
-    Newton's steps, halved until they descend. The first step, and some after each that had to be halved, take for h the
-    slope over the distance from the rating instead, where that is larger: far from a rating a robust error hardly
-    curves, and that parabola lies above it (Huber 1981, section 7.8). The Laplace approximation of MacKay 1992; for
-    (r - r_hat)^2 / 2 and T = s2 one step gives the ridge solution.
+    Newton's method with backtracking. A cautious step replaces the curvature h by the secant, slope / distance from the
+    rating, where that is larger: far from a rating a robust error hardly curves, and the secant's parabola lies above
+    it (Huber 1981, section 7.8). The first step is cautious, and so are some after each step that had to be halved.
+    The Gaussian is the Laplace approximation of MacKay 1992. For (r - r_hat)^2 / 2 and T = s2 one step gives the ridge
+    solution.
     """
-    search = _Search(loss, evidence, temperature, prior_mean, prior_precision)
-    x, value = prior_mean.copy(), search.objective(prior_mean)
-    n_wary, n_poor = 1, 0
-    for _ in range(_MOST_STEPS):
-        is_wary = n_wary > 0
-        step, promised = search.step(x, is_wary)
-        if not promised < -_SETTLED * max(abs(value), 1.0):
-            if is_wary or not np.isfinite(promised):
+    search = _Search(model, kernel_model, evidence)
+    x = kernel_model.prior_mean.copy()
+    value = search.objective(x)
+    n_cautious, n_halved = 1, 0
+    for _ in range(_MAX_STEPS):
+        is_cautious = n_cautious > 0
+        step, predicted = search.step(x, is_cautious)
+        if not predicted < -_TOLERANCE * max(abs(value), 1.0):
+            if is_cautious or not np.isfinite(predicted):
                 break
-            n_wary = 1
+            n_cautious = 1
             continue
-        length = search.length(x, value, step, promised)
-        if length == 0.0 and is_wary:
+        length = search.length(x, value, step, predicted)
+        if length == 0.0 and is_cautious:
             break
-        n_poor += not is_wary and length < 1.0
-        n_wary = n_wary - 1 if is_wary else 2**n_poor if length < 1.0 else 0
+        n_halved += not is_cautious and length < 1.0
+        n_cautious = n_cautious - 1 if is_cautious else 2**n_halved if length < 1.0 else 0
         x = x + length * step
         value = search.objective(x)
     return x, search.hessian(x)
 
 
-def working_pulls(loss: Loss, evidence: Evidence, temperature: float, bias: float, factors: Vector32) -> Vector64:
-    """w_i (h_i y_i x - s_i) / T of each rating at x = [bias, factors]: times y_i, they and C^-1 m add up to A x."""
-    added = evidence.y @ np.append(np.float64(bias), factors)
-    _, slopes, curvatures = derivatives_of(loss)(evidence.r, evidence.base + added)
-    pulls: Vector64 = evidence.weight / temperature * (curvatures * added - slopes)
-    return pulls
+def working_responses(model: FactorModel, evidence: Evidence, user: UserVector) -> Vector64:
+    """w_i (h_i y_i x - s_i) / T of each rating at the user's x: times y_i, they and C^-1 m add up to A x.
+
+    The working response of iteratively reweighted least squares (McCullagh & Nelder 1989, section 2.5), with slope s_i
+    and curvature h_i of the error, times its weight.
+    """
+    added = evidence.y @ np.append(np.float64(user.bias), user.factors)
+    _, slopes, curvatures = derivatives_of(model.loss)(evidence.r, evidence.base + added)
+    responses: Vector64 = evidence.weight / temperature_of(model) * (curvatures * added - slopes)
+    return responses
+
+
+def temperature_of(model: FactorModel) -> float:
+    """T of the model, large enough to divide by."""
+    return max(model.temperature, 1e-12)
 
 
 class _Search:
     """The objective of one user, and the steps that descend it."""
 
-    def __init__(
-        self, loss: Loss, evidence: Evidence, temperature: float, prior_mean: Vector64, prior_precision: Matrix64
-    ) -> None:
-        self.derivatives = derivatives_of(loss)
+    def __init__(self, model: FactorModel, kernel_model: KernelModel, evidence: Evidence) -> None:
+        self.derivatives = derivatives_of(model.loss)
         self.evidence = evidence
-        self.weight = evidence.weight / temperature
-        self.prior_mean = prior_mean
-        self.prior_precision = prior_precision
-        self.fitting = loss.scores_of(evidence.r)
+        self.weight = evidence.weight / temperature_of(model)
+        self.prior_mean = kernel_model.prior_mean
+        self.prior_precision = kernel_model.prior_precision
+        self.fitting_scores = model.loss.scores_of(evidence.r)
 
     def objective(self, x: Vector64) -> float:
         errors, _, _ = self._at(x)
@@ -94,10 +114,10 @@ class _Search:
         total = float(self.weight @ errors + off @ self.prior_precision @ off / 2)
         return total if np.isfinite(total) else np.inf
 
-    def step(self, x: Vector64, is_wary: bool) -> tuple[Vector64, float]:
-        """A step, and the descent that its slope promises."""
+    def step(self, x: Vector64, is_cautious: bool) -> tuple[Vector64, float]:
+        """A step, and the change of the objective that its slope predicts."""
         _, slopes, curvatures = self._at(x)
-        if is_wary:
+        if is_cautious:
             curvatures = np.maximum(curvatures, self._secants(x, slopes))
         gradient = self.prior_precision @ (x - self.prior_mean) + self.evidence.y.T @ (self.weight * slopes)
         if not np.isfinite(gradient).all():
@@ -105,11 +125,11 @@ class _Search:
         step = -np.linalg.solve(self._metric(curvatures), gradient).astype(np.float64, copy=False)
         return step, float(gradient @ step)
 
-    def length(self, x: Vector64, value: float, step: Vector64, promised: float) -> float:
-        """1 or the first half of a half that brings its share of the promised descent; 0 where none does."""
+    def length(self, x: Vector64, value: float, step: Vector64, predicted: float) -> float:
+        """The first of 1, 1/2, 1/4, ... that achieves its share of the predicted descent; 0 if none does."""
         length = 1.0
-        for _ in range(_MOST_HALVINGS):
-            if self.objective(x + length * step) <= value + _ENOUGH * length * promised:
+        for _ in range(_MAX_HALVINGS):
+            if self.objective(x + length * step) <= value + _ARMIJO * length * predicted:
                 return length
             length /= 2
         return 0.0
@@ -126,8 +146,8 @@ class _Search:
         return metric
 
     def _secants(self, x: Vector64, slopes: Vector64) -> Vector64:
-        distances = self.evidence.base + self.evidence.y @ x - self.fitting
+        distances = self.evidence.base + self.evidence.y @ x - self.fitting_scores
         with np.errstate(all="ignore"):
             secants = slopes / distances
-        usable = np.isfinite(secants) & (np.abs(distances) > _NEAR)
+        usable = np.isfinite(secants) & (np.abs(distances) > _MIN_DISTANCE)
         return np.where(usable, np.maximum(secants, 0.0), 0.0)

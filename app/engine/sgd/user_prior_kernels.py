@@ -4,7 +4,7 @@ import numpy as np
 from numba import float64, int64, njit, void
 
 from app.engine.arrays import Matrix32, Matrix64, Vector32
-from app.engine.fold_in.kernels import add_products
+from app.engine.fold_in.cholesky import add_products
 from app.engine.numba_types import READ_MATRIX, READ_VECTOR
 
 

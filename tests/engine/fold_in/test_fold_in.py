@@ -6,8 +6,9 @@ import pytest
 from app.engine.arrays import InvalidArray
 from app.engine.data.features import DAMPING
 from app.engine.factors import FactorModel, UserPrior
-from app.engine.fold_in.fold_in import _HINT_RATINGS, NOISE_RATINGS, FoldIn
+from app.engine.fold_in.fold_in import FoldIn
 from app.engine.fold_in.intervals import INTERVAL_LEVEL, gaussian_interval
+from app.engine.fold_in.kernels import IMPLICIT_RATINGS, NOISE_RATINGS
 from tests.engine.worlds import model_of, random_model, random_posterior
 
 
@@ -161,7 +162,7 @@ def test_hints_move_the_prior_and_doubt_about_items_widens_their_noise():
     hinted = posterior.hint_base + posterior.item_hints[items].sum(axis=0) / np.sqrt(n + DAMPING)
     hinted = hinted + np.log(n + DAMPING) * posterior.count_hint
     prior_mean = crowd + n / (n + DAMPING) * (hinted - crowd)
-    weight = n / (n + _HINT_RATINGS)
+    weight = n / (n + IMPLICIT_RATINGS)
     precision = (1 - weight) * np.linalg.inv(model.user_prior.covariance)
     precision = precision + weight * np.linalg.inv(posterior.hinted_covariance)
     y = np.hstack([np.ones((3, 1)), model.item_factors[items]])
