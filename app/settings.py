@@ -96,11 +96,11 @@ class Training(_Group):
     n_threads: int | None = Field(None, ge=1, description="Threads of the fit; unset uses every processor.")
     lease: Duration = Field(
         timedelta(seconds=10),
-        description="How long a silent trainer keeps its run before another takes it over.",
+        description="Lease of a run: a trainer that sends no heartbeat for this long loses the run to another one.",
     )
     poll_interval: Duration = Field(timedelta(seconds=0.25), description="How often an idle trainer looks for a run.")
-    sign_of_life: Path | None = Field(
-        None, description="File that a living trainer touches every second, for health checks of containers."
+    heartbeat_file: Path | None = Field(
+        None, description="Heartbeat file: the trainer touches it every second, for health checks of containers."
     )
     gate_margin: float = Field(
         0.02,

@@ -203,7 +203,7 @@ def test_a_worker_shows_that_it_lives_while_it_waits_and_while_it_works(
     database: Database, quick_lease: Settings, start: Start
 ) -> None:
     sign = quick_lease.data_dir / "alive"
-    training = quick_lease.training.model_copy(update={"sign_of_life": sign})
+    training = quick_lease.training.model_copy(update={"heartbeat_file": sign})
     start(quick_lease.model_copy(update={"training": training}))
     wait_until(sign.exists)
     fill(database, ratings_of(200, 100))
