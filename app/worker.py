@@ -1,4 +1,4 @@
-"""The trainer process: claim a run, work on it, ask the retrain policy; `python -m app.worker` or `palate worker`."""
+"""The trainer process: claims runs and works on them, and asks the retrain policy; `python -m app.worker`."""
 
 from __future__ import annotations
 
@@ -11,36 +11,34 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 from threadpoolctl import threadpool_limits
 
-from app.db.engine import Database, open_database
+from app.db.engine import DATABASE_IS_AWAY, Database, open_database
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.precompile import precompile_training_kernels
 from app.logs import set_up_logs
 from app.settings import Settings
 from app.training import queue, run
-from app.training.lease import DATABASE_IS_AWAY
 from app.training.models import RunKind
 from app.training.queue import Claim, Epoch, LeaseLost
-from app.training.retrain_policy import Watch
+from app.training.retrain_policy import RetrainMonitor
 from app.training.wait_for_run import Work
 from app.tuning import store as searches
 from app.tuning import study
 
-log = logging.getLogger("app.worker")  # also where it runs as __main__
+log = logging.getLogger("app.worker")  # also when it runs as __main__
 
-PATIENCE = 1.5
-"""Seconds that a run has to stop by itself at shutdown; then it is handed back over its head."""
-_GLANCE = 0.1
-_SHOWN_EVERY = 1.0
+STOP_TIMEOUT = 1.5
+"""Seconds that a run has to stop at shutdown; then it is handed back although its thread still works on it."""
+_POLL_INTERVAL = 0.1
+_HEARTBEAT_INTERVAL = 1.0
 _LONGEST_WAIT = 5.0
 _PR_SET_PDEATHSIG = 1
 
-EXECUTE: dict[RunKind, Work] = {"train": run.execute, "search": study.execute}
-"""What works on a run of each kind."""
+EXECUTE: Mapping[RunKind, Work] = {"train": run.execute, "search": study.execute}
 
 
 def execute(
@@ -51,40 +49,39 @@ def execute(
     is_stopping: Callable[[], bool],
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> None:
-    """Work on a claimed run of any kind until it has an outcome, or is handed back."""
+    """Work on a claimed run of any kind until it has an outcome or is handed back."""
     EXECUTE[claim.kind](database, settings, claim, is_stopping=is_stopping, on_epoch=on_epoch)
 
 
 class Worker:
-    """Works on one run after the other until it is told to stop."""
+    """Works on one run after the other until it is stopped."""
 
     def __init__(self, database: Database, settings: Settings, parent: int | None = None) -> None:
         self._database = database
         self._settings = settings
         self._parent = parent
-        self._watch = Watch(settings.retrain, settings.versions_dir)
-        self._defaults = settings.recipe
+        self._retraining = RetrainMonitor(settings.retrain, settings.versions_dir)
         self._name = queue.worker_name()
-        self._shown_at = 0.0
-        self._is_told_to_stop = False  # no Event: setting one in a signal handler may wait for itself
+        self._last_heartbeat = 0.0
+        self._is_stop_requested = False  # not an Event: set() in a signal handler may deadlock
 
     def stop(self) -> None:
-        """Hand back what is being worked on and end; safe to call from anywhere, a signal handler too."""
-        self._is_told_to_stop = True
+        """Hand back the current run and end; safe to call in a signal handler and from any thread."""
+        self._is_stop_requested = True
 
     def is_stopping(self) -> bool:
-        """Whether to end: told to, or the service that started this process is gone."""
-        return self._is_told_to_stop or (self._parent is not None and os.getppid() != self._parent)
+        """Whether to end: `stop` was called, or the parent process has ended."""
+        return self._is_stop_requested or (self._parent is not None and os.getppid() != self._parent)
 
     def work(self) -> bool:
-        """Returns when stopped; False when a run did not end in time and its thread is still at it."""
+        """Returns when stopped: True, or False if a run did not end in time and its thread still works on it."""
         wait = poll = self._settings.training.poll_interval.total_seconds()
         while not self.is_stopping():
             try:
-                claim = self._next()
+                claim = self._claim()
                 wait = poll
             except DATABASE_IS_AWAY as error:
-                log.warning("the database is away, looking again in %.1f s: %s", wait, error.orig)
+                log.warning("the database is away, trying again in %.1f s: %s", wait, error.orig)
                 claim, wait = None, min(2 * wait, _LONGEST_WAIT)
             if claim is None:
                 self._pause(wait)
@@ -95,45 +92,49 @@ class Worker:
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while not self.is_stopping() and (left := until - time.monotonic()) > 0:
-            self._show_life()
-            time.sleep(min(left, _GLANCE))
+            self._touch_heartbeat_file()
+            time.sleep(min(left, _POLL_INTERVAL))
 
-    def _show_life(self) -> None:
-        file = self._settings.training.sign_of_life
-        if file and time.monotonic() - self._shown_at >= _SHOWN_EVERY:
+    def _touch_heartbeat_file(self) -> None:
+        file = self._settings.training.heartbeat_file
+        if file and time.monotonic() - self._last_heartbeat >= _HEARTBEAT_INTERVAL:
             file.touch()
-            self._shown_at = time.monotonic()
+            self._last_heartbeat = time.monotonic()
 
-    def _next(self) -> Claim | None:
-        """The next run to work on: one that waits, or one that the policy asks for now."""
+    def _claim(self) -> Claim | None:
+        """The next run: a queued or expired one, or one that the retrain policy starts now."""
         with self._database.read() as connection:
             now = self._database.now(connection)
-            is_due = self._watch.is_due(connection, now)
+            is_due = self._retraining.is_due(connection, now)
             if not is_due and not queue.is_claimable(connection, now):
                 return None
         with self._database.write() as connection:
             now = self._database.now(connection)
-            if is_due and self._watch.is_due(connection, now):
-                chosen = searches.standing_choice(connection, self._defaults) or self._defaults
-                queue.enqueue(connection, "policy", chosen.hyperparameters, now, chosen.loss)
+            if is_due and self._retraining.is_due(connection, now):
+                defaults = self._settings.recipe
+                recipe = searches.standing_choice(connection, defaults) or defaults
+                queue.enqueue(connection, "policy", recipe.hyperparameters, now, recipe.loss)
             return queue.claim(connection, self._name, self._settings.training.lease, now)
 
     def _work_on(self, claim: Claim) -> bool:
-        """A thread works, this one stays free for signals, which Python handles in the main thread only."""
-        thread = threading.Thread(target=self._execute, args=(claim,), name="run", daemon=True)
+        """Work in a thread; the main thread stays free for signals. Returns whether the thread has ended."""
+        thread = threading.Thread(
+            target=execute,
+            args=(self._database, self._settings, claim),
+            kwargs={"is_stopping": self.is_stopping},
+            name="run",
+            daemon=True,
+        )
         thread.start()
         while thread.is_alive() and not self.is_stopping():
-            self._show_life()
-            thread.join(_GLANCE)
-        thread.join(PATIENCE)
+            self._touch_heartbeat_file()
+            thread.join(_POLL_INTERVAL)
+        thread.join(STOP_TIMEOUT)
         if thread.is_alive():
-            self._take_back(claim)
+            self._hand_back(claim)
         return not thread.is_alive()
 
-    def _execute(self, claim: Claim) -> None:
-        execute(self._database, self._settings, claim, is_stopping=self.is_stopping)
-
-    def _take_back(self, claim: Claim) -> None:
+    def _hand_back(self, claim: Claim) -> None:
         with contextlib.suppress(LeaseLost, *DATABASE_IS_AWAY), self._database.write() as connection:
             queue.hand_back(connection, claim, self._database.now(connection))
             log.info("run %d is back in the queue", claim.run_id)
@@ -147,7 +148,7 @@ def precompile(settings: Settings) -> None:
 
 
 def main(settings: Settings | None = None, parent: int | None = None) -> int:
-    """Work until SIGTERM or SIGINT, or until process `parent` is gone; returns the exit status."""
+    """Work until SIGTERM or SIGINT, or until the process `parent` has ended; returns the exit status."""
     settings = settings or Settings()
     set_up_logs(settings, "trainer")
     database = open_database(settings)
@@ -160,19 +161,19 @@ def main(settings: Settings | None = None, parent: int | None = None) -> int:
         signal.signal(number, stop)
     if parent is not None:
         _die_with_parent()
-    with threadpool_limits(1):  # the fit brings its own threads
+    with threadpool_limits(1):  # the fit starts threads of its own
         precompile(settings)
         log.info("ready")
-        is_done = worker.work()
+        has_ended = worker.work()
     database.dispose()
     logging.shutdown()
-    if not is_done:
-        os._exit(0)  # the interpreter would wait for the threads of a fit whose run is handed back already
+    if not has_ended:
+        os._exit(0)  # the interpreter would wait for the fit, whose run is handed back already
     return 0
 
 
 def _die_with_parent() -> None:
-    """Have Linux send SIGTERM when the parent ends; elsewhere the worker finds out by looking."""
+    """Have Linux send SIGTERM when the parent ends; elsewhere `Worker.is_stopping` polls for it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -184,6 +185,6 @@ def _settings_from_stdin() -> Settings:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m app.worker", description=__doc__)
     parser.add_argument("--parent", type=int, help="end when this process is no longer the parent")
-    parser.add_argument("--settings-from-stdin", action="store_true", help="read settings as JSON instead")
-    given = parser.parse_args()
-    sys.exit(main(_settings_from_stdin() if given.settings_from_stdin else Settings(), given.parent))
+    parser.add_argument("--settings-from-stdin", action="store_true", help="read settings as JSON from standard input")
+    arguments = parser.parse_args()
+    sys.exit(main(_settings_from_stdin() if arguments.settings_from_stdin else Settings(), arguments.parent))

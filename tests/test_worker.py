@@ -57,7 +57,7 @@ def _is_learning(database: Database, run_id: int) -> bool:
 
 
 def _ends(process: "subprocess.Popen[bytes]") -> int:
-    return process.wait(timeout=60)
+    return process.wait(timeout=300)
 
 
 def test_a_worker_trains_what_is_queued_and_ends_when_it_is_told_to(

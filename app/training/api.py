@@ -13,7 +13,7 @@ from app.http.concurrency import Places
 from app.http.idempotency import AttemptDep
 from app.http.openapi import declared
 from app.training import events, queue
-from app.training.events import Reader
+from app.training.events import EventCursor
 from app.training.schemas import NewTrainingRun, TrainingRunDetail, TrainingRunList, TrainingRunOut
 
 router = APIRouter(prefix="/training-runs", tags=["training"])
@@ -123,9 +123,9 @@ def stream_training_events(
     with database.read() as connection:
         queue.get(connection, run_id)
     state = request.app.state
-    reader = Reader.after(last_event_id)  # here: nothing can be refused once the response has begun
+    cursor = EventCursor.after(last_event_id)  # here: nothing can be refused once the response has begun
     return StreamingResponse(
-        events.stream(database, run_id, reader, lambda: getattr(state, "is_stopping", False)),
+        events.stream(database, run_id, cursor, lambda: getattr(state, "is_stopping", False)),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )

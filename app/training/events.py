@@ -1,8 +1,8 @@
-"""A run as a stream of server-sent events (WHATWG HTML, section 9.2): epochs as they end, and changes of status.
+"""A run as a stream of server-sent events (WHATWG HTML, section 9.2): finished epochs, and changes of status.
 
-Epoch events carry an id, `attempt.number`. A client that comes back with it in Last-Event-ID gets what it has
-missed; after a take-over the epochs begin anew, and so does the stream. Status events carry none: the newest
-status is sent first whenever somebody connects.
+Epoch events have the id `attempt.number`. A client that reconnects with it in Last-Event-ID gets the events that it
+missed; after a take-over the run starts over, and so do its epoch events. Status events have no id: the current status
+is sent on every connect.
 """
 
 from __future__ import annotations
@@ -23,87 +23,90 @@ from app.training.models import FINISHED, PHASES, Phase
 from app.training.queue import RunRow, UnknownRun
 from app.training.schemas import EpochOut, TrainingRunOut
 
-LOOK_INTERVAL = 0.25
-_EVENT_ID = re.compile(r"(?P<attempt>[0-9]{1,9})\.(?P<number>[0-9]{1,9})")
+POLL_INTERVAL = 0.25
 KEEP_ALIVE = 10.0
-"""Seconds of silence after which a comment is sent, so that proxies keep the connection open."""
+"""Seconds without events after which a comment is sent, so that proxies keep the connection open."""
+_EVENT_ID = re.compile(r"(?P<attempt>[0-9]{1,9})\.(?P<number>[0-9]{1,9})")
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """A run, the last epoch of each phase, and the epochs that are news to somebody."""
+class RunUpdate:
+    """The current state of a run."""
 
     run: RunRow
-    last: list[Row[Any]]
-    unseen: list[Row[Any]]
+    last_epochs: list[Row[Any]]
+    """The last epoch of each phase."""
+    new_epochs: list[Row[Any]]
+    """Those that the client has not received."""
 
 
 @dataclass(slots=True)
-class Reader:
-    """What one client has seen of a run."""
+class EventCursor:
+    """What one client has received of a run."""
 
     attempt: int = -1
     n_epochs: int = 0
-    told: tuple[Any, ...] | None = None
+    last_status: tuple[Any, ...] | None = None
 
     @classmethod
-    def after(cls, last_event_id: str | None) -> Reader:
-        """Goes on after an event id; text that is none begins at the beginning."""
-        found = _EVENT_ID.fullmatch(last_event_id or "")
-        return cls(int(found["attempt"]), int(found["number"])) if found else cls()
+    def after(cls, last_event_id: str | None) -> EventCursor:
+        """Continues after an event id; anything that is no such id starts from the first event."""
+        match = _EVENT_ID.fullmatch(last_event_id or "")
+        return cls(int(match["attempt"]), int(match["number"])) if match else cls()
 
-    def look(self, connection: Connection, run_id: int) -> Look:
-        """What the database holds that the client has not seen; raises UnknownRun."""
-        run = queue.get(connection, run_id)  # before the epochs: of a run that has ended, none may be missing
-        last = queue.last_epochs_of(connection, run_id)
-        counts: dict[Phase, int] = {row.phase: row.epoch for row in last}
+    def read_update(self, connection: Connection, run_id: int) -> RunUpdate:
+        """Raises UnknownRun."""
+        run = queue.get(connection, run_id)  # before the epochs: when it has finished, all of them are recorded
+        last_epochs = queue.last_epochs_of(connection, run_id)
+        counts: dict[Phase, int] = {row.phase: row.epoch for row in last_epochs}
         if run.attempt != self.attempt or sum(counts.values()) < self.n_epochs:
             self.attempt, self.n_epochs = run.attempt, 0
-        return Look(run, last, queue.epochs_of(connection, run_id, after=self._seen(counts)))
+        return RunUpdate(run, last_epochs, queue.epochs_of(connection, run_id, after=self._received(counts)))
 
-    def _seen(self, counts: Mapping[Phase, int]) -> dict[Phase, int]:
-        """How many epochs of each phase are no news, where there are so many of each."""
-        seen: dict[Phase, int] = {}
+    def _received(self, counts: Mapping[Phase, int]) -> dict[Phase, int]:
+        """How many epochs of each phase the client has, if it received the first `n_epochs` of all."""
+        received: dict[Phase, int] = {}
         for phase in PHASES:
-            seen[phase] = min(self.n_epochs - sum(seen.values()), counts.get(phase, 0))
-        return seen
+            received[phase] = min(self.n_epochs - sum(received.values()), counts.get(phase, 0))
+        return received
 
-    def news(self, look: Look) -> Iterator[str]:
-        """Events for what happened since the last look: epochs first, then the status if it changed."""
-        run = look.run
-        for epoch in look.unseen:
+    def events(self, update: RunUpdate) -> Iterator[str]:
+        """An event for each new epoch, then one for the status if it changed."""
+        run = update.run
+        for epoch in update.new_epochs:
             self.n_epochs += 1
             yield _event("epoch", EpochOut.of(epoch).model_dump_json(), f"{run.attempt}.{self.n_epochs}")
         status = (run.status, run.attempt, run.is_cancel_requested, run.version)
-        if status != self.told:
-            yield _event("status", TrainingRunOut.of(run, look.last).model_dump_json(by_alias=True, exclude_unset=True))
-        self.told = status
+        if status != self.last_status:
+            shown = TrainingRunOut.of(run, update.last_epochs)
+            yield _event("status", shown.model_dump_json(by_alias=True, exclude_unset=True))
+        self.last_status = status
 
 
 async def stream(
-    database: Database, run_id: int, reader: Reader, is_stopping: Callable[[], bool]
+    database: Database, run_id: int, cursor: EventCursor, is_stopping: Callable[[], bool]
 ) -> AsyncIterator[str]:
-    """Events until the run has ended. Each look at the database is a short visit to a thread."""
-    spoke_at = time.monotonic()
+    """Events until the run has finished. Only the database is read in a thread."""
+    sent_at = time.monotonic()
     while not is_stopping():
         try:
-            look = await anyio.to_thread.run_sync(_look, database, run_id, reader)
+            update = await anyio.to_thread.run_sync(_read_update, database, run_id, cursor)
         except UnknownRun:
             return
-        for event in reader.news(look):
+        for event in cursor.events(update):
             yield event
-            spoke_at = time.monotonic()
-        if look.run.status in FINISHED:
+            sent_at = time.monotonic()
+        if update.run.status in FINISHED:
             return
-        if time.monotonic() - spoke_at >= KEEP_ALIVE:
-            yield ": still here\n\n"
-            spoke_at = time.monotonic()
-        await anyio.sleep(LOOK_INTERVAL)
+        if time.monotonic() - sent_at >= KEEP_ALIVE:
+            yield ": keep-alive\n\n"
+            sent_at = time.monotonic()
+        await anyio.sleep(POLL_INTERVAL)
 
 
-def _look(database: Database, run_id: int, reader: Reader) -> Look:
+def _read_update(database: Database, run_id: int, cursor: EventCursor) -> RunUpdate:
     with database.read() as connection:
-        return reader.look(connection, run_id)
+        return cursor.read_update(connection, run_id)
 
 
 def _event(name: str, data: str, event_id: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""The hold on a claimed run: a thread renews it, hears of cancellation, and writes finished epochs down."""
+"""The lease of a claimed run: a thread renews it, notices cancellation, and records finished epochs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Self, TypeVar
 
 from sqlalchemy import Connection
 
-from app.db.engine import DATABASE_IS_AWAY as DATABASE_IS_AWAY
-from app.db.engine import Database
+from app.db.engine import DATABASE_IS_AWAY, Database
 from app.db.tables import utc_now
 from app.engine.sgd.trainer import EpochReport
+from app.periodic_thread import PeriodicThread
 from app.training import queue
 from app.training.models import Phase
 from app.training.queue import Claim, Epoch, LeaseLost
 
 log = logging.getLogger(__name__)
 
-BEAT = 0.25
-"""Seconds between heartbeats, and so the longest that a cancellation or an epoch waits to be seen."""
+HEARTBEAT_INTERVAL = 0.25
+"""Seconds; also the longest delay until a cancellation is noticed or an epoch is recorded."""
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 
@@ -30,14 +30,14 @@ T = TypeVar("T")
 
 
 class RunStopped(Exception):
-    """The run must end here, without an outcome of its own: cancelled, to be handed back, or lost."""
+    """The run ends here without an outcome of its own: cancelled, handed back, or lost."""
 
 
 class Lease:
-    """Holds a claimed run while a `with` block works on it.
+    """Holds a claimed run during a `with` block.
 
-    The heartbeat goes on while the database is away, and the lease counts as ours until the database says that it
-    is not: what another trainer may have taken over meanwhile, it keeps, for every write here proves the claim.
+    Heartbeats go on while the database is away. The lease counts as held until the database says otherwise; every
+    write checks the claim, so a run that was taken over meanwhile stays with its new trainer.
     """
 
     def __init__(
@@ -56,80 +56,72 @@ class Lease:
         self._duration = duration
         self._is_stopping = is_stopping
         self._on_epoch = on_epoch
-        self._epochs: list[Epoch] = []
-        self._settling = threading.Lock()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._unrecorded: list[Epoch] = []
+        self._writing = threading.Lock()
+        self._heartbeats = PeriodicThread(self._heartbeat, HEARTBEAT_INTERVAL, "lease")
+        self._is_away = False
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._heartbeats.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._ended.set()
-        self._thread.join()
+        self._heartbeats.stop()
 
     def must_stop(self) -> bool:
-        """Whether work on the run should end; asked by the fit many times a second."""
+        """Whether work on the run should end; the fit asks many times a second."""
         return self.is_cancel_requested or self.is_lost or self._is_stopping()
 
-    def check(self) -> None:
-        """Raises RunStopped where work on the run should end."""
+    def raise_if_stopping(self) -> None:
+        """Raises RunStopped if work on the run should end."""
         if self.must_stop():
             raise RunStopped
 
     def report(self, phase: Phase, report: EpochReport) -> None:
-        """Keep a finished epoch for the next heartbeat to write, so that the fit does not wait for the database."""
+        """Leave a finished epoch for the next heartbeat to record, so that the fit does not wait for the database."""
         epoch = Epoch(phase, report, utc_now())
-        self._epochs.append(epoch)  # atomic, and no lock: a slow database must not slow the fit down
+        self._unrecorded.append(epoch)  # atomic; a lock would let a slow database slow down the fit
         if self._on_epoch:
             self._on_epoch(epoch)
 
-    def settle(self, write: Callable[[Connection, datetime], T]) -> T:
-        """Do `write` in a transaction that also writes the epochs kept so far; raises LeaseLost, nothing written.
+    def write(self, action: Callable[[Connection, datetime], T]) -> T:
+        """Run `action` in a transaction that renews the lease and records the epochs so far.
 
-        While the database is away this waits and tries again, until the process is to stop.
+        Raises LeaseLost, with nothing written. Retries while the database is away, see `retry`.
         """
-        return self.patiently(lambda: self._settle(write))
+        return self.retry(lambda: self._write(action))
 
-    def patiently(self, action: Callable[[], T]) -> T:
-        """Do `action`, again and again while the database is away; raises RunStopped when there is no time for that."""
+    def retry(self, action: Callable[[], T]) -> T:
+        """Run `action`, again and again while the database is away; raises RunStopped if the process is stopping."""
         wait = _FIRST_WAIT
         while True:
             try:
                 return action()
             except DATABASE_IS_AWAY as error:
                 log.warning("run %d waits %.1f s for the database: %s", self.claim.run_id, wait, error.orig)
-            if self._is_stopping() or self.is_lost or self._ended.wait(wait):
+            if self._is_stopping() or self.is_lost or self._heartbeats.wait(wait):
                 raise RunStopped
             wait = min(2 * wait, _LONGEST_WAIT)
 
-    def _settle(self, write: Callable[[Connection, datetime], T]) -> T:
-        with self._settling:
-            epochs = list(self._epochs)
+    def _write(self, action: Callable[[Connection, datetime], T]) -> T:
+        with self._writing:
+            epochs = list(self._unrecorded)
             with self._database.write() as connection:
                 now = self._database.now(connection)
-                self._renew_and_record(connection, epochs, now)
-                result = write(connection, now)
-            del self._epochs[: len(epochs)]
+                self.is_cancel_requested |= queue.heartbeat(connection, self.claim, self._duration, now)
+                queue.record_epochs(connection, self.claim, epochs)
+                result = action(connection, now)
+            del self._unrecorded[: len(epochs)]
         return result
 
-    def _beat(self) -> None:
-        is_away = False
-        while not self._ended.wait(BEAT) and not self.is_lost:
-            try:
-                self._settle(lambda _connection, _now: None)
-                is_away = False
-            except LeaseLost:
-                self.is_lost = True
-            except DATABASE_IS_AWAY as error:
-                if not is_away:
-                    log.warning("run %d: no heartbeat, the database is away: %s", self.claim.run_id, error.orig)
-                is_away = True
-
-    def _renew_and_record(self, connection: Connection, epochs: list[Epoch], now: datetime) -> None:
-        beat = queue.heartbeat(connection, self.claim, self._duration, now)
-        if not beat.is_ours:
-            raise LeaseLost(self.claim.run_id, self.claim.attempt)
-        self.is_cancel_requested |= beat.is_cancel_requested
-        queue.record_epochs(connection, self.claim, epochs)
+    def _heartbeat(self) -> None:
+        try:
+            self._write(lambda _connection, _now: None)
+            self._is_away = False
+        except LeaseLost:
+            self.is_lost = True
+            self._heartbeats.request_stop()
+        except DATABASE_IS_AWAY as error:
+            if not self._is_away:
+                log.warning("run %d: no heartbeat, the database is away: %s", self.claim.run_id, error.orig)
+            self._is_away = True

@@ -1,7 +1,7 @@
-"""Training runs as rows: asked for, claimed under a lease, kept alive, and brought to an end.
+"""The queue of training runs: enqueue, claim under a lease, heartbeat, finish.
 
-A claim gives the run to one worker and raises `attempt`; from then on only that worker with that attempt may
-change the row. So a trainer that was believed dead, and comes back, finds that nothing it does counts any more.
+A claim gives the run to one worker and raises `attempt`, the fencing token: only this worker with this attempt may
+change the row. A trainer that lost its lease and comes back cannot write anything.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
-from sqlalchemy import Connection, CursorResult, Row, Update, and_, case, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Update, and_, case, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.engine.hyperparameters import Hyperparameters
@@ -40,15 +40,16 @@ RunRow = Row[Any]
 """The columns of TrainingRun."""
 
 MAX_DEATHS = 3
-"""Trainers that may die of one run, by memory above all, before it is given up: nothing else would be trained."""
+"""A run fails when this many trainers died of it, most likely out of memory; else it would block the queue."""
 
-_PROCESS = secrets.token_hex(4)  # process numbers come again
-_LET_GO: dict[str, Any] = {"worker": None, "lease_expires_at": None}
-_FRESH: dict[str, Any] = {**_LET_GO, "n_ratings": None, "trained_through": None, "metrics": {}}
+_OF_REPORT = ("epoch", "n_epochs", "learning_rate", "train_rmse", "holdout_rmse", "ratings_per_second")
+_PROCESS = secrets.token_hex(4)  # process ids are reused
+_NO_LEASE: dict[str, Any] = {"worker": None, "lease_expires_at": None}
+_NO_PROGRESS: dict[str, Any] = {**_NO_LEASE, "n_ratings": None, "trained_through": None, "metrics": {}}
 
 
 class UnknownRun(NotFound):
-    """No run has this number."""
+    """No run has this id."""
 
     def __init__(self, run_id: int) -> None:
         super().__init__(f"training run {run_id} does not exist")
@@ -56,7 +57,7 @@ class UnknownRun(NotFound):
 
 
 class FinishedRun(Conflict):
-    """A run that has ended cannot be cancelled."""
+    """A finished run cannot be cancelled."""
 
     def __init__(self, run_id: int, status: str) -> None:
         super().__init__(f"training run {run_id} has already ended: {status}")
@@ -65,17 +66,17 @@ class FinishedRun(Conflict):
 
 
 class LeaseLost(Exception):
-    """The run belongs to somebody else by now, or has ended: nothing that was done for it counts."""
+    """The run has ended or belongs to another trainer: none of the work done for it is recorded."""
 
     def __init__(self, run_id: int, attempt: int) -> None:
-        super().__init__(f"training run {run_id} is no longer held by its attempt {attempt}")
+        super().__init__(f"training run {run_id} is no longer held by attempt {attempt}")
         self.run_id = run_id
         self.attempt = attempt
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A run that is ours until the lease runs out; `worker` and `attempt` are the proof."""
+    """A claimed run; `worker` and `attempt` identify the lease holder."""
 
     run_id: int
     worker: str
@@ -88,23 +89,25 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """A report of an epoch, with the phase it belongs to and the moment it ended."""
+    """A finished epoch of a phase."""
 
     phase: Phase
     report: EpochReport
     finished_at: datetime
 
+    @classmethod
+    def of(cls, row: Row[Any]) -> Self:
+        """The inverse of `columns`."""
+        return cls(row.phase, EpochReport(**{name: getattr(row, name) for name in _OF_REPORT}), row.finished_at)
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """What a trainer learns when it renews its lease."""
-
-    is_ours: bool
-    is_cancel_requested: bool
+    def columns(self) -> dict[str, Any]:
+        """Values of the columns of TrainingEpoch, except run_id."""
+        of_report = {name: getattr(self.report, name) for name in _OF_REPORT}
+        return {"phase": self.phase, "finished_at": self.finished_at, **of_report}
 
 
 def worker_name() -> str:
-    """Who holds a lease, for people and logs; unique to this process."""
+    """Host, process id and a random suffix: unique to this process."""
     return f"{socket.gethostname()[:150]}:{os.getpid()}:{_PROCESS}"
 
 
@@ -116,7 +119,7 @@ def enqueue(
     loss: Loss = SQUARED,
     kind: RunKind = "train",
 ) -> RunRow:
-    """Ask for a run. The policy never has more than one in the queue: asking again gives the one that waits."""
+    """Queue a run. The policy has at most one run in the queue: enqueueing again returns that one."""
     values = {
         "kind": kind,
         "status": "queued",
@@ -127,25 +130,26 @@ def enqueue(
         "is_cancel_requested": False,
         "attempt": 0,
         "n_deaths": 0,
-        **_FRESH,
+        **_NO_PROGRESS,
     }
     run_id: int | None = None
     while run_id is None:
         try:
             with connection.begin_nested():
                 run_id = connection.execute(insert(TrainingRun).values(values).returning(TrainingRun.id)).scalar_one()
-        except IntegrityError:  # the index lets the policy queue one run at a time: that one, unless it just left
-            run_id = connection.execute(_queued_by_policy()).scalar_one_or_none()
+        except IntegrityError:  # the policy has a run in the queue: return it, unless it was claimed meanwhile
+            queued = (TrainingRun.status == "queued", TrainingRun.requested_by == "policy")
+            run_id = connection.execute(select(TrainingRun.id).where(*queued)).scalar_one_or_none()
     return get(connection, run_id)
 
 
 def claim(connection: Connection, worker: str, lease: timedelta, now: datetime) -> Claim | None:
-    """Take the run whose trainer fell silent, else the oldest that waits; None while another one is running.
+    """Take over the run whose lease expired, else the oldest queued one; None while another one is running.
 
-    Trainings come before searches, which take long and can wait.
+    Trainings come before searches, which take long.
     """
-    _end_abandoned_cancels(connection, now)
-    _end_deadly(connection, now)
+    _end_expired_cancelled(connection, now)
+    _fail_after_max_deaths(connection, now)
     values = {"status": "running", "worker": worker, "lease_expires_at": now + lease, "started_at": now}
     row = _take_over(connection, values, now) or _take_queued(connection, values)
     if row is None:
@@ -163,79 +167,81 @@ def claim(connection: Connection, worker: str, lease: timedelta, now: datetime) 
 
 
 def loss_of(row: RunRow) -> Loss:
-    """What a run minimises."""
+    """The loss that a run minimises."""
     return Loss.from_dict(row.loss) if row.loss else SQUARED
 
 
 def is_claimable(connection: Connection, now: datetime) -> bool:
-    """Whether `claim` would probably find something: a look that writers need not wait for."""
-    silent = and_(*_is_silent(now))
+    """Whether `claim` would probably return a run; reads only, so it does not block writers."""
+    is_expired = and_(*_has_expired(now))
     is_running = select(TrainingRun.id).where(TrainingRun.status == "running").exists()
-    waiting = (TrainingRun.status == "queued") & ~is_running
-    return connection.execute(select(TrainingRun.id).where(silent | waiting).limit(1)).first() is not None
+    is_waiting = (TrainingRun.status == "queued") & ~is_running
+    return connection.execute(select(TrainingRun.id).where(is_expired | is_waiting).limit(1)).first() is not None
 
 
-def heartbeat(connection: Connection, held: Claim, lease: timedelta, now: datetime) -> Heartbeat:
-    """Renew the lease, if it is still ours. A lease that ran out is ours until somebody takes the run over."""
-    renewed = connection.execute(
-        _of(held).values(lease_expires_at=now + lease).returning(TrainingRun.is_cancel_requested)
-    ).scalar_one_or_none()
-    return Heartbeat(is_ours=renewed is not None, is_cancel_requested=bool(renewed))
+def heartbeat(connection: Connection, held: Claim, lease: timedelta, now: datetime) -> bool:
+    """Renew the lease and return whether the run is to be cancelled; raises LeaseLost.
+
+    An expired lease can still be renewed until another trainer takes the run over.
+    """
+    renewal = _of(held).values(lease_expires_at=now + lease).returning(TrainingRun.is_cancel_requested)
+    is_cancel_requested = connection.execute(renewal).scalar_one_or_none()
+    if is_cancel_requested is None:
+        raise LeaseLost(held.run_id, held.attempt)
+    return bool(is_cancel_requested)
 
 
-def note(connection: Connection, held: Claim, **facts: Any) -> None:
-    """Write down what is known of a running run (n_ratings, trained_through, metrics); raises LeaseLost."""
-    _expect_ours(connection.execute(_of(held).values(**facts)), held)
+def record(connection: Connection, held: Claim, **columns: Any) -> None:
+    """Set columns of the running run (n_ratings, trained_through, metrics); raises LeaseLost."""
+    _update(connection, held, **columns)
 
 
 def record_epochs(connection: Connection, held: Claim, epochs: Sequence[Epoch]) -> None:
-    """Write epochs down; call it in a transaction that has found the lease to be ours.
+    """Insert epochs; call it in the transaction that renewed the lease.
 
-    Writing them again changes nothing, for a caller who lost the connection and cannot know whether it was done. A
-    phase that begins again replaces what it did before, and what came after.
+    Recording the same epochs again changes nothing, so a caller may retry after a lost connection. A phase that starts
+    over replaces its own epochs and those of later phases.
     """
     if not epochs:
         return
-    epochs = _without_repeated(epochs)
+    epochs = _without_restarted(epochs)
     first = epochs[0]
     later = TrainingEpoch.phase.in_(PHASES[PHASES.index(first.phase) + 1 :])
-    again = later | ((TrainingEpoch.phase == first.phase) & (TrainingEpoch.epoch >= first.report.epoch))
-    connection.execute(delete(TrainingEpoch).where(TrainingEpoch.run_id == held.run_id, again))
-    connection.execute(insert(TrainingEpoch), [_epoch_values(held.run_id, epoch) for epoch in epochs])
+    replaced = later | ((TrainingEpoch.phase == first.phase) & (TrainingEpoch.epoch >= first.report.epoch))
+    connection.execute(delete(TrainingEpoch).where(TrainingEpoch.run_id == held.run_id, replaced))
+    connection.execute(insert(TrainingEpoch), [{"run_id": held.run_id, **epoch.columns()} for epoch in epochs])
 
 
-def _without_repeated(epochs: Sequence[Epoch]) -> list[Epoch]:
-    """Where a phase began again, only what was done since."""
-    kept: list[Epoch] = []
+def _without_restarted(epochs: Sequence[Epoch]) -> list[Epoch]:
+    """Drops the epochs before a phase started over."""
+    remaining: list[Epoch] = []
     for epoch in epochs:
-        while kept and _place(kept[-1]) >= _place(epoch):
-            kept.pop()
-        kept.append(epoch)
-    return kept
+        while remaining and _position(remaining[-1]) >= _position(epoch):
+            remaining.pop()
+        remaining.append(epoch)
+    return remaining
 
 
-def _place(epoch: Epoch) -> tuple[int, int]:
+def _position(epoch: Epoch) -> tuple[int, int]:
     return PHASES.index(epoch.phase), epoch.report.epoch
 
 
-def finish(connection: Connection, held: Claim, status: RunStatus, now: datetime, **facts: Any) -> None:
-    """End the run; raises LeaseLost where it is not ours to end, and then the transaction must be undone."""
-    _expect_ours(connection.execute(_of(held).values(status=status, finished_at=now, **_LET_GO, **facts)), held)
+def finish(connection: Connection, held: Claim, status: RunStatus, now: datetime, **columns: Any) -> None:
+    """End the run; raises LeaseLost, and then the transaction must be rolled back."""
+    _update(connection, held, status=status, finished_at=now, **_NO_LEASE, **columns)
 
 
 def hand_back(connection: Connection, held: Claim, now: datetime) -> None:
-    """Put the run back into the queue, as if it had never been started; raises LeaseLost.
+    """Put the run back into the queue as if it had never been started; raises LeaseLost.
 
-    A run of the policy gives way to another one that is queued already.
+    A run of the policy is cancelled instead if the policy has queued another one meanwhile.
     """
-    connection.execute(delete(TrainingEpoch).where(TrainingEpoch.run_id == held.run_id, _is_ours_now(held)))
     try:
         with connection.begin_nested():
-            changed = connection.execute(_of(held).values(status="queued", started_at=None, **_FRESH))
+            _update(connection, held, status="queued", started_at=None, **_NO_PROGRESS)
     except IntegrityError:
         finish(connection, held, "cancelled", now, error="given up at shutdown; another run is queued already")
-        return
-    _expect_ours(changed, held)
+    connection.execute(delete(TrainingEpoch).where(TrainingEpoch.run_id == held.run_id))
 
 
 def request_cancel(connection: Connection, run_id: int, now: datetime) -> RunRow:
@@ -245,8 +251,8 @@ def request_cancel(connection: Connection, run_id: int, now: datetime) -> RunRow
         status="cancelled", finished_at=now, is_cancel_requested=True
     )
     if connection.execute(at_once).rowcount == 0:
-        asked = of_run.where(TrainingRun.status == "running").values(is_cancel_requested=True)
-        if connection.execute(asked).rowcount == 0:
+        request = of_run.where(TrainingRun.status == "running").values(is_cancel_requested=True)
+        if connection.execute(request).rowcount == 0:
             raise FinishedRun(run_id, get(connection, run_id).status)
     return get(connection, run_id)
 
@@ -260,7 +266,7 @@ def get(connection: Connection, run_id: int) -> RunRow:
 
 
 def history(connection: Connection, *, limit: int, before: int | None = None) -> list[RunRow]:
-    """Runs from the newest to the oldest, at most `limit`, all older than `before`."""
+    """At most `limit` runs with ids below `before`, newest first."""
     statement = select(TrainingRun.__table__).order_by(TrainingRun.id.desc()).limit(limit)
     if before is not None:
         statement = statement.where(TrainingRun.id < before)
@@ -268,33 +274,25 @@ def history(connection: Connection, *, limit: int, before: int | None = None) ->
 
 
 def epochs_of(connection: Connection, run_id: int, after: Mapping[Phase, int] | None = None) -> list[Row[Any]]:
-    """The recorded epochs of a run in the order in which they happened; `after` leaves out what is known by phase."""
-    seen = after or {}
-    is_new = or_(*((TrainingEpoch.phase == phase) & (TrainingEpoch.epoch > seen.get(phase, 0)) for phase in PHASES))
-    return list(
-        connection.execute(
-            select(TrainingEpoch.__table__)
-            .where(TrainingEpoch.run_id == run_id, is_new)
-            .order_by(case({phase: place for place, phase in enumerate(PHASES)}, value=TrainingEpoch.phase))
-            .order_by(TrainingEpoch.epoch)
-        )
-    )
+    """The recorded epochs of a run in chronological order; of each phase only those after the number in `after`."""
+    last = after or {}
+    is_new = or_(*((TrainingEpoch.phase == phase) & (TrainingEpoch.epoch > last.get(phase, 0)) for phase in PHASES))
+    in_order = case({phase: position for position, phase in enumerate(PHASES)}, value=TrainingEpoch.phase)
+    statement = select(TrainingEpoch.__table__).where(TrainingEpoch.run_id == run_id, is_new)
+    return list(connection.execute(statement.order_by(in_order, TrainingEpoch.epoch)))
 
 
 def last_epochs_of(connection: Connection, run_id: int) -> list[Row[Any]]:
-    """The last recorded epoch of each phase that has one: how far a run is, without reading it all."""
-    of_run = select(TrainingEpoch.__table__).where(TrainingEpoch.run_id == run_id)
-    found = (
-        connection.execute(of_run.where(TrainingEpoch.phase == phase).order_by(TrainingEpoch.epoch.desc()).limit(1))
-        for phase in PHASES
-    )
-    return [row for result in found for row in result]
+    """The last recorded epoch of each phase that has one: enough to compute the progress."""
+    newest_first = select(TrainingEpoch.__table__).order_by(TrainingEpoch.epoch.desc()).limit(1)
+    last = (newest_first.where(TrainingEpoch.run_id == run_id, TrainingEpoch.phase == phase) for phase in PHASES)
+    return [row for statement in last for row in connection.execute(statement)]
 
 
 def prune(connection: Connection, keep: int) -> int:
-    """Delete finished runs but the newest `keep`, with their epochs and trials; returns how many.
+    """Delete all finished runs except the newest `keep`, with their epochs and trials; returns how many.
 
-    Runs behind the listed versions stay, and so does the last search whose winner was published: later runs keep to it.
+    Runs of listed versions stay, and so does the last search whose winner was published: later runs use its values.
     """
     newest = select(TrainingRun.id).order_by(TrainingRun.id.desc()).limit(keep)
     is_winner = (TrainingRun.kind == "search", TrainingRun.status == "succeeded", TrainingRun.version.is_not(None))
@@ -310,124 +308,80 @@ def prune(connection: Connection, keep: int) -> int:
 
 
 def running(connection: Connection) -> RunRow | None:
-    """The one run that is being worked on, if any."""
+    """The running run, if any."""
     return connection.execute(select(TrainingRun.__table__).where(TrainingRun.status == "running")).one_or_none()
 
 
 def last_published(connection: Connection) -> RunRow | None:
-    """The latest run that published a version, if any has."""
+    """The latest run that published a version, if any."""
     published = select(TrainingRun.__table__).where(TrainingRun.status == "succeeded", TrainingRun.version.is_not(None))
     return connection.execute(published.order_by(TrainingRun.id.desc()).limit(1)).one_or_none()
 
 
 def count_by_status(connection: Connection) -> list[tuple[str, str, int]]:
-    """Kind, status, and how many runs there are of them; those without any are counted as zero."""
+    """(kind, status, number of runs) of every combination, also of those without runs."""
     kind, status = TrainingRun.kind, TrainingRun.status
-    found = connection.execute(select(kind, status, func.count()).group_by(kind, status))
-    counts = {(of_kind, of_status): n for of_kind, of_status, n in found}
+    rows = connection.execute(select(kind, status, func.count()).group_by(kind, status))
+    counts = {(row[0], row[1]): row[2] for row in rows}
     return [(kind, status, counts.get((kind, status), 0)) for kind in KINDS for status in STATUSES]
 
 
 def is_training_queued(connection: Connection) -> bool:
-    """Whether a training waits: a search makes room for it between two trials."""
+    """Whether a training is queued: a search lets it go first between two trials."""
     waiting = select(TrainingRun.id).where(TrainingRun.status == "queued", TrainingRun.kind == "train")
     return connection.execute(waiting.limit(1)).first() is not None
 
 
-def count_open(connection: Connection) -> int:
-    """Runs that are queued or running."""
-    statement = select(func.count()).select_from(TrainingRun).where(TrainingRun.status.not_in(FINISHED))
-    return connection.execute(statement).scalar_one()
-
-
 def _take_over(connection: Connection, values: dict[str, Any], now: datetime) -> RunRow | None:
-    silent = update(TrainingRun).where(*_is_silent(now))
-    return _first(connection.execute(_claiming(silent, values | {"n_deaths": TrainingRun.n_deaths + 1})))
+    expired = update(TrainingRun).where(*_has_expired(now))
+    return _claim(connection, expired, values | {"n_deaths": TrainingRun.n_deaths + 1})
 
 
 def _take_queued(connection: Connection, values: dict[str, Any]) -> RunRow | None:
     is_queued = TrainingRun.status == "queued"
     is_search = TrainingRun.kind == "search"
     oldest = select(TrainingRun.id).where(is_queued).order_by(is_search, TrainingRun.id).limit(1).scalar_subquery()
-    waiting = update(TrainingRun).where(TrainingRun.id == oldest, TrainingRun.status == "queued")
     try:
         with connection.begin_nested():
-            return _first(connection.execute(_claiming(waiting, values)))
+            return _claim(connection, update(TrainingRun).where(TrainingRun.id == oldest, is_queued), values)
     except IntegrityError:  # the index allows one running run: another trainer has it
         return None
 
 
-def _claiming(which: Update, values: dict[str, Any]) -> Any:
-    fresh = _FRESH | values
-    return which.values(**fresh, attempt=TrainingRun.attempt + 1).returning(
-        *(TrainingRun.id, TrainingRun.attempt, TrainingRun.requested_by, TrainingRun.hyperparameters, TrainingRun.loss),
-        TrainingRun.kind,
-    )
+def _claim(connection: Connection, update_of_run: Update, values: dict[str, Any]) -> RunRow | None:
+    claiming = update_of_run.values(**_NO_PROGRESS | values, attempt=TrainingRun.attempt + 1)
+    return connection.execute(claiming.returning(*TrainingRun.__table__.columns)).one_or_none()
 
 
-def _first(result: CursorResult[Any]) -> RunRow | None:
-    return result.one_or_none()
+def _end_expired_cancelled(connection: Connection, now: datetime) -> None:
+    """A run whose trainer died before it could cancel the run is cancelled, not taken over."""
+    is_cancelled = (*_has_expired(now), TrainingRun.is_cancel_requested)
+    ended = {"status": "cancelled", "finished_at": now, **_NO_LEASE}
+    connection.execute(update(TrainingRun).where(*is_cancelled).values(**ended))
 
 
-def _end_abandoned_cancels(connection: Connection, now: datetime) -> None:
-    """A run that was to be cancelled when its trainer died is cancelled, not taken over."""
-    connection.execute(
-        update(TrainingRun)
-        .where(*_is_silent(now), TrainingRun.is_cancel_requested)
-        .values(status="cancelled", finished_at=now, **_LET_GO)
-    )
+def _fail_after_max_deaths(connection: Connection, now: datetime) -> None:
+    """Fail a run that MAX_DEATHS trainers died of; handing a run back does not count as a death."""
+    error = f"the trainer died {MAX_DEATHS} times while working on it"
+    ended = {"status": "failed", "finished_at": now, "n_deaths": MAX_DEATHS, "error": error, **_NO_LEASE}
+    is_last_death = (*_has_expired(now), TrainingRun.n_deaths >= MAX_DEATHS - 1)
+    connection.execute(update(TrainingRun).where(*is_last_death).values(**ended))
 
 
-def _end_deadly(connection: Connection, now: datetime) -> None:
-    """A run that has cost too many trainers their life has failed; being handed back does not count."""
-    died = {"n_deaths": MAX_DEATHS, "error": f"the trainer died {MAX_DEATHS} times while working on it"}
-    connection.execute(
-        update(TrainingRun)
-        .where(*_is_silent(now), TrainingRun.n_deaths >= MAX_DEATHS - 1)
-        .values(status="failed", finished_at=now, **died, **_LET_GO)
-    )
-
-
-def _is_silent(now: datetime) -> tuple[Any, ...]:
+def _has_expired(now: datetime) -> tuple[Any, ...]:
     return (TrainingRun.status == "running", TrainingRun.lease_expires_at < now)
 
 
-def _queued_by_policy() -> Any:
-    return select(TrainingRun.id).where(TrainingRun.status == "queued", TrainingRun.requested_by == "policy")
-
-
-def _conditions(held: Claim) -> tuple[Any, ...]:
-    return (
+def _of(held: Claim) -> Update:
+    is_held = (
         TrainingRun.id == held.run_id,
         TrainingRun.status == "running",
         TrainingRun.worker == held.worker,
         TrainingRun.attempt == held.attempt,
     )
+    return update(TrainingRun).where(*is_held)
 
 
-def _of(held: Claim) -> Update:
-    return update(TrainingRun).where(*_conditions(held))
-
-
-def _is_ours_now(held: Claim) -> Any:
-    return select(TrainingRun.id).where(*_conditions(held)).exists()
-
-
-def _expect_ours(result: CursorResult[Any], held: Claim) -> None:
-    if result.rowcount == 0:
+def _update(connection: Connection, held: Claim, **columns: Any) -> None:
+    if connection.execute(_of(held).values(**columns)).rowcount == 0:
         raise LeaseLost(held.run_id, held.attempt)
-
-
-def _epoch_values(run_id: int, epoch: Epoch) -> dict[str, Any]:
-    report = epoch.report
-    return {
-        "run_id": run_id,
-        "phase": epoch.phase,
-        "epoch": report.epoch,
-        "n_epochs": report.n_epochs,
-        "learning_rate": report.learning_rate,
-        "train_rmse": report.train_rmse,
-        "holdout_rmse": report.holdout_rmse,
-        "ratings_per_second": report.ratings_per_second,
-        "finished_at": epoch.finished_at,
-    }

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from threadpoolctl import threadpool_limits
 
 from app import __version__
-from app.db.engine import Database
+from app.db.engine import DATABASE_IS_AWAY, Database
 from app.db.tables import utc_now
 from app.engine.bayes.average import PosteriorFit
 from app.engine.data.ratings import Ratings
@@ -45,7 +45,7 @@ from app.training.evaluation.holdout import (
     refuse_unless_finite,
 )
 from app.training.evaluation.report import report
-from app.training.lease import DATABASE_IS_AWAY, Lease, RunStopped
+from app.training.lease import Lease, RunStopped
 from app.training.models import Phase, RunStatus
 from app.training.phases import phase_table
 from app.training.posterior_stage import Stage, as_epoch, facts, with_model
@@ -99,7 +99,7 @@ class _Run:
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
         """Writes down how long a step took; a run that is to stop stops before the step."""
-        self.lease.check()
+        self.lease.raise_if_stopping()
         started = time.perf_counter()
         try:
             yield
@@ -238,9 +238,9 @@ def _work_on(run: _Run, choose: Choose | None) -> None:
 def _train(run: _Run) -> int:
     """Load, fit with a hold-out, examine, learn the hold-out too, publish; returns the new version's number."""
     _remove_leftovers(run)
-    active = run.lease.patiently(lambda: _active_version(run.database))
+    active = run.lease.retry(lambda: _active_version(run.database))
     with run.timed("load"):
-        snapshot = run.lease.patiently(lambda: _load(run, active))
+        snapshot = run.lease.retry(lambda: _load(run, active))
     _note_snapshot(run, snapshot)
     _refuse_untrainable(snapshot)
     snapshot = run.with_stage(snapshot)
@@ -360,7 +360,7 @@ def _remove_leftovers(run: _Run) -> None:
     then can never list it, so it is rubbish.
     """
     found = artifacts.folders(run.settings.versions_dir)
-    listed = set(run.lease.settle(lambda connection, _: versions.folders(connection)))
+    listed = set(run.lease.write(lambda connection, _: versions.folders(connection)))
     for folder in found:
         if folder.name not in listed:
             log.info("removing the version folder %s, which was never published", folder.name)
@@ -369,7 +369,7 @@ def _remove_leftovers(run: _Run) -> None:
 
 def _note_snapshot(run: _Run, snapshot: TrainingSnapshot) -> None:
     facts = {"n_ratings": len(snapshot.ratings), "trained_through": snapshot.revision}
-    run.lease.settle(lambda connection, _: queue.note(connection, run.lease.claim, **facts))
+    run.lease.write(lambda connection, _: queue.record(connection, run.lease.claim, **facts))
 
 
 def _refuse_untrainable(snapshot: TrainingSnapshot) -> None:
@@ -399,7 +399,7 @@ def _pass_the_gate(run: _Run, snapshot: TrainingSnapshot, model: FactorModel, tr
     so this run's hold-out was held out of the active version's fit too (see `TrainingSnapshot.holdout_mask`).
     Comparing with what the active version serves would not be fair, since it has learned most of these ratings.
     """
-    active = run.lease.patiently(lambda: _active_version(run.database))
+    active = run.lease.retry(lambda: _active_version(run.database))
     examiner = _examiner_of(run, active) if active else None
     if active is None or examiner is None:
         return
@@ -464,7 +464,7 @@ def _publish(run: _Run, snapshot: TrainingSnapshot, published: _Examined, examin
         queue.finish(connection, claim, "succeeded", now, version=version, metrics=run.metrics)
         return version
 
-    return run.lease.settle(list_and_activate)
+    return run.lease.write(list_and_activate)
 
 
 def _kept_for_later(
@@ -520,13 +520,13 @@ def _stop(run: _Run) -> None:
     elif lease.is_lost:
         raise LeaseLost(lease.claim.run_id, lease.claim.attempt)
     else:
-        lease.settle(lambda connection, now: queue.hand_back(connection, lease.claim, now))
+        lease.write(lambda connection, now: queue.hand_back(connection, lease.claim, now))
         log.info("run %d is back in the queue", lease.claim.run_id)
 
 
 def _end(run: _Run, status: RunStatus, error: str | None = None) -> None:
     facts = {"error": error, "metrics": run.metrics}
-    run.lease.settle(lambda connection, now: queue.finish(connection, run.lease.claim, status, now, **facts))
+    run.lease.write(lambda connection, now: queue.finish(connection, run.lease.claim, status, now, **facts))
     log.info("run %d %s%s", run.lease.claim.run_id, status, f": {error}" if error else "")
 
 

@@ -50,7 +50,7 @@ class _Study:
 
     def choose(self, lease: Lease, metrics: dict[str, Any]) -> Recipe | None:
         """The best recipe, for a training that publishes it; None where nothing is to be published."""
-        row, trials = lease.patiently(lambda: self._asked(lease.claim.run_id))
+        row, trials = lease.retry(lambda: self._asked(lease.claim.run_id))
         wanted = store.wanted_of(row)
         if len(trials) < row.n_trials:
             trials = self._search(lease, wanted, trials)
@@ -66,10 +66,10 @@ class _Study:
             return store.get(connection, search_id), store.trials_of(connection, search_id)
 
     def _search(self, lease: Lease, wanted: store.Wanted, trials: list[Trial]) -> list[Trial]:
-        snapshot = lease.patiently(lambda: take_snapshot(self._database, self._settings.snapshot_dir))
+        snapshot = lease.retry(lambda: take_snapshot(self._database, self._settings.snapshot_dir))
         folds = _folds(snapshot, wanted.n_folds, wanted.base.hyperparameters.holdout_fraction)
         n_ratings = len(snapshot.ratings)
-        lease.settle(lambda connection, _: queue.note(connection, lease.claim, n_ratings=n_ratings))
+        lease.write(lambda connection, _: queue.record(connection, lease.claim, n_ratings=n_ratings))
         search = wanted.search()
 
         def write_down(trial: Trial) -> None:
@@ -94,7 +94,7 @@ class _Study:
             store.record_trial(connection, search_id, trial, trained_through, now)
             return queue.is_training_queued(connection)
 
-        makes_room = lease.settle(write)
+        makes_room = lease.write(write)
         log.info("search %d, trial %d %s: %s", search_id, trial.number, trial.status, trial.error or trial.value)
         if makes_room and not is_last:
             log.info("search %d makes room for a training that waits", search_id)

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Unpack
 
-from app.db.engine import Database
+from app.db.engine import DATABASE_IS_AWAY, Database
 from app.engine.search.trials import Trial
 from app.errors import Conflict
 from app.settings import Settings
-from app.training.lease import DATABASE_IS_AWAY
 from app.training.models import FINISHED
-from app.training.wait_for_run import Hooks, Work, see_through
+from app.training.wait_for_run import Hooks, Work, wait_for_run
 from app.tuning import store
 from app.tuning.store import SearchRun, Wanted
 
@@ -58,7 +57,7 @@ def tune_now(
     `on_epoch` is told of the training that follows where the best is to be published.
     """
     with _following(database, search.id, on_trials or (lambda _: None)):
-        see_through(database, settings, search, work=work, **hooks)
+        wait_for_run(database, settings, search, work=work, **hooks)
     with database.read() as connection:
         return store.get(connection, search.id), store.trials_of(connection, search.id)
 

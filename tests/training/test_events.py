@@ -15,7 +15,7 @@ from app.main import create_app
 from app.settings import Settings
 from app.training import events, queue
 from app.training.api import MAX_STREAMS
-from app.training.events import Reader
+from app.training.events import EventCursor
 from app.training.models import PHASES, Phase
 from app.training.queue import Claim, Epoch
 from tests.training.world import claim, enqueue
@@ -30,13 +30,13 @@ def _record(database: Database, held: Claim, epochs: list[Epoch]) -> None:
         queue.record_epochs(connection, held, epochs)
 
 
-def _names(database: Database, reader: Reader) -> list[str]:
-    """Ids of epochs and `status` for what is news to the reader; it must be all that was read."""
+def _names(database: Database, cursor: EventCursor) -> list[str]:
+    """Ids of epochs and `status` for what is news to the cursor; it must be all that was read."""
     with database.read() as connection:
-        look = reader.look(connection, 1)
-    events = list(reader.news(look))
-    assert len(look.unseen) == sum("id:" in event for event in events)
-    assert len(look.last) <= 4
+        update = cursor.read_update(connection, 1)
+    events = list(cursor.events(update))
+    assert len(update.new_epochs) == sum("id:" in event for event in events)
+    assert len(update.last_epochs) <= 4
     return [event.split("\n")[0].removeprefix("event: ") for event in events]
 
 
@@ -47,44 +47,44 @@ def held(database: Database, settings: Settings) -> Claim:
 
 
 def test_only_what_is_new_is_read_and_told(database: Database, held: Claim) -> None:
-    reader = Reader()
+    cursor = EventCursor()
     _record(database, held, _epochs("fit", 1, 2))
-    assert _names(database, reader) == ["id: 1.1", "id: 1.2", "status"]
-    assert _names(database, reader) == []
+    assert _names(database, cursor) == ["id: 1.1", "id: 1.2", "status"]
+    assert _names(database, cursor) == []
     _record(database, held, _epochs("fit", 3, 3))
-    assert _names(database, reader) == ["id: 1.3"]
+    assert _names(database, cursor) == ["id: 1.3"]
     _record(database, held, [*_epochs("fit", 4, 4), *_epochs("final", 1, 2)])
-    assert _names(database, reader) == ["id: 1.4", "id: 1.5", "id: 1.6"]
+    assert _names(database, cursor) == ["id: 1.4", "id: 1.5", "id: 1.6"]
     _record(database, held, _epochs("final", 3, 3))
-    assert _names(database, reader) == ["id: 1.7"]
+    assert _names(database, cursor) == ["id: 1.7"]
     with database.write() as connection:
         queue.finish(connection, held, "failed", database.now(connection))
-    assert _names(database, reader) == ["status"]
+    assert _names(database, cursor) == ["status"]
 
 
 @pytest.mark.parametrize("n_seen", range(6))
 def test_who_comes_back_is_told_the_rest(database: Database, held: Claim, n_seen: int) -> None:
     _record(database, held, [*_epochs("fit", 1, 3), *_epochs("final", 1, 2)])
     expected = [f"id: 1.{number}" for number in range(n_seen + 1, 6)]
-    assert _names(database, Reader(attempt=1, n_epochs=n_seen)) == [*expected, "status"]
+    assert _names(database, EventCursor(attempt=1, n_epochs=n_seen)) == [*expected, "status"]
 
 
 def test_a_phase_that_begins_again_is_told_again(database: Database, held: Claim) -> None:
-    reader = Reader()
+    cursor = EventCursor()
     _record(database, held, _epochs("fit", 1, 3))
-    _names(database, reader)
+    _names(database, cursor)
     _record(database, held, _epochs("fit", 1, 1))
-    assert _names(database, reader) == ["id: 1.1"]
+    assert _names(database, cursor) == ["id: 1.1"]
 
 
 def test_where_the_fit_begins_again_its_sweeps_are_forgotten(database: Database, held: Claim) -> None:
-    reader = Reader()
+    cursor = EventCursor()
     _record(database, held, [*_epochs("fit", 1, 3), *_epochs("sample", 1, 4)])
-    assert _names(database, reader)[-2:] == ["id: 1.7", "status"]
+    assert _names(database, cursor)[-2:] == ["id: 1.7", "status"]
     _record(database, held, [*_epochs("sample", 5, 5), *_epochs("fit", 1, 2)])
-    assert _names(database, reader) == ["id: 1.1", "id: 1.2"]
+    assert _names(database, cursor) == ["id: 1.1", "id: 1.2"]
     _record(database, held, _epochs("sample", 1, 1))
-    assert _names(database, reader) == ["id: 1.3"]
+    assert _names(database, cursor) == ["id: 1.3"]
 
 
 def test_phases_are_told_in_the_order_in_which_they_happen(database: Database, held: Claim) -> None:
@@ -93,26 +93,26 @@ def test_phases_are_told_in_the_order_in_which_they_happen(database: Database, h
     with database.read() as connection:
         told = [row.phase for row in queue.epochs_of(connection, held.run_id)]
     assert told == [phase for phase in PHASES for _ in range(2)]
-    assert _names(database, Reader(attempt=1, n_epochs=5)) == ["id: 1.6", "id: 1.7", "id: 1.8", "status"]
+    assert _names(database, EventCursor(attempt=1, n_epochs=5)) == ["id: 1.6", "id: 1.7", "id: 1.8", "status"]
 
 
 def test_after_a_take_over_the_epochs_begin_anew(database: Database, held: Claim) -> None:
-    reader = Reader()
+    cursor = EventCursor()
     _record(database, held, _epochs("fit", 1, 3))
-    _names(database, reader)
+    _names(database, cursor)
     with database.write() as connection:
         queue.hand_back(connection, held, database.now(connection))
         again = queue.claim(connection, "other", timedelta(seconds=10), database.now(connection))
     assert again is not None
     _record(database, again, _epochs("fit", 1, 1))
-    assert _names(database, reader) == ["id: 2.1", "status"]
+    assert _names(database, cursor) == ["id: 2.1", "status"]
 
 
 def test_progress_is_told_with_the_status(database: Database, held: Claim) -> None:
     _record(database, held, _epochs("fit", 1, 3))
     with database.read() as connection:
-        reader = Reader()
-        [*_, status] = reader.news(reader.look(connection, held.run_id))
+        cursor = EventCursor()
+        [*_, status] = cursor.events(cursor.read_update(connection, held.run_id))
     assert json.loads(status.split("data: ")[1])["progress"] == pytest.approx(3 / 18, abs=1e-4)
 
 
@@ -120,25 +120,25 @@ def test_progress_is_told_with_the_status(database: Database, held: Claim) -> No
     "given", ["9" * 5000 + ".1", "1." + "9" * 5000, "-1.2", "1", "1.", ".", "", "1.2.3", "\u0663.1"]
 )
 def test_an_event_id_that_we_never_gave_begins_at_the_beginning(given: str) -> None:
-    assert Reader.after(given) == Reader()
+    assert EventCursor.after(given) == EventCursor()
 
 
 def test_a_silent_stream_is_kept_open_by_comments_and_ends_with_the_service(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "KEEP_ALIVE", 0.0)
-    monkeypatch.setattr(events, "LOOK_INTERVAL", 0.01)
+    monkeypatch.setattr(events, "POLL_INTERVAL", 0.01)
     run = enqueue(database)
     received: list[str] = []
 
     async def listen() -> None:
-        stream = events.stream(database, run.id, Reader(), lambda: len(received) > 3)
+        stream = events.stream(database, run.id, EventCursor(), lambda: len(received) > 3)
         async for event in stream:
             received.append(event)  # noqa: PERF401  the stream looks at what was received
 
     anyio.run(listen)
     assert received[0].startswith("event: status\n")
-    assert set(received[1:]) == {": still here\n\n"}
+    assert set(received[1:]) == {": keep-alive\n\n"}
 
 
 async def _follow(app: FastAPI, path: str, answers: list[int]) -> None:
@@ -169,16 +169,16 @@ def test_a_stream_too_many_is_refused_until_one_is_over(database: Database, sett
             httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
         ):
             answers: list[int] = []
-            async with anyio.create_task_group() as readers:
+            async with anyio.create_task_group() as clients:
                 for _ in range(MAX_STREAMS):
-                    readers.start_soon(_follow, app, path, answers)
-                with anyio.fail_after(20):
+                    clients.start_soon(_follow, app, path, answers)
+                with anyio.fail_after(300):
                     while len(answers) < MAX_STREAMS:
                         await anyio.sleep(0.01)
                 assert set(answers) == {200}
                 refused = await client.get(path)
                 assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-                readers.cancel_scope.cancel()
+                clients.cancel_scope.cancel()
             await client.post(f"/v1/training-runs/{run.id}/cancel")
             assert (await client.get(path)).status_code == 200
 

@@ -29,7 +29,7 @@ def database(settings: Settings) -> Iterator[Database]:
 
 @pytest.fixture
 def trainers(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EmbeddedTrainer]]:
-    monkeypatch.setattr(supervisor, "LOOK_INTERVAL", 0.05)
+    monkeypatch.setattr(supervisor, "LOCK_POLL_INTERVAL", 0.05)
     trainers = [EmbeddedTrainer(settings) for _ in range(3)]
     for trainer in trainers:
         trainer.start()
@@ -65,7 +65,7 @@ def test_a_trainer_that_cannot_be_started_is_tried_again(
     in_the_way.mkdir()
     trainer = EmbeddedTrainer(settings)
     trainer.start()
-    wait_until(lambda: "trainer.lock" in caplog.text, seconds=10)
+    wait_until(lambda: "trainer.lock" in caplog.text)
     in_the_way.rmdir()
     wait_until(lambda: trainer.pid is not None)
     trainer.stop()

@@ -17,7 +17,7 @@ from app.ratings.store import NewRating
 from app.registry import versions
 from app.settings import RetrainPolicy, Settings
 from app.training import queue
-from app.training.retrain_policy import Watch
+from app.training.retrain_policy import RetrainMonitor
 from app.tuning import store
 from app.tuning.study import execute
 from tests.training.world import QUICK, active, claim, enqueue, fill, run_of, start_worker, wait_until
@@ -197,7 +197,7 @@ def test_the_policy_may_ask_for_a_training_while_a_search_runs(database: Databas
     claim(database, settings)
     policy = settings.retrain.model_copy(update={"min_changes": 1})
     with database.read() as connection:
-        assert Watch(policy, settings.versions_dir).is_due(connection, database.now(connection))
+        assert RetrainMonitor(policy, settings.versions_dir).is_due(connection, database.now(connection))
 
 
 def test_a_search_does_not_count_as_having_learned_the_ratings(database: Database, settings: Settings) -> None:
@@ -205,7 +205,7 @@ def test_a_search_does_not_count_as_having_learned_the_ratings(database: Databas
     search(database, settings, wanted(GRID, strategy="grid"))
     policy = settings.retrain.model_copy(update={"min_changes": 1})
     with database.read() as connection:
-        assert Watch(policy, settings.versions_dir).is_due(connection, database.now(connection))
+        assert RetrainMonitor(policy, settings.versions_dir).is_due(connection, database.now(connection))
 
 
 def test_ratings_that_come_in_between_do_not_move_others_between_the_folds(
