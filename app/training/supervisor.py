@@ -67,7 +67,7 @@ class EmbeddedTrainer:
         while not self._thread.is_stopping:
             self._process = process = self._spawn(lock)
             lived = self._wait_for(process)
-            if self._thread.is_stopping:
+            if process.poll() is None:  # because of `stop`
                 _end(process)
                 return
             if lived >= _HEALTHY:

@@ -229,7 +229,7 @@ def test_a_queued_run_is_cancelled_at_once(database: Database) -> None:
     assert _claim_at(database, "me") is None
 
 
-def test_the_heartbeat_of_a_running_run_reports_that_it_is_to_be_cancelled(database: Database, settings: Settings) -> None:
+def test_a_heartbeat_reports_that_the_run_is_to_be_cancelled(database: Database, settings: Settings) -> None:
     run = enqueue(database)
     held = claim(database, settings)
     assert _cancel(database, run.id) == "running"
@@ -291,7 +291,8 @@ def test_four_processes_never_work_on_two_runs_at_once(database: Database, setti
     numbers = [enqueue(database).id for _ in range(24)]
     settings_json = settings.model_dump_json().encode()
     trainers = [
-        subprocess.Popen([sys.executable, "-c", TRAINER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(4)
+        subprocess.Popen([sys.executable, "-c", TRAINER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(4)
     ]
     for trainer in trainers:
         assert trainer.stdin is not None

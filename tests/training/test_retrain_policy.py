@@ -8,7 +8,7 @@ from app.registry import versions
 from app.settings import RetrainPolicy, Settings
 from app.training import queue
 from app.training.models import RunStatus
-from app.training.retrain_policy import RetrainState, RetrainMonitor, is_due
+from app.training.retrain_policy import RetrainMonitor, RetrainState, is_due
 from tests.registry.world import publish
 from tests.training.world import claim, enqueue, fill, train
 
@@ -32,9 +32,11 @@ def ago(seconds: float) -> datetime:
         pytest.param(RetrainState(1, ago(3599), ago(4000), 0), False, id="one change that has not waited long enough"),
         pytest.param(RetrainState(1, ago(3600), ago(4000), 0), True, id="one change that has waited long enough"),
         pytest.param(RetrainState(0, None, ago(99_999), 0), False, id="nothing changed for ages"),
-        pytest.param(RetrainState(0, None, ago(30), 0, True), True, id="nothing changed, but what is active is damaged"),
-        pytest.param(RetrainState(0, None, ago(29), 0, True), False, id="what is active is damaged, too soon"),
-        pytest.param(RetrainState(0, None, ago(59), 1, True), False, id="what is active is damaged, after a failure"),
+        pytest.param(
+            RetrainState(0, None, ago(30), 0, True), True, id="nothing changed, but the active version is damaged"
+        ),
+        pytest.param(RetrainState(0, None, ago(29), 0, True), False, id="active version is damaged, too soon"),
+        pytest.param(RetrainState(0, None, ago(59), 1, True), False, id="active version is damaged, after a failure"),
         pytest.param(RetrainState(500, ago(99), ago(59), 1), False, id="one failure doubles the pause"),
         pytest.param(RetrainState(500, ago(99), ago(60), 1), True, id="and then it is tried again"),
         pytest.param(RetrainState(500, ago(99), ago(3599), 50), False, id="many failures: pause of max_interval"),
