@@ -257,10 +257,10 @@ class Settings(BaseSettings):
         description="`keys`: requests need an API key; before the first is made, only this machine is answered. "
         "`off`: everybody who can connect is.",
     )
-    kept_tastes: int = Field(
+    user_cache_size: int = Field(
         1_000,
         ge=0,
-        description="Users whose vector and lists each process keeps for as long as nothing changes them; 0: none.",
+        description="Users whose vectors and lists each process caches until they change; 0: none.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: Literal["text", "json"] = Field("text", description="`json`: one object a line, for machines.")

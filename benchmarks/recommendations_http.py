@@ -6,7 +6,7 @@ One worker on SQLite, a trained version of MovieLens small with titles, n = 10, 
 nearest to 165. `wrk` asks on eight keep-alive connections, all sides taking turns round by round; medians.
 
 bare        FastAPI on uvicorn hands out one Pydantic object, made once, of the very same answer
-read        the user's ratings are read and folded in for every request (PALATE_KEPT_TASTES=0)
+read        the user's ratings are read and folded in for every request (PALATE_USER_CACHE_SIZE=0)
 explained   the same with `explain=true`: five reasons for each item
 by lower    the same with `rank_by=lower`: every item is scored with its variance (only where asked for)
 kept        nothing has changed since the user's last request
@@ -63,7 +63,7 @@ def main() -> None:
         path = f"/v1/users/{user}/recommendations?n=10"
         never = {"PALATE_RETRAIN_IS_ON": "false"}
         kept = stack.enter_context(running_service(data_dir, environment=never)).url
-        read_environment = {**never, "PALATE_KEPT_TASTES": "0", "PALATE_TRAINER": "external"}
+        read_environment = {**never, "PALATE_USER_CACHE_SIZE": "0", "PALATE_TRAINER": "external"}
         read = stack.enter_context(running_service(data_dir, environment=read_environment)).url
         answer = httpx.get(kept + path).raise_for_status().content
         bare = stack.enter_context(bare_route(data_dir, answer))

@@ -21,28 +21,29 @@ from app.engine.retrieval.brute_force import BruteForceRetriever
 from app.engine.retrieval.index import TopNIndex
 from app.main import create_app
 from app.ratings import store
-from app.recommendations import api, dispatch, query
-from app.recommendations.context import Moment
+from app.recommendations import api, lists
+from app.recommendations.catalog import CatalogView
 from app.recommendations.dispatch import Recommender
+from app.recommendations.serving_model import ServingModel
+from app.recommendations.user_cache import CachedUser
 from app.settings import Settings
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
-    ("reading the query string", query, "_read"),
-    ("is the kept list still right?", Recommender, "_unchanged_list"),
-    ("model, items and changes at hand", Recommender, "_moment_at_hand"),
+    ("reading the query string", api, "_parse_query"),
+    ("is the cached list still current?", CachedUser, "is_current"),
+    ("model, items and changes in memory", Recommender, "_context_on_loop"),
     ("reading the ratings", store, "ratings_of_user"),
     ("has the user changed?", store, "state_of_user"),
-    ("rows of the rated items", dispatch, "_rated_items"),
-    ("folding in", Moment, "user_of"),
+    ("rows of the rated items", ServingModel, "rated_items"),
+    ("folding in", ServingModel, "user_vector"),
     ("the best items", TopNIndex, "search"),
     ("the best items", BruteForceRetriever, "search"),
     ("values", FoldIn, "predict"),
     ("intervals", FoldIn, "interval"),
-    ("JSON", Moment, "texts_of"),
-    ("JSON", dispatch, "items_json"),
-    ("JSON", dispatch, "object_json"),
+    ("JSON", CatalogView, "item_jsons"),
+    ("JSON", lists, "list_json"),
     ("ETag and response", api, "_revalidated"),
-    ("the recommender around these", Recommender, "for_user"),
+    ("the list around these", lists, "_list"),
 )
 ROUNDS, REQUESTS = 8, 500
 
@@ -112,10 +113,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("user")
-    parser.add_argument("--cached", action="store_true", help="cache users as the service does; else read every time")
+    parser.add_argument("--cached", action="store_true", help="cache users as the service does")
     arguments = parser.parse_args()
     cache_size = 1_000 if arguments.cached else 0
-    settings = Settings(data_dir=arguments.folder, trainer="external", kept_tastes=cache_size)
+    settings = Settings(data_dir=arguments.folder, trainer="external", user_cache_size=cache_size)
     for label, micros in sorted(asyncio.run(profile(settings, arguments.user)).items(), key=lambda each: -each[1]):
         print(f"| {label} | {micros:.0f} |")
 

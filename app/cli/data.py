@@ -137,21 +137,21 @@ def recommend(
     """Write the best items for some or all users to a CSV or Parquet file."""
     from app.recommendations import batch_export
     from app.recommendations.dispatch import Recommender
-    from app.recommendations.schemas import Filter, Wish
+    from app.recommendations.schemas import ItemFilter, ListRequest
     from app.registry.live import LiveModel
 
     if all_users == bool(users):
         raise CommandFailed("name users by their ids, or pass --all", USAGE_ERROR)
-    wish = Wish(n=n, filter=Filter(any_of=tuple(category or ()), min_ratings=min_ratings))
+    request = ListRequest(n=n, filter=ItemFilter(any_of=tuple(category or ()), min_ratings=min_ratings))
     with opened_database() as (database, settings), task_progress() as progress:
         live = LiveModel(database, settings)
         live.refresh()
         recommender = Recommender(database, live, settings)
         bar = progress.add_task("users", total=len(users) if users else batch_export.count_users(database), detail="")
-        user_ids = users or batch_export.everybody(database)
+        user_ids = users or batch_export.all_user_ids(database)
         try:
             n_lines = batch_export.write_lists(
-                recommender, user_ids, wish, out, lambda n_users: progress.advance(bar, n_users)
+                recommender, user_ids, request, out, lambda n_users: progress.advance(bar, n_users)
             )
         except batch_export.ParquetIsMissing as missing:
             raise CommandFailed(str(missing)) from missing

@@ -17,7 +17,7 @@ from app.db.engine import Database, DatabaseDep
 from app.db.revisions import revision
 from app.errors import BadInput
 from app.http.concurrency import Places
-from app.http.fast_path import direct_route
+from app.http.fast_path import fast_route
 from app.http.ids import ItemIdPath, UserIdPath
 from app.http.openapi import declared
 from app.imports.line_import import BLOCK_BYTES
@@ -125,7 +125,7 @@ router.add_api_route(
     methods=["POST"],
     response_model=SavedRatingOut,
     responses={**_NEW, **_INVALID},
-    route_class_override=direct_route(_read_rating, add_rating),
+    route_class_override=fast_route(_read_rating, add_rating),
 )
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from fastapi.routing import APIRoute
-from starlette.types import Receive, Scope, Send
+from pydantic import ValidationError
+from starlette.datastructures import QueryParams
 
 from app.engine.fold_in.intervals import INTERVAL_LEVEL
+from app.http.fast_path import fast_route
 from app.http.ids import ItemIdPath, UserIdPath, complaint_about_id
 from app.http.openapi import declared
-from app.recommendations.dispatch import RecommenderDep
-from app.recommendations.query import WishDep, known_wish, query_parameters
+from app.recommendations.dispatch import Recommender, RecommenderDep
+from app.recommendations.item_lists import popular_items, similar_items, similar_to_several
+from app.recommendations.lists import list_for_ratings
+from app.recommendations.predictions import predict_pairs
 from app.recommendations.response_json import etag_of
 from app.recommendations.schemas import (
     BatchIn,
+    ListRequest,
     PopularItemsOut,
     PopularItemsQuery,
     PredictionsIn,
@@ -32,29 +37,16 @@ from app.recommendations.schemas import (
     SinglePredictionOut,
 )
 
+MAX_CACHED_QUERIES = 1_000
+MAX_CACHED_QUERY_BYTES = 1_000
+"""Query strings that are parsed once: so many, and none that is longer."""
 
-class ListRoute(APIRoute):
-    """Answers what it has been asked before without FastAPI, whose reading of a request takes as long as the answer.
-
-    Anything else goes FastAPI's way, which reads the query, remembers it, or says what is wrong with it.
-    """
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        wish, user_id = known_wish(scope["query_string"]), scope["path_params"]["user_id"]
-        if wish is None or scope["method"] != "GET" or complaint_about_id(user_id):
-            await super().handle(scope, receive, send)
-            return
-        answer = await recommend(user_id, wish, scope["app"].state.recommender, Request(scope))
-        await answer(scope, receive, send)
-
-
-lists_router = APIRouter(prefix="/v1", tags=["recommendations"], route_class=ListRoute)
-"""Its routes become the application's own, found in one step; those of a router that is included are found in three."""
 router = APIRouter(tags=["recommendations"])
 similar_router = APIRouter(prefix="/items", tags=["recommendations"])
 
 LevelQuery = Annotated[
-    float, Query(ge=0.05, le=0.99, description="Share of ratings that the interval is to hold; see docs/accuracy.md.")
+    float,
+    Query(ge=0.05, le=0.99, description="Share of ratings that the interval should contain; see docs/accuracy.md."),
 ]
 
 NDJSON = "application/x-ndjson"
@@ -62,10 +54,12 @@ _LINE = (
     '{"model_version":3,"trained_through":100836,"source":"folded_in","level":0.8,"user_id":"ann","items":[{"item_id":'
     '"dune","title":"Dune","categories":["Sci-Fi"],"value":4.31,"lower":3.4,"upper":5.0}]}\n'
 )
-_ETAG = {"description": "Names these very bytes.", "schema": {"type": "string"}}
+_ETAG = {"description": "Identifies exactly this body.", "schema": {"type": "string"}}
 _REVALIDATED: dict[int | str, dict[str, Any]] = {
     HTTPStatus.OK.value: {"headers": {"ETag": _ETAG}},
-    HTTPStatus.NOT_MODIFIED.value: {"description": "The answer is still the one named by If-None-Match."},
+    HTTPStatus.NOT_MODIFIED.value: {
+        "description": "The answer has not changed since the one that If-None-Match names."
+    },
 }
 _IF_NONE_MATCH = {
     "parameters": [
@@ -73,28 +67,54 @@ _IF_NONE_MATCH = {
             "name": "If-None-Match",
             "in": "header",
             "required": False,
-            "description": "The ETag of an earlier answer: if it is still right, 304 comes back without a body.",
+            "description": "The ETag of an earlier answer: if nothing has changed, the answer is 304 without a body.",
             "schema": {"type": "string"},
         }
     ]
 }
 
 
+@lru_cache(maxsize=MAX_CACHED_QUERIES)
+def _parse_query(query_string: bytes) -> ListRequest | None:
+    """What a query string requests; None if it is invalid."""
+    params, values = QueryParams(query_string), dict[str, Any]()
+    for name, field in RecommendationsQuery.model_fields.items():
+        if each := params.getlist(name):
+            values[name] = each if get_origin(field.annotation) is list else each[-1]
+    try:
+        return RecommendationsQuery.model_validate(values).list_request()
+    except ValidationError:
+        return None
+
+
+def _parse_list(_body: bytes, request: Request) -> tuple[str, ListRequest] | None:
+    """The user and the list that they request; None for FastAPI if it is invalid or the query is long."""
+    user_id: str = request.path_params["user_id"]
+    query_string: bytes = request.scope["query_string"]
+    if len(query_string) > MAX_CACHED_QUERY_BYTES or complaint_about_id(user_id):
+        return None
+    parsed = _parse_query(query_string)
+    return None if parsed is None else (user_id, parsed)
+
+
+async def _answer_list(parsed: tuple[str, ListRequest], request: Request) -> Response:
+    recommender: Recommender = request.app.state.recommender
+    return _revalidated(await recommender.list_for_user(*parsed), request)
+
+
+lists_router = APIRouter(prefix="/v1", tags=["recommendations"], route_class=fast_route(_parse_list, _answer_list))
+"""Its routes are the application's own, which are found in one step; those of included routers take three."""
+
+
 @lists_router.get(
     "/users/{user_id}/recommendations",
-    operation_id="recommend",
     response_model=RecommendationsOut,
     responses={**_REVALIDATED, **declared(HTTPStatus.CONFLICT)},
-    openapi_extra={"parameters": query_parameters(RecommendationsQuery) + _IF_NONE_MATCH["parameters"]},
+    openapi_extra=_IF_NONE_MATCH,
 )
-async def recommend(
-    user_id: UserIdPath,
-    wish: WishDep,
-    recommender: RecommenderDep,
-    request: Request,
-) -> Response:
-    """The best items for a user by the ratings of this moment: a rating posted now counts in the next answer."""
-    return _revalidated(await recommender.list_for_user(user_id, wish), request)
+async def recommend(user_id: UserIdPath, query: Annotated[RecommendationsQuery, Query()], request: Request) -> Response:
+    """The best items for a user by the current ratings: a rating posted now counts in the next answer."""
+    return await _answer_list((user_id, query.list_request()), request)
 
 
 @router.get("/users/{user_id}/predictions/{item_id}")
@@ -102,7 +122,7 @@ async def predict(
     user_id: UserIdPath, item_id: ItemIdPath, recommender: RecommenderDep, level: LevelQuery = INTERVAL_LEVEL
 ) -> SinglePredictionOut:
     """Predict one user's rating of one item. Unknown users and items get an answer too, with a wide interval."""
-    answer = await recommender.answer(recommender.predictions, [(user_id, item_id)], level)
+    answer = await recommender.answer(predict_pairs, [(user_id, item_id)], level)
     return SinglePredictionOut(
         model_version=answer.model_version,
         trained_through=answer.trained_through,
@@ -113,16 +133,16 @@ async def predict(
 
 @router.post("/predictions")
 async def predict_many(body: PredictionsIn, recommender: RecommenderDep) -> PredictionsOut:
-    """Predict up to 10,000 ratings at once; the answers come in the order of the pairs."""
+    """Predict up to 10,000 ratings at once; predictions come in the order of the pairs."""
     pairs = [(pair.user_id, pair.item_id) for pair in body.pairs]
-    return await recommender.answer(recommender.predictions, pairs, body.level)
+    return await recommender.answer(predict_pairs, pairs, body.level)
 
 
 @router.post("/recommendations", response_model=RecommendationsOut, responses=declared(HTTPStatus.CONFLICT))
 async def recommend_for_ratings(body: RecommendationsIn, recommender: RecommenderDep) -> Response:
-    """The best items for ratings given in the body: anonymous visitors and what-if questions. Nothing is stored."""
-    given = [(rating.item_id, rating.value) for rating in body.ratings]
-    return _json(await recommender.answer(recommender.for_ratings, given, body.wish()))
+    """The best items for the ratings in the body: for anonymous visitors and what-if analyses. Nothing is stored."""
+    ratings = [(rating.item_id, rating.value) for rating in body.ratings]
+    return _json(await recommender.answer(list_for_ratings, ratings, body.list_request()))
 
 
 @router.post(
@@ -131,19 +151,19 @@ async def recommend_for_ratings(body: RecommendationsIn, recommender: Recommende
     responses={
         HTTPStatus.OK.value: {
             "description": (
-                "A line for each user, in their order: `RecommendationsOut` with `user_id` instead of `next_cursor`."
+                "One line for each user, in order: `RecommendationsOut` with `user_id` instead of `next_cursor`."
             ),
             "content": {NDJSON: {"schema": {"type": "string"}, "example": _LINE}},
         }
     },
 )
 async def recommend_in_batch(body: BatchIn, recommender: RecommenderDep) -> StreamingResponse:
-    """The best items for many users, as a stream of lines: mail campaigns, caches, exports.
+    """The best items for many users, as a stream of lines: for mail campaigns, caches and exports.
 
-    Users are read and scored in groups that share one look at the database and one scan of the items. A version that is
-    activated meanwhile answers from the next group on; each line says which one made it.
+    Users are answered in groups that share one query of their ratings and one scan of the items. A version that is
+    activated meanwhile answers from the next group on; each line names its version.
     """
-    return StreamingResponse(recommender.lines(body.user_ids, body.wish()), media_type=NDJSON)
+    return StreamingResponse(recommender.batch(body.user_ids, body.list_request()), media_type=NDJSON)
 
 
 @similar_router.get("/popular", response_model=PopularItemsOut, responses=_REVALIDATED, openapi_extra=_IF_NONE_MATCH)
@@ -151,14 +171,15 @@ async def list_popular_items(
     query: Annotated[PopularItemsQuery, Query()], recommender: RecommenderDep, request: Request
 ) -> Response:
     """The items with the highest Bayesian mean rating, of all time or of the last days."""
-    answer = await recommender.answer(recommender.popular, query.n, query.filter(), query.days)
+    recent = recommender.recent_popularity
+    answer = await recommender.answer(popular_items, recent, query.n, query.filter(), query.days)
     return _revalidated(answer, request)
 
 
 @similar_router.post("/similar", response_model=SimilarToSeveralOut, responses=declared(HTTPStatus.NOT_FOUND))
 async def list_items_similar_to_several(body: SimilarToSeveralIn, recommender: RecommenderDep) -> Response:
-    """The items whose vectors point where those of several items point together, by their mean cosine with them."""
-    return _json(await recommender.answer(recommender.similar_to_several, body.item_ids, body.n, body.filter()))
+    """The items whose vectors have the highest mean cosine with those of several items."""
+    return _json(await recommender.answer(similar_to_several, body.item_ids, body.n, body.filter()))
 
 
 @similar_router.get(
@@ -173,8 +194,8 @@ async def list_similar_items(
     recommender: RecommenderDep,
     request: Request,
 ) -> Response:
-    """The items whose vectors point the same way; an item too new for the model has none yet."""
-    return _revalidated(await recommender.answer(recommender.similar, item_id, query.n, query.filter()), request)
+    """The items whose vectors have the highest cosine with the item's; an item too new for the model has none yet."""
+    return _revalidated(await recommender.answer(similar_items, item_id, query.n, query.filter()), request)
 
 
 def _json(body: bytes) -> Response:
@@ -182,11 +203,11 @@ def _json(body: bytes) -> Response:
 
 
 def _revalidated(body: bytes, request: Request) -> Response:
-    """The answer, or only the word that the client has it already (RFC 9110, section 13.1.2)."""
+    """The answer, or 304 if the client already has it (RFC 9110, section 13.1.2)."""
     etag = etag_of(body)
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
-    if known := request.headers.get("if-none-match"):
-        names = {name.strip().removeprefix("W/") for name in known.split(",")}
-        if etag in names or "*" in names:
+    if condition := request.headers.get("if-none-match"):
+        etags = {each.strip().removeprefix("W/") for each in condition.split(",")}
+        if etag in etags or "*" in etags:
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return Response(body, headers=headers, media_type="application/json")

@@ -1,4 +1,4 @@
-"""Lists for everybody at once, as a table in a file."""
+"""The lists of many users, written to a table in a file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from app.atomic_files import replacing
 from app.db.engine import Database
 from app.items import store as items
 from app.ratings.models import User
-from app.recommendations.context import Moment
+from app.recommendations.context import RequestContext
 from app.recommendations.dispatch import USERS_AT_ONCE, Recommender
-from app.recommendations.schemas import Wish
+from app.recommendations.lists import lists_for_users
+from app.recommendations.schemas import ListRequest
 
-_ROWS_OF_A_GROUP = 100_000
-"""Rows of a row group of a Parquet file, at least."""
+_MIN_GROUP_ROWS = 100_000
+"""Fewest rows in a row group of a Parquet file, except the last."""
 
 
 class Line(NamedTuple):
@@ -40,14 +41,14 @@ class ParquetIsMissing(Exception):
     """The library that writes Parquet is not installed."""
 
     def __init__(self) -> None:
-        super().__init__("Parquet is written by pyarrow, which is not installed: pip install 'palate[parquet]'")
+        super().__init__("writing Parquet requires pyarrow: pip install 'palate[parquet]'")
 
 
 Write = Callable[[Sequence[Line]], None]
 
 
-def everybody(database: Database) -> Iterator[str]:
-    """Ids of all users, in the order in which they came; who comes meanwhile may be among them."""
+def all_user_ids(database: Database) -> Iterator[str]:
+    """Ids of all users, oldest first; users who are added meanwhile may be included."""
     last = 0
     while True:
         page = select(User.user_key, User.user_id).where(User.user_key > last).order_by(User.user_key)
@@ -65,17 +66,22 @@ def count_users(database: Database) -> int:
 
 
 def write_lists(
-    recommender: Recommender, user_ids: Iterable[str], wish: Wish, file: Path, on_users: Callable[[int], None]
+    recommender: Recommender,
+    user_ids: Iterable[str],
+    request: ListRequest,
+    file: Path,
+    on_users: Callable[[int], None],
 ) -> int:
-    """The lists of these users as CSV, or as Parquet where the file is named so; gives the number of lines.
+    """Write the lists of these users as CSV, or as Parquet if the file is named so; returns the number of lines.
 
-    The file appears when it is complete. `on_users` is told how many users more are done. Raises ParquetIsMissing.
+    The file appears when it is complete. `on_users` is called with the number of users since its last call. Raises
+    ParquetIsMissing.
     """
     titles: dict[str, str | None] = {}
     n_lines = 0
     with _table(file) as write:
         for group in _groups(user_ids):
-            lines = recommender.ask(_lines_of, recommender, group, wish, titles)
+            lines = recommender.answer_in_thread(_lines_of, group, request, titles)
             write(lines)
             n_lines += len(lines)
             on_users(len(group))
@@ -83,21 +89,20 @@ def write_lists(
 
 
 def _lines_of(
-    moment: Moment, recommender: Recommender, user_ids: Sequence[str], wish: Wish, titles: dict[str, str | None]
+    context: RequestContext, user_ids: Sequence[str], request: ListRequest, titles: dict[str, str | None]
 ) -> list[Line]:
-    served, lines = moment.served, []
-    for found in recommender.lists_of(moment, user_ids, wish):
-        ids = served.item_ids.ids_of(found.rows)
-        unread = [place for place, item_id in enumerate(ids) if item_id not in titles]
+    model, lines = context.serving_model, list[Line]()
+    for user_list in lists_for_users(context, user_ids, request):
+        ids = model.item_ids.ids_of(user_list.rows)
+        unread = [position for position, item_id in enumerate(ids) if item_id not in titles]
         if unread:
-            keys = served.item_keys[found.rows[unread]].tolist()
-            described = items.describe(moment.connection, keys)
-            titles |= {ids[place]: described.get(key, (None,))[0] for place, key in zip(unread, keys, strict=True)}
-        predicted = recommender.predict(served, found.user, found.rows, wish.level)
-        told = zip(ids, *predicted, strict=True)
+            keys = model.item_keys[user_list.rows[unread]].tolist()
+            described = items.describe(context.connection, keys)
+            titles |= {ids[each]: described.get(key, (None,))[0] for each, key in zip(unread, keys, strict=True)}
+        predicted = model.predict(user_list.vector, user_list.rows, request.level)
         lines += [
-            Line(found.user_id, rank, item_id, titles[item_id], value, lower, upper)
-            for rank, (item_id, value, lower, upper) in enumerate(told, start=1)
+            Line(user_list.user_id, rank, item_id, titles[item_id], value, lower, upper)
+            for rank, (item_id, value, lower, upper) in enumerate(zip(ids, *predicted, strict=True), start=1)
         ]
     return lines
 
@@ -115,7 +120,7 @@ def _groups(user_ids: Iterable[str]) -> Iterator[list[str]]:
 
 @contextmanager
 def _table(file: Path) -> Iterator[Write]:
-    """What writes lines to a file that gets its name in the end."""
+    """A function that writes lines to the file, which gets its name when it is complete."""
     opened = _parquet if file.suffix == ".parquet" else _csv
     with replacing(file) as unfinished, opened(unfinished) as write:
         yield write
@@ -147,7 +152,7 @@ def _parquet(file: Path) -> Iterator[Write]:
 
         def write(lines: Sequence[Line]) -> None:
             waiting.extend(lines)
-            if len(waiting) >= _ROWS_OF_A_GROUP:
+            if len(waiting) >= _MIN_GROUP_ROWS:
                 flush()
 
         yield write

@@ -1,7 +1,9 @@
-"""What lists need to know of a model's items by row: who is hidden, categories, and what is told of them."""
+"""The items of a model by row: which are hidden, their categories, and their JSON."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import threading
 from array import array
 from collections import defaultdict
@@ -17,141 +19,140 @@ from app.db.revisions import peek_revision
 from app.engine.arrays import Counts, Mask, Rows
 from app.engine.data.row_sets import RowSet
 from app.items import store as items
-from app.memory import give_back_freed_memory
-from app.recommendations.schemas import Filter, ItemRef
+from app.recommendations.schemas import ItemFilter, ItemRef
 
 Keys = npt.NDArray[np.int64]
 
-EVERYTHING = Filter()
-MAX_TEXTS = 100_000
-"""Items whose description is kept: some 25 MB."""
+NO_FILTER = ItemFilter()
+MAX_ITEM_JSONS = 100_000
+"""Items whose JSON is cached: some 25 MB."""
 MAX_SETS = 64
-"""Filters whose items are kept as a set."""
+"""Filters whose items are cached as a set."""
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogueView:
+class CatalogView:
     """The items of one model as of one items revision; never changed, only replaced, and shared as far as possible.
 
-    Descriptions are read when they are first asked for, and may then be newer than the revision.
+    The JSON of an item is read when it is first needed, and may then be newer than the revision.
     """
 
+    item_keys: Keys
+    ids_of: Callable[[Rows], list[str]]
     revision: int
     is_hidden: Mask
     rows_by_category: Mapping[str, Rows]
     visible: RowSet | None
-    """None where nothing is hidden."""
-    _texts: dict[int, str]
-    _sets: dict[Filter, RowSet] = field(default_factory=dict)
+    """None if nothing is hidden."""
+    _item_jsons: dict[int, str]
+    _sets: dict[ItemFilter, RowSet] = field(default_factory=dict)
 
     def rows_in(self, categories: Iterable[str]) -> Rows:
-        """Rows of the items that lie in any of the categories, sorted."""
-        found = [self.rows_by_category[name] for name in categories if name in self.rows_by_category]
-        return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int32)
+        """Rows of the items in any of the categories, sorted."""
+        members = [self.rows_by_category[name] for name in categories if name in self.rows_by_category]
+        return np.unique(np.concatenate(members)) if members else np.zeros(0, np.int32)
 
-    def among(self, wanted: Filter, item_counts: Counts) -> RowSet | None:
-        """Items that may be listed: not hidden, and as the filter says; None means all."""
-        if wanted == EVERYTHING:
+    def among(self, item_filter: ItemFilter, item_counts: Counts) -> RowSet | None:
+        """Items that pass the filter and are not hidden; None means all."""
+        if item_filter == NO_FILTER:
             return self.visible
-        found = self._sets.get(wanted)
-        if found is None:
-            found = self._filtered(wanted, item_counts)
+        row_set = self._sets.get(item_filter)
+        if row_set is None:
+            row_set = self._filtered(item_filter, item_counts)
             if len(self._sets) >= MAX_SETS:
                 self._sets.clear()
-            self._sets[wanted] = found
-        return found
+            self._sets[item_filter] = row_set
+        return row_set
 
-    def _filtered(self, wanted: Filter, item_counts: Counts) -> RowSet:
+    def _filtered(self, item_filter: ItemFilter, item_counts: Counts) -> RowSet:
         n_rows = self.is_hidden.size
-        found = self.visible or RowSet.everything(n_rows)
-        if wanted.any_of:
-            found &= RowSet.of(self.rows_in(wanted.any_of), n_rows)
-        for name in wanted.all_of:
-            found &= RowSet.of(self.rows_in([name]), n_rows)
-        if wanted.none_of:
-            found -= RowSet.of(self.rows_in(wanted.none_of), n_rows)
-        if wanted.min_ratings:
-            found &= RowSet.where(item_counts >= wanted.min_ratings)
-        return found
+        row_set = self.visible or RowSet.everything(n_rows)
+        if item_filter.any_of:
+            row_set &= RowSet.of(self.rows_in(item_filter.any_of), n_rows)
+        for name in item_filter.all_of:
+            row_set &= RowSet.of(self.rows_in([name]), n_rows)
+        if item_filter.none_of:
+            row_set -= RowSet.of(self.rows_in(item_filter.none_of), n_rows)
+        if item_filter.min_ratings:
+            row_set &= RowSet.where(item_counts >= item_filter.min_ratings)
+        return row_set
 
-    def texts(
-        self,
-        connect: Callable[[], Connection | None],
-        item_rows: Rows,
-        item_keys: Keys,
-        ids: Callable[[Rows], list[str]],
-    ) -> list[str]:
-        """Each item as the JSON of `ItemRef`, without the brace at its end; without a connection only what is kept."""
+    def item_jsons(self, item_rows: Rows, connect: Callable[[], Connection | None]) -> list[str]:
+        """Each item as the JSON of `ItemRef` without the closing brace.
+
+        What is not cached is read; if there is no connection, such items have neither title nor categories.
+        """
         rows = item_rows.tolist()
-        found = [self._texts.get(row) for row in rows]
-        if None in found:
-            unread = np.unique(item_rows[[place for place, text in enumerate(found) if text is None]])
-            read = self._read_texts(connect(), unread, item_keys, ids)
-            found = [text or read[row] for row, text in zip(rows, found, strict=True)]
-        return [text for text in found if text is not None]
+        jsons = [self._item_jsons.get(row) for row in rows]
+        if None in jsons:
+            unread = np.unique(item_rows[[position for position, json in enumerate(jsons) if json is None]])
+            read = self._read(unread, connect())
+            jsons = [json or read[row] for row, json in zip(rows, jsons, strict=True)]
+        return [json for json in jsons if json is not None]
 
-    def _read_texts(
-        self, connection: Connection | None, item_rows: Rows, item_keys: Keys, ids: Callable[[Rows], list[str]]
-    ) -> dict[int, str]:
-        keys = item_keys[item_rows].tolist()
+    def _read(self, item_rows: Rows, connection: Connection | None) -> dict[int, str]:
+        keys = self.item_keys[item_rows].tolist()
         described = items.describe(connection, keys) if connection else {}
-        told: dict[int, str] = {}
-        for row, key, item_id in zip(item_rows.tolist(), keys, ids(item_rows), strict=True):
+        jsons: dict[int, str] = {}
+        for row, key, item_id in zip(item_rows.tolist(), keys, self.ids_of(item_rows), strict=True):
             title, categories = described.get(key, (None, []))
-            told[row] = ItemRef(item_id=item_id, title=title, categories=categories).model_dump_json()[:-1]
+            jsons[row] = ItemRef(item_id=item_id, title=title, categories=categories).model_dump_json()[:-1]
         if connection:
-            if len(self._texts) + len(told) > MAX_TEXTS:
-                self._texts.clear()
-            self._texts.update(told)
-        return told
+            if len(self._item_jsons) + len(jsons) > MAX_ITEM_JSONS:
+                self._item_jsons.clear()
+            self._item_jsons.update(jsons)
+        return jsons
 
 
-class Catalogue:
-    """Gives each request a view, for the rows of one model, that holds every committed item change."""
+class Catalog:
+    """Gives each request a view, for the rows of one model, that includes every committed item change."""
 
-    def __init__(self, n_items: int, item_rows_of: Callable[[Keys], Rows]) -> None:
-        self._n_items = n_items
+    def __init__(
+        self, item_keys: Keys, ids_of: Callable[[Rows], list[str]], item_rows_of: Callable[[Keys], Rows]
+    ) -> None:
+        self._item_keys = item_keys
+        self._ids_of = ids_of
         self._item_rows_of = item_rows_of
         self._lock = threading.Lock()
-        self._view: CatalogueView | None = None
-        self._seen: tuple[Changes, CatalogueView] | None = None
+        self._view: CatalogView | None = None
+        self._checked: tuple[Changes, CatalogView] | None = None
 
     @property
-    def last_view(self) -> CatalogueView | None:
-        """What was seen last, however long ago: what there is while the database is away."""
+    def last_view(self) -> CatalogView | None:
+        """The newest view, however old: all there is while the database is away."""
         return self._view
 
-    def view_at_hand(self, connection: Connection, changes: Changes | None = None) -> CatalogueView | None:
-        """The view, if it is there already and no item has changed since.
+    def current_view(self, connection: Connection, changes: Changes | None = None) -> CatalogView | None:
+        """The last view if no item has changed since, else None.
 
-        `changes` are what the database's were just now, from one reader only: where they are what they were at the last
-        look, nobody needs to look again.
+        `changes` is what the event loop's reader has just counted: if it is the same as in the last check, nothing was
+        committed since, and no query is needed.
         """
-        seen, view = self._seen, self._view
-        if changes is not None and seen is not None and seen[0] == changes and seen[1] is view:
+        checked, view = self._checked, self._view
+        if changes is not None and checked is not None and checked[0] == changes and checked[1] is view:
             return view
         if view is None or view.revision < peek_revision(connection, "items"):
             return None
         if changes is not None:
-            self._seen = changes, view
+            self._checked = changes, view
         return view
 
-    def view(self, connection: Connection) -> CatalogueView:
-        """One counter is looked at per request; only changed items are read again, by one request for all."""
-        view = self.view_at_hand(connection)
+    def view(self, connection: Connection) -> CatalogView:
+        """A view with every committed change: one query of a counter; one thread reads the changed items for all."""
+        view = self.current_view(connection)
         if view is None:
             with self._lock:
-                view = self.view_at_hand(connection)  # whoever had the lock may have brought it up to date
+                view = self.current_view(connection)  # the previous owner of the lock may have updated it
                 if view is None:
-                    is_first, view = self._view is None, self._brought_up_to_date(connection, self._view)
+                    is_first, view = self._view is None, self._updated(connection, self._view)
                     self._view = view
                     if is_first:  # every item was read
                         forget_pages(connection)
-                        give_back_freed_memory()
+                        _trim_heap()
         return view
 
-    def _brought_up_to_date(self, connection: Connection, old: CatalogueView | None) -> CatalogueView:
-        old = old or _blank(self._n_items)
+    def _updated(self, connection: Connection, old: CatalogView | None) -> CatalogView:
+        old = old or self._blank()
         changes = items.catalogue(connection, old.revision)
         keys, hidden = array("q"), array("b")
         members: defaultdict[str, array[int]] = defaultdict(lambda: array("q"))
@@ -169,40 +170,48 @@ class Catalogue:
         is_hidden[rows[is_known]] = np.array(hidden, np.bool_)[is_known]
         is_hidden[gone[gone >= 0]] = True
         changed = np.union1d(rows[is_known], gone[gone >= 0]).astype(np.int32)
-        gained = {name: np.setdiff1d(self._rows(found), gone) for name, found in members.items()}
-        texts = old._texts.copy()
-        for row in changed.tolist() if texts else ():
-            texts.pop(row, None)
+        gained = {name: np.setdiff1d(self._rows(keys_in), gone) for name, keys_in in members.items()}
+        item_jsons = old._item_jsons.copy()
+        for row in changed.tolist() if item_jsons else ():
+            item_jsons.pop(row, None)
         by_category = _moved(old.rows_by_category, changed, gained)
         visible = RowSet.where(~is_hidden) if is_hidden.any() else None
-        return CatalogueView(changes.revision, is_hidden, by_category, visible, texts)
+        return CatalogView(self._item_keys, self._ids_of, changes.revision, is_hidden, by_category, visible, item_jsons)
+
+    def _blank(self) -> CatalogView:
+        """A row without an item belongs to an item deleted since the model was trained: it stays hidden."""
+        n_items = self._item_keys.size
+        none = RowSet.of(np.zeros(0, np.int32), n_items)
+        return CatalogView(self._item_keys, self._ids_of, 0, np.ones(n_items, np.bool_), {}, none, {})
 
     def _rows(self, keys: Collection[int]) -> Rows:
         return self._item_rows_of(np.array(keys, np.int64))
 
 
-def _blank(n_items: int) -> CatalogueView:
-    """A row without an item is an item deleted since the model was trained: it stays hidden."""
-    return CatalogueView(0, np.ones(n_items, np.bool_), {}, RowSet.of(np.zeros(0, np.int32), n_items), {})
-
-
-def _moved(old: Mapping[str, Rows], changed: Rows, now: Mapping[str, Rows]) -> Mapping[str, Rows]:
+def _moved(old: Mapping[str, Rows], changed: Rows, members_now: Mapping[str, Rows]) -> Mapping[str, Rows]:
     """Rows by category after changes; only categories that gain or lose an item are copied.
 
-    changed: rows that have changed, ascending   now: those of them, and of items outside the model, by category
+    changed: rows of the changed items, ascending
+    members_now: changed items by category, and items outside the model as -1
     """
     rows_by_category = dict(old)
-    for name in old.keys() | now.keys():
+    for name in old.keys() | members_now.keys():
         before = old.get(name, np.zeros(0, np.int32))
-        members = np.unique(now.get(name, np.zeros(0, np.int32)))
+        members = np.unique(members_now.get(name, np.zeros(0, np.int32)))
         members = members[members >= 0].astype(np.int32)
-        were = changed[np.isin(changed, before)] if before.size else before
-        if np.array_equal(were, members):
+        members_before = changed[np.isin(changed, before)] if before.size else before
+        if np.array_equal(members_before, members):
             continue
-        kept = np.setdiff1d(before, were, assume_unique=True)
-        after = np.union1d(kept, members).astype(np.int32)
+        unchanged = np.setdiff1d(before, members_before, assume_unique=True)
+        after = np.union1d(unchanged, members).astype(np.int32)
         if after.size:
             rows_by_category[name] = after
         else:
             rows_by_category.pop(name, None)
     return rows_by_category
+
+
+def _trim_heap() -> None:
+    """Return freed memory to the system after a large, short-lived allocation; glibc would keep it."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)

@@ -1,4 +1,4 @@
-"""What goes in and out of the prediction and recommendation endpoints."""
+"""Request and response bodies of the prediction and recommendation endpoints."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ RankBy = Literal["value", "lower", "upper", "relevance"]
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Which items a list may hold, by what everybody knows of them."""
+class ItemFilter:
+    """Which items a list may hold, whoever the user is."""
 
     any_of: tuple[str, ...] = ()
     all_of: tuple[str, ...] = ()
@@ -36,12 +36,12 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What a list may hold, in which order, and what is told of it."""
+class ListRequest:
+    """What a list of recommendations may hold, its order, and what it says about each item."""
 
     n: int = 10
     offset: int = 0
-    filter: Filter = Filter()
+    filter: ItemFilter = ItemFilter()
     exclude: tuple[str, ...] = ()
     candidates: tuple[str, ...] | None = None
     include_rated: bool = False
@@ -49,33 +49,31 @@ class Wish:
     rank_by: RankBy = "value"
     level: float = INTERVAL_LEVEL
     n_reasons: int | None = None
-    """Of each item; None where nothing is to be explained."""
+    """Reasons in the explanation of each item; None: no explanations."""
     cursor: str | None = None
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "_hash", hash(tuple(getattr(self, each.name) for each in fields(self) if each.compare))
-        )
+        compared = tuple(getattr(self, each.name) for each in fields(self) if each.compare)
+        object.__setattr__(self, "_hash", hash(compared))
 
     def __hash__(self) -> int:
-        return self._hash  # computed once: a wish is looked up in every request for which it was read from a query
+        return self._hash  # computed once: a request that is read once is looked up in the user cache many times
 
 
 SourceField = Annotated[
     Source,
     Field(
         description=(
-            "Where the numbers come from. `trained`: the active model's own vector of the user, whose ratings are "
-            "those "
-            "that it learned; `folded_in`: the user's ratings of this moment against the active model; "
-            "`prior`: the model without any rating of the user; `means`: item and user means, before the first model; "
-            "`popular`: the best-rated items, of all or before the first model."
+            "Where the numbers come from. `trained`: the vector that the active model learned from the user's current "
+            "ratings; `folded_in`: the user's current ratings, folded into the active model; `prior`: the active model "
+            "without any rating by the user; `means`: item and user means, before the first model; `popular`: the "
+            "best-rated items, in popularity lists and before the first model."
         )
     ),
 ]
-N = Annotated[int, Field(ge=1, le=MAX_N, description="How many items; fewer come back when fewer are left.")]
-Offset = Annotated[int, Field(ge=0, le=MAX_OFFSET, description="How many of the best items to pass over.")]
+N = Annotated[int, Field(ge=1, le=MAX_N, description="How many items; the list is shorter if fewer are left.")]
+Offset = Annotated[int, Field(ge=0, le=MAX_OFFSET, description="How many of the best items to skip.")]
 MinRatings = Annotated[
     int, Field(ge=0, le=2**31 - 1, description="Leave out items with fewer ratings, as of `trained_through`.")
 ]
@@ -84,23 +82,25 @@ Level = Annotated[
     Field(
         ge=0.05,
         le=0.99,
-        description="Share of ratings that intervals are to hold; see docs/accuracy.md.",
+        description="Share of ratings that intervals should contain; see docs/accuracy.md.",
         examples=[0.8],
     ),
 ]
 
 
 class Answer(BaseModel):
-    """Which model an answer is made by."""
+    """The model version behind an answer."""
 
     model_version: int | None = Field(
         description="The model version that answered; null before the first.", examples=[3]
     )
-    trained_through: int = Field(description="The last rating revision that the model has seen.", examples=[100836])
+    trained_through: int = Field(
+        description="The last rating revision that the model was trained on.", examples=[100836]
+    )
 
 
 class Interval(BaseModel):
-    """A predicted rating with the interval that holds the real one as often as `level` says."""
+    """A predicted rating, and the interval that contains the actual one with probability `level`."""
 
     value: float = Field(description="Predicted rating on the rating scale.", examples=[4.31])
     lower: float = Field(description="Lower end of the interval.", examples=[3.4])
@@ -108,20 +108,20 @@ class Interval(BaseModel):
 
 
 class Leveled(BaseModel):
-    """How wide intervals are."""
+    """The level of the intervals."""
 
-    level: float = Field(description="Share of ratings that the intervals are to hold.", examples=[0.8])
+    level: float = Field(description="Share of ratings that the intervals should contain.", examples=[0.8])
 
 
 class PairRef(BaseModel):
-    """Which user and which item."""
+    """A user and an item."""
 
     user_id: str = Field(examples=["ann"])
     item_id: str = Field(examples=["dune"])
 
 
 class ItemRef(BaseModel):
-    """Which item."""
+    """An item."""
 
     item_id: str = Field(examples=["dune"])
     title: str | None = Field(examples=["Dune"])
@@ -135,11 +135,11 @@ class PredictionOut(Interval, PairRef):
 
 
 class SinglePredictionOut(PredictionOut, Leveled, Answer):
-    """One prediction and the model that made it."""
+    """One prediction and the model version behind it."""
 
 
 class Pair(BaseModel):
-    """Whose rating of what to predict."""
+    """The user and the item whose rating to predict."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -168,21 +168,21 @@ class PredictionsOut(Leveled, Answer):
 
 
 class Reason(ItemRef):
-    """A rating of the user, and what it adds to the score."""
+    """One of the user's ratings, and its share of the score."""
 
-    rating: float = Field(description="What the user gave.", examples=[4.5])
-    share: float = Field(description="What that adds to the score, or takes from it.", examples=[0.21])
+    rating: float = Field(description="The user's rating.", examples=[4.5])
+    share: float = Field(description="What it adds to the score; may be negative.", examples=[0.21])
 
 
 class Explanation(BaseModel):
-    """score = prior + the shares of `reasons` + others + learned; the value is the score, clipped to the scale."""
+    """score = prior + shares of `reasons` + other_ratings + residual; the value is the score, clipped to the scale."""
 
     score: float = Field(description="The score, before the loss's link and not clipped.", examples=[4.31])
-    prior: float = Field(description="What the item gets without any of the user's ratings.", examples=[3.9])
-    reasons: list[Reason] = Field(description="The ratings that add or take most, largest first.")
-    others: float = Field(description="What all other ratings add together.", examples=[0.08])
-    learned: float = Field(
-        description="What the trained vector knows beyond that; 0 but for rounding where the user was folded in.",
+    prior: float = Field(description="The score without any of the user's ratings.", examples=[3.9])
+    reasons: list[Reason] = Field(description="The ratings with the largest shares, largest first.")
+    other_ratings: float = Field(description="Sum of the shares of all other ratings.", examples=[0.08])
+    residual: float = Field(
+        description="Score of the trained vector minus that of folding in; 0 up to rounding if the user was folded in.",
         examples=[0.0],
     )
 
@@ -190,25 +190,25 @@ class Explanation(BaseModel):
 class RecommendedItem(Interval, ItemRef):
     """One item of a list, best first."""
 
-    explanation: Explanation | None = Field(None, description="Why it is there; only where `explain` was asked for.")
+    explanation: Explanation | None = Field(None, description="Why the item is in the list; only with `explain`.")
 
 
 class RecommendationsOut(Leveled, Answer):
-    """The best items that the user has not rated, best first."""
+    """The best items for a user, best first."""
 
     source: SourceField
     explained: Literal["exactly", "linearised"] | None = Field(
         None,
         description=(
-            "How the shares were found, where `explain` was asked for. `exactly`: squared errors, whose solution is a "
-            "sum over the ratings; `linearised`: by the parabola around the solution of another loss."
+            "How the shares were computed; only with `explain`. `exactly`: squared loss, whose solution is a sum over "
+            "the ratings; `linearised`: by a quadratic approximation of another loss around its solution."
         ),
         examples=["exactly"],
     )
     next_cursor: str | None = Field(
         description=(
-            "Give it as `cursor` for the next page of the same list; null on the last, before the first model, and for "
-            "lists that are not ranked by `value`, or with diversity."
+            "Send it as `cursor` to get the next page of the same list. Null on the last page, before the first model, "
+            "and for lists with diversity or not ranked by `value`."
         ),
         examples=[None],
     )
@@ -216,7 +216,7 @@ class RecommendationsOut(Leveled, Answer):
 
 
 class BodyRating(BaseModel):
-    """A rating that is used for this answer only."""
+    """A rating that is used for this answer only and never stored."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -238,8 +238,8 @@ class FilterQuery(BaseModel):
     )
     min_ratings: MinRatings = 0
 
-    def filter(self) -> Filter:
-        return Filter(tuple(self.category), tuple(self.category_all), tuple(self.category_none), self.min_ratings)
+    def filter(self) -> ItemFilter:
+        return ItemFilter(tuple(self.category), tuple(self.category_all), tuple(self.category_none), self.min_ratings)
 
 
 class FilterIn(BaseModel):
@@ -254,35 +254,37 @@ class FilterIn(BaseModel):
     )
     min_ratings: MinRatings = 0
 
-    def filter(self) -> Filter:
-        return Filter(tuple(self.categories), tuple(self.categories_all), tuple(self.categories_none), self.min_ratings)
+    def filter(self) -> ItemFilter:
+        return ItemFilter(
+            tuple(self.categories), tuple(self.categories_all), tuple(self.categories_none), self.min_ratings
+        )
 
 
 class ListOptions(BaseModel):
-    """What every list of recommendations can be asked for."""
+    """Options of every list of recommendations."""
 
     n: N = 10
     include_rated: bool = Field(False, description="Whether items that the user has rated may appear.")
     diversity: float = Field(
-        0.0, ge=0.0, le=1.0, description="From 0, the best items, to 1, those least alike.", examples=[0.3]
+        0.0, ge=0.0, le=1.0, description="From 0 (the best items) to 1 (the least similar ones).", examples=[0.3]
     )
     rank_by: RankBy = Field(
         "value",
         description=(
-            "Order by predicted rating, by the lower (cautious) or upper (curious) end of its interval, or by "
-            "relevance: the predicted rating, and how much users who rate the same come across the item."
+            "Order by predicted rating, by the lower (cautious) or upper (exploratory) end of its interval, or by "
+            "relevance: the predicted rating combined with how often users with similar ratings rate the item at all."
         ),
     )
     level: Level = INTERVAL_LEVEL
-    explain: bool = Field(False, description="Whether to say what each rating of the user adds to each item's score.")
+    explain: bool = Field(False, description="Whether to explain each item's score by the user's ratings.")
     n_reasons: int = Field(
-        5, ge=1, le=MAX_REASONS, description="Ratings named in each explanation; the rest are added up."
+        5, ge=1, le=MAX_REASONS, description="Ratings listed in each explanation; the shares of the rest are added up."
     )
 
-    def _wish(self, wanted: Filter, exclude: list[OutsideId]) -> Wish:
-        return Wish(
+    def _list_request(self, item_filter: ItemFilter, exclude: list[OutsideId]) -> ListRequest:
+        return ListRequest(
             n=self.n,
-            filter=wanted,
+            filter=item_filter,
             exclude=tuple(exclude),
             include_rated=self.include_rated,
             diversity=self.diversity,
@@ -293,28 +295,29 @@ class ListOptions(BaseModel):
 
 
 class PageOptions(ListOptions):
-    """Where a list begins."""
+    """Options of a list that has pages."""
 
     offset: Offset = 0
     cursor: str | None = Field(
-        None, max_length=MAX_CURSOR, description="`next_cursor` of the page before; everything else as it was then."
+        None,
+        max_length=MAX_CURSOR,
+        description="`next_cursor` of the previous page; leave all other options unchanged.",
     )
 
 
 class RecommendationsQuery(PageOptions, FilterQuery):
-    """What a list may hold."""
+    """Options of the list of one user."""
 
     exclude: list[OutsideId] = Field(
         [], max_length=1_000, description="Items that must not appear; repeat for several."
     )
 
-    def wish(self) -> Wish:
-        wish = self._wish(self.filter(), self.exclude)
-        return replace(wish, offset=self.offset, cursor=self.cursor)
+    def list_request(self) -> ListRequest:
+        return replace(self._list_request(self.filter(), self.exclude), offset=self.offset, cursor=self.cursor)
 
 
 class RecommendationsIn(PageOptions, FilterIn):
-    """Ratings of somebody who need not be known, and what the list may hold."""
+    """Ratings of somebody, who may be unknown, and the options of the list."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -325,41 +328,43 @@ class RecommendationsIn(PageOptions, FilterIn):
 
     ratings: list[BodyRating] = Field(default=[], max_length=10_000)
     exclude: list[OutsideId] = Field(default=[], description="Items that must not appear.")
-    candidates: list[OutsideId] | None = Field(default=None, description="The only items that may appear; null: all.")
+    candidates: list[OutsideId] | None = Field(
+        default=None, description="The only items that may appear; null: all items."
+    )
 
-    def wish(self) -> Wish:
-        wish = self._wish(self.filter(), self.exclude)
+    def list_request(self) -> ListRequest:
         candidates = None if self.candidates is None else tuple(self.candidates)
-        return replace(wish, offset=self.offset, cursor=self.cursor, candidates=candidates)
+        request = self._list_request(self.filter(), self.exclude)
+        return replace(request, offset=self.offset, cursor=self.cursor, candidates=candidates)
 
 
 class BatchIn(ListOptions, FilterIn):
-    """Users, and what the list of each may hold."""
+    """Users, and the options of their lists."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"user_ids": ["ann", "ben"], "n": 5, "min_ratings": 10}]}
     )
 
-    user_ids: list[OutsideId] = Field(max_length=MAX_USERS, description="Whose lists; they come in this order.")
+    user_ids: list[OutsideId] = Field(max_length=MAX_USERS, description="The users; their lists come in this order.")
     exclude: list[OutsideId] = Field(default=[], description="Items that must not appear in any list.")
 
-    def wish(self) -> Wish:
-        return self._wish(self.filter(), self.exclude)
+    def list_request(self) -> ListRequest:
+        return self._list_request(self.filter(), self.exclude)
 
 
 class SimilarItem(ItemRef):
-    """An item liked by the same people."""
+    """An item with a similar vector."""
 
     similarity: float = Field(description="Cosine of the two items' vectors, at most 1.", examples=[0.83])
 
 
 class _ByItemVectors(Answer):
-    """A list made from the directions of item vectors."""
+    """A list ordered by the similarity of item vectors."""
 
     source: Literal["item_vectors", "means"] = Field(
         description=(
             "Where the numbers come from. `item_vectors`: the vectors of the active model; `means`: there is no model "
-            "yet, no item has a vector and the list is empty."
+            "yet, so the list is empty."
         )
     )
 
@@ -372,42 +377,42 @@ class SimilarItemsOut(_ByItemVectors):
 
 
 class SimilarToSeveralOut(_ByItemVectors):
-    """The items most similar to several together, by their mean cosine with them, most similar first."""
+    """The items with the highest mean cosine similarity to several items, most similar first."""
 
-    item_ids: list[str] = Field(description="What they are similar to.", examples=[["dune", "solaris"]])
+    item_ids: list[str] = Field(description="The items that the list is similar to.", examples=[["dune", "solaris"]])
     items: list[SimilarItem]
 
 
 class SimilarToSeveralIn(FilterIn):
-    """Items to find more like, and what the list may hold."""
+    """Items to find similar ones to, and the options of the list."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"item_ids": ["dune", "solaris"], "n": 5}]}
     )
 
-    item_ids: list[OutsideId] = Field(min_length=1, max_length=100, description="What to be similar to, each as much.")
+    item_ids: list[OutsideId] = Field(min_length=1, max_length=100, description="The items, all weighted equally.")
     n: N = 10
 
 
 class SimilarItemsQuery(FilterQuery):
-    """What a list of items may hold."""
+    """Options of a list of items."""
 
     n: N = 10
 
 
 class PopularItemsQuery(SimilarItemsQuery):
-    """What a list of popular items may hold, and of when."""
+    """Options of a list of popular items."""
 
     days: int | None = Field(
-        None, ge=1, le=36_500, description="Only by ratings of the last so many days (their `rated_at`).", examples=[30]
+        None, ge=1, le=36_500, description="Count only ratings of the last so many days, by `rated_at`.", examples=[30]
     )
 
 
 class PopularItem(ItemRef):
-    """An item rated highly by many."""
+    """An item with a high mean rating."""
 
-    value: float = Field(description="Bayesian mean: the mean rating, drawn to the overall mean.", examples=[4.2])
-    n_ratings: int = Field(description="Ratings behind it, as of trained_through.", examples=[317])
+    value: float = Field(description="Bayesian mean: the mean rating, shrunk towards the overall mean.", examples=[4.2])
+    n_ratings: int = Field(description="Number of its ratings, as of `trained_through`.", examples=[317])
 
 
 class PopularItemsOut(Answer):
@@ -415,7 +420,7 @@ class PopularItemsOut(Answer):
 
     source: SourceField
     shrinkage: float = Field(
-        description="Ratings of the overall mean that are added to every item's: learned from the ratings.",
+        description="Weight of the overall mean, in ratings; estimated from the ratings.",
         examples=[4.7],
     )
     items: list[PopularItem]

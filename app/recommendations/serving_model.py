@@ -1,40 +1,74 @@
-"""What answers a request: the active model version, or damped means as long as there is none."""
+"""The model that answers requests: the active version, or damped means before the first version."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, func, select
 
+from app.db.engine import Database
 from app.db.revisions import revision
 from app.engine.arrays import Rows, Vector32
 from app.engine.data.ratings import Vocabulary
 from app.engine.factors import FactorModel, UserPrior
 from app.engine.fold_in.fold_in import FoldIn
+from app.engine.fold_in.user import UserVector
 from app.engine.retrieval.brute_force import BruteForceRetriever, bayesian_means
-from app.engine.retrieval.retriever import Retriever
+from app.engine.retrieval.retriever import NO_ROWS, Retriever
+from app.errors import Conflict
 from app.items.models import Item
 from app.ratings.models import Rating
 from app.ratings.store import UserRatings
-from app.recommendations.catalog import Catalogue
+from app.recommendations.catalog import Catalog, Keys
+from app.recommendations.schemas import Source
+from app.registry import artifacts, versions
 from app.registry.artifacts import LoadedVersion, look_up, rows_by_key
-from app.settings import RatingScale
-
-Keys = npt.NDArray[np.int64]
+from app.registry.live import LiveModel
+from app.settings import RatingScale, Settings
 
 DAMPING = 5.0  # ratings that the overall mean weighs against an item's or a user's own (Funk 2006; LensKit's default)
-SHARE_OF_TIME = 0.05  # how much of a process's time may go into keeping the means fresh
+SHARE_OF_TIME = 0.05  # largest share of a process's time that recomputing means may take
+MAX_EARLIER = 2
+"""Earlier versions that stay loaded for later pages of lists."""
+DECIMALS = 4  # of predicted ratings in answers; lists are ordered by the exact numbers
+
+
+class VersionGone(Conflict):
+    """A later page was requested of a list whose version no longer exists."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"this list was made by model version {version}, which no longer exists; omit the cursor")
+        self.version = version
+
+
+class Intervals(NamedTuple):
+    """Predicted ratings and the ends of their intervals, clipped to the rating scale."""
+
+    value: list[float]
+    lower: list[float]
+    upper: list[float]
 
 
 @dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A model together with what turns its rows into items."""
+class RatedItems:
+    """The ratings that a list is made from, as rows of the serving model; -1 for items that it does not know."""
+
+    rows: Rows
+    values: npt.NDArray[np.float64]
+    trained_row: int | None = None
+    """The user's row in the model if the model was trained on exactly these ratings."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServingModel:
+    """A model, the catalog of its items, and the mapping between its rows and ids."""
 
     version: int | None
     trained_through: int
@@ -44,24 +78,13 @@ class ServedModel:
     item_ids: Vocabulary
     item_keys: Keys
     item_rows_of: Callable[[Keys], Rows]
-    catalogue: Catalogue
+    catalog: Catalog
     popularity: Vector32
+    scale: RatingScale
     user_row_of: Callable[[int], int | None] = lambda _user_key: None
 
-    def trained_row_of(self, known: UserRatings) -> int | None:
-        """The user's row where the trained vector answers best: an average's, and of the very same ratings.
-
-        None of them is newer than the version, and there are as many: so none was deleted either.
-        """
-        if self.model.posterior is None or known.user_key is None or not known.values.size:
-            return None
-        row = self.user_row_of(known.user_key)
-        if row is None or self.model.user_counts[row] != known.values.size:
-            return None
-        return row if known.newest <= self.trained_through else None
-
     @classmethod
-    def of_version(cls, loaded: LoadedVersion) -> ServedModel:
+    def of_version(cls, loaded: LoadedVersion, scale: RatingScale) -> ServingModel:
         return cls(
             loaded.version,
             loaded.trained_through,
@@ -71,40 +94,132 @@ class ServedModel:
             loaded.item_ids,
             loaded.item_keys,
             loaded.item_rows_of,
-            Catalogue(loaded.item_keys.size, loaded.item_rows_of),
+            Catalog(loaded.item_keys, loaded.item_ids.ids_of, loaded.item_rows_of),
             bayesian_means(loaded.model),
+            scale,
             loaded.user_row_of,
         )
 
+    def rows_of(self, item_ids: Sequence[str]) -> Rows:
+        """Rows of these items, -1 for those that the model does not know."""
+        return self.item_ids.rows_of(list(item_ids)) if item_ids else NO_ROWS
 
-class Means:
-    """Damped item means in the shape of a model without factors, so that one path serves before and after training.
+    def rated_items(self, ratings: UserRatings) -> RatedItems:
+        """A user's ratings as rows, with the user's own row where its trained vector is the best answer.
 
-    Kept per process and brought up to date when the ratings have changed, but for at most a twentieth of the
-    time: with many millions of ratings and no model yet, the means may lag behind. A user's own ratings never do.
+        That is the case for an average (see `app.engine.bayes`) of these very ratings: none is newer than the version,
+        and there are as many as it was trained on, so none was deleted either.
+        """
+        rows, row = self.item_rows_of(ratings.item_keys), None
+        if self.model.posterior is not None and ratings.user_key is not None and ratings.values.size:
+            row = self.user_row_of(ratings.user_key)
+            if row is not None and (
+                self.model.user_counts[row] != ratings.values.size or ratings.newest > self.trained_through
+            ):
+                row = None
+        return RatedItems(rows, ratings.values, row)
+
+    def user_vector(self, rated: RatedItems) -> UserVector:
+        """The trained vector if the model was trained on exactly these ratings, else the folded-in one."""
+        user = self.fold_in.solve(rated.rows, rated.values.astype(np.float32))
+        return user if rated.trained_row is None else self.fold_in.trained(rated.trained_row, user)
+
+    def source_of(self, rated: RatedItems, *, before_first_model: Source) -> Source:
+        """Where predictions from these ratings come from."""
+        if self.version is None:
+            return before_first_model
+        if rated.trained_row is not None:
+            return "trained"
+        return "folded_in" if rated.rows.size else "prior"
+
+    def predict(self, user: UserVector, rows: Rows, level: float) -> Intervals:
+        """Value and interval of each row, on the rating scale."""
+        predicted = self.fold_in.with_intervals(user, rows, level)
+        np.minimum(np.maximum(predicted, self.scale.min, out=predicted), self.scale.max, out=predicted)
+        return Intervals(*predicted.round(DECIMALS).tolist())
+
+
+class ServingModels:
+    """The serving models of one process: the active version, the next one while it is prepared, and earlier ones."""
+
+    def __init__(self, database: Database, live: LiveModel, settings: Settings) -> None:
+        self._database = database
+        self._live = live
+        self._scale = settings.rating
+        self._versions_dir = settings.versions_dir
+        self._means = _Means(settings.rating)
+        self._prepared: tuple[tuple[LoadedVersion, ServingModel], ...] = ()  # the active version, and perhaps the next
+        self._earlier: tuple[ServingModel, ...] = ()
+        live.before_swap = self.prepare
+
+    def prepared(self) -> ServingModel | None:
+        """The active version if it is ready to answer; None before the first one."""
+        active = self._live.current
+        for loaded, model in self._prepared:
+            if loaded is active:
+                return model
+        return None
+
+    def active(self, connection: Connection) -> ServingModel:
+        """The active version, or the means before the first one; built if it is not ready yet."""
+        loaded = self._live.current
+        if loaded is None:
+            return self._means.current(connection)
+        model = self.prepared()
+        if model is None:
+            model = ServingModel.of_version(loaded, self._scale)
+            self._prepared = ((loaded, model),)
+        return model
+
+    def prepare(self, loaded: LoadedVersion) -> None:
+        """Build what answers of this version need before it becomes the active one; the old one answers meanwhile."""
+        model = ServingModel.of_version(loaded, self._scale)
+        with self._database.read() as connection:
+            model.catalog.view(connection)
+        active = [each for each in self._prepared if each[0] is self._live.current]
+        self._prepared = (*active, (loaded, model))
+
+    def of_version(self, connection: Connection, version: int) -> ServingModel:
+        """The model of any version that still exists; raises VersionGone."""
+        for model in (*(prepared for _, prepared in self._prepared), *self._earlier):
+            if model.version == version:
+                return model
+        try:
+            row = versions.get(connection, version)
+        except versions.UnknownVersion:
+            raise VersionGone(version) from None
+        loaded = artifacts.load(self._versions_dir / row.folder, row.version, row.manifest)
+        model = ServingModel.of_version(loaded, self._scale)
+        self._earlier = (model, *self._earlier[: MAX_EARLIER - 1])
+        return model
+
+
+class _Means:
+    """Damped item means as a model without factors, so that requests before and after training take one path.
+
+    Recomputed when ratings have changed, but for at most a twentieth of the time: with many millions of ratings and no
+    model yet, the means may lag behind. A user's own ratings never do.
     """
 
     def __init__(self, scale: RatingScale) -> None:
         self._scale = scale
         self._lock = threading.Lock()
-        self._served: ServedModel | None = None
+        self._model: ServingModel | None = None
         self._not_before = 0.0
 
-    def served(self, connection: Connection) -> ServedModel:
-        """The means as of now, or a little older where computing them takes long."""
+    def current(self, connection: Connection) -> ServingModel:
+        """The means as of now, or a little older if computing them takes long."""
         newest = revision(connection, "ratings")
         with self._lock:
-            if self._served is None or (
-                self._served.trained_through != newest and time.monotonic() >= self._not_before
-            ):
+            if self._model is None or (self._model.trained_through != newest and time.monotonic() >= self._not_before):
                 started = time.monotonic()
-                self._served = _means(connection, newest, self._scale)
+                self._model = _means_model(connection, newest, self._scale)
                 finished = time.monotonic()
                 self._not_before = finished + (finished - started) / SHARE_OF_TIME
-            return self._served
+            return self._model
 
 
-def _means(connection: Connection, newest: int, scale: RatingScale) -> ServedModel:
+def _means_model(connection: Connection, newest: int, scale: RatingScale) -> ServingModel:
     by_item = connection.execute(
         select(Item.item_id, Item.item_key, func.count(), func.sum(Rating.value), func.sum(Rating.value * Rating.value))
         .join(Rating, Rating.item_key == Item.item_key)
@@ -115,7 +230,7 @@ def _means(connection: Connection, newest: int, scale: RatingScale) -> ServedMod
     keys, counts, sums, squares = (np.zeros(len(by_item), dtype) for dtype in (np.int64, np.int32, float, float))
     for column, array in enumerate((keys, counts, sums, squares), start=1):
         array[order] = [row[column] for row in by_item]
-    return ServedModel(
+    return ServingModel(
         version=None,
         trained_through=newest,
         model=(model := _bias_model(counts, sums, float(squares.sum()), scale)),
@@ -124,8 +239,9 @@ def _means(connection: Connection, newest: int, scale: RatingScale) -> ServedMod
         item_ids=vocabulary,
         item_keys=keys,
         item_rows_of=(item_rows_of := partial(look_up, rows_by_key(keys))),
-        catalogue=Catalogue(keys.size, item_rows_of),
+        catalog=Catalog(keys, vocabulary.ids_of, item_rows_of),
         popularity=bayesian_means(model),
+        scale=scale,
     )
 
 

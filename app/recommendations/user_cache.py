@@ -1,76 +1,79 @@
-"""What is kept of users between their requests: their vectors, and the lists that nothing has changed since."""
+"""Users cached between their requests: their vectors, and their lists for as long as nothing is committed."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.db.connections import Changes
 from app.engine.fold_in.user import UserVector
 from app.ratings.store import StateOfRatings
-from app.recommendations.catalog import CatalogueView
-from app.recommendations.context import RatedItems
-from app.recommendations.schemas import Wish
-from app.recommendations.serving_model import ServedModel
+from app.recommendations.catalog import CatalogView
+from app.recommendations.schemas import ListRequest
+from app.recommendations.serving_model import RatedItems, ServingModel
 
 MAX_LISTS = 8
-"""Lists kept of each user."""
+"""Lists cached of each user."""
 
 
-class Lists(NamedTuple):
-    """Lists of one user by what was asked for, from one view; all of it was so at one moment of the database."""
+class CachedLists(NamedTuple):
+    """Lists of one user, as JSON, all from one view of the catalog and valid for one state of the database."""
 
-    view: CatalogueView
+    view: CatalogView
     changes: Changes | None
-    answers: dict[Wish, bytes]
+    bodies: dict[ListRequest, bytes]
 
 
 @dataclass(slots=True)
-class Taste:
-    """One user's ratings and vector in one served model."""
+class CachedUser:
+    """One user's ratings and vector in one serving model."""
 
-    served: ServedModel
+    serving_model: ServingModel
     state: StateOfRatings
     rated: RatedItems
-    user: UserVector
-    lists: Lists | None = field(default=None)
+    vector: UserVector
+    lists: CachedLists | None = None
 
-    def lists_at(self, view: CatalogueView, changes: Changes | None) -> dict[Wish, bytes]:
-        """The lists that hold at this moment, at which the taste itself is known to hold."""
+    def is_current(self, changes: Changes | None) -> bool:
+        """Whether nothing was committed since the lists were last valid; False if commits are not counted."""
+        return changes is not None and self.lists is not None and self.lists.changes == changes
+
+    def lists_at(self, view: CatalogView, changes: Changes | None) -> dict[ListRequest, bytes]:
+        """The lists that are valid with this view, and the place for new ones; the user itself must be valid."""
         lists = self.lists
         if lists is None or lists.view is not view:
-            lists = self.lists = Lists(view, changes, {})
+            lists = self.lists = CachedLists(view, changes, {})
         elif lists.changes != changes:
-            lists = self.lists = Lists(view, changes, lists.answers)
-        if len(lists.answers) >= MAX_LISTS:
-            lists.answers.clear()
-        return lists.answers
+            lists = self.lists = CachedLists(view, changes, lists.bodies)
+        if len(lists.bodies) >= MAX_LISTS:
+            lists.bodies.clear()
+        return lists.bodies
 
 
-class KeptTastes:
-    """The users who asked last, so many at most."""
+class UserCache:
+    """The users with the most recent requests (LRU), shared by all threads."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._tastes: OrderedDict[str, Taste] = OrderedDict()
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._users: OrderedDict[str, CachedUser] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, user_id: str, served: ServedModel | None) -> Taste | None:
-        """What is kept of the user, if it is of this model; whether it still holds is for the caller to see."""
+    def get(self, user_id: str, serving_model: ServingModel | None) -> CachedUser | None:
+        """The user as cached for this model; the caller checks whether the ratings are still the same."""
         with self._lock:
-            taste = self._tastes.get(user_id)
-            if taste is None or taste.served is not served:
+            user = self._users.get(user_id)
+            if user is None or user.serving_model is not serving_model:
                 return None
-            self._tastes.move_to_end(user_id)
-            return taste
+            self._users.move_to_end(user_id)
+            return user
 
-    def keep(self, user_id: str, taste: Taste) -> None:
-        if not self._most:
+    def put(self, user_id: str, user: CachedUser) -> None:
+        if not self._size:
             return
         with self._lock:
-            self._tastes[user_id] = taste
-            self._tastes.move_to_end(user_id)
-            if len(self._tastes) > self._most:
-                self._tastes.popitem(last=False)
+            self._users[user_id] = user
+            self._users.move_to_end(user_id)
+            if len(self._users) > self._size:
+                self._users.popitem(last=False)

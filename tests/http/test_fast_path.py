@@ -1,4 +1,4 @@
-"""The short way of a body answers as FastAPI's way does, which a content type with a parameter takes."""
+"""The fast path answers as FastAPI does, which handles content types with a parameter."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ from app.main import create_app
 from app.ratings.schemas import NewRating, NewRatings, SavedRatingOut
 from app.settings import Settings
 
-SHORT, BY_FASTAPI = "application/json", "application/json; charset=utf-8"
+FAST, BY_FASTAPI = "application/json", "application/json; charset=utf-8"
 ONE = {"user_id": "ann", "item_id": "dune", "value": 4.5}
 ODD_RATINGS: list[str] = [
     json.dumps({**ONE, **odd})
@@ -70,9 +70,9 @@ NO_JSON = [b"", b"{", b"\xff", b"\xef\xbb\xbf{}", b'{"ratings": [' + b"[" * 5000
 
 
 def answers(client: httpx.Client, path: str, body: bytes) -> list[tuple[int, Any]]:
-    """What both ways answer, after the first has stored what there is to store."""
-    client.post(path, content=body, headers={"Content-Type": SHORT})
-    both = [client.post(path, content=body, headers={"Content-Type": kind}) for kind in (SHORT, BY_FASTAPI)]
+    """The answers of both paths, after a first request has stored the rating."""
+    client.post(path, content=body, headers={"Content-Type": FAST})
+    both = [client.post(path, content=body, headers={"Content-Type": kind}) for kind in (FAST, BY_FASTAPI)]
     for answer in both:
         assert answer.headers["content-type"] == (
             "application/json" if answer.is_success else "application/problem+json"
@@ -80,7 +80,7 @@ def answers(client: httpx.Client, path: str, body: bytes) -> list[tuple[int, Any
     return [(answer.status_code, answer.json()) for answer in both]
 
 
-def test_both_ways_answer_every_body_alike(sqlite_client: httpx.Client) -> None:
+def test_both_paths_answer_every_body_alike(sqlite_client: httpx.Client) -> None:
     bodies = {
         "/v1/ratings": [body.encode() for body in ODD_RATINGS] + NO_JSON,
         "/v1/ratings/batch": [body.encode() for body in ODD_BATCHES] + NO_JSON,
@@ -88,13 +88,13 @@ def test_both_ways_answer_every_body_alike(sqlite_client: httpx.Client) -> None:
     statuses = set()
     for path, odd in bodies.items():
         for body in odd:
-            short, by_fastapi = answers(sqlite_client, path, body)
-            assert short == by_fastapi, body
-            statuses.add(short[0])
+            fast, by_fastapi = answers(sqlite_client, path, body)
+            assert fast == by_fastapi, body
+            statuses.add(fast[0])
     assert statuses == {200, 422}
 
 
-def test_the_document_is_that_of_a_plain_route(sqlite_client: httpx.Client) -> None:
+def test_the_openapi_document_is_that_of_a_plain_route(sqlite_client: httpx.Client) -> None:
     plain = FastAPI(separate_input_output_schemas=False)
 
     @plain.post("/v1/ratings")
@@ -112,17 +112,17 @@ def test_the_document_is_that_of_a_plain_route(sqlite_client: httpx.Client) -> N
         assert ours["components"]["schemas"][name] == expected["components"]["schemas"][name]
 
 
-def test_good_bodies_do_take_the_short_way(sqlite_client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    def is_not_asked(*_: Any, **__: Any) -> Any:
-        raise AssertionError("FastAPI's way")
+def test_valid_bodies_take_the_fast_path(sqlite_client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AssertionError("FastAPI handles the request")
 
-    monkeypatch.setattr("fastapi.routing.solve_dependencies", is_not_asked)
+    monkeypatch.setattr("fastapi.routing.solve_dependencies", fail)
     assert sqlite_client.post("/v1/ratings", json=ONE).status_code == 201
 
 
-@pytest.mark.parametrize("content_type", [SHORT, BY_FASTAPI])
+@pytest.mark.parametrize("content_type", [FAST, BY_FASTAPI])
 @pytest.mark.parametrize("path", ["/v1/ratings", "/v1/ratings/batch"])
-def test_a_client_that_goes_away_within_its_body_is_no_fault_of_the_service(
+def test_a_client_that_disconnects_within_its_body_is_not_an_error_of_the_service(
     sqlite_settings: Settings, path: str, content_type: str
 ) -> None:
     app = create_app(sqlite_settings)

@@ -1,4 +1,4 @@
-"""Lists for everybody in a file, by the command that people type."""
+"""The lists of many users in a file, through the command line."""
 
 import csv
 from pathlib import Path
@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from app.cli.__main__ import app
 from app.db.engine import open_database
-from app.recommendations.batch_export import count_users, everybody
+from app.recommendations.batch_export import all_user_ids, count_users
 from app.settings import Settings
 from tests.recommendations.conftest import FANS_OF_LOVE, FANS_OF_SPACE, SPACE
 from tests.recommendations.test_lists import Planted
@@ -24,15 +24,15 @@ def _recommend(settings: Settings, *arguments: str) -> str:
     return ran.output
 
 
-def test_everybodys_list_is_the_one_that_the_service_gives(
+def test_the_list_of_every_user_is_the_one_that_the_service_returns(
     planted: Planted, settings: Settings, tmp_path: Path
 ) -> None:
     client, train = planted
     train()
     out = tmp_path / "lists.csv"
-    told = _recommend(settings, "--all", "--out", str(out), "--n", "3")
+    output = _recommend(settings, "--all", "--out", str(out), "--n", "3")
     rows = list(csv.DictReader(out.open(encoding="utf-8")))
-    assert f"{len(rows)} lines" in told.replace("\n", "")
+    assert f"{len(rows)} lines" in output.replace("\n", "")
     assert list(dict.fromkeys(row["user_id"] for row in rows)) == [*FANS_OF_SPACE, *FANS_OF_LOVE]
     for user in ("astronaut-1", "romantic-11"):
         items = client.get(f"/v1/users/{user}/recommendations", params={"n": 3}).json()["items"]
@@ -45,7 +45,7 @@ def test_everybodys_list_is_the_one_that_the_service_gives(
     assert [path.name for path in tmp_path.iterdir() if "lists" in path.name] == ["lists.csv"]
 
 
-def test_some_users_can_be_named_and_items_filtered(planted: Planted, settings: Settings, tmp_path: Path) -> None:
+def test_users_can_be_selected_and_items_filtered(planted: Planted, settings: Settings, tmp_path: Path) -> None:
     _, train = planted
     train()
     out = tmp_path / "lists.csv"
@@ -57,7 +57,7 @@ def test_some_users_can_be_named_and_items_filtered(planted: Planted, settings: 
 
 def test_all_users_are_found_page_by_page(planted: Planted, settings: Settings) -> None:
     database = open_database(settings)
-    assert sorted(everybody(database)) == sorted([*FANS_OF_SPACE, *FANS_OF_LOVE])
+    assert sorted(all_user_ids(database)) == sorted([*FANS_OF_SPACE, *FANS_OF_LOVE])
     assert count_users(database) == 24
     database.dispose()
 
@@ -75,6 +75,6 @@ def test_a_parquet_file_holds_the_same(planted: Planted, settings: Settings, tmp
 
 
 @pytest.mark.parametrize("arguments", [[], ["ann", "--all"]])
-def test_for_whom_must_be_said(arguments: list[str], settings: Settings) -> None:
+def test_either_users_or_all_must_be_given(arguments: list[str], settings: Settings) -> None:
     ran = CliRunner().invoke(app, ["recommend", *arguments], env={"PALATE_DATA_DIR": str(settings.data_dir)})
     assert ran.exit_code == 2

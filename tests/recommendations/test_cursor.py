@@ -1,4 +1,4 @@
-"""Pages neither overlap nor shift, whatever happens between them."""
+"""Pages neither overlap nor shift, whatever changes between them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -32,7 +32,7 @@ def whole(client: httpx.Client, **params: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("n", [1, 3, 16, 20])
-def test_pages_put_together_are_the_whole_list(planted: Planted, n: int) -> None:
+def test_all_pages_together_are_the_whole_list(planted: Planted, n: int) -> None:
     client, train = planted
     train()
     found = list(pages(client, n=n, include_rated=True))
@@ -41,7 +41,7 @@ def test_pages_put_together_are_the_whole_list(planted: Planted, n: int) -> None
     assert {page["source"] for page in found} == {"trained"}
 
 
-def test_a_rating_between_two_pages_takes_the_item_away_and_moves_no_other(planted: Planted) -> None:
+def test_a_rating_between_two_pages_removes_its_item_and_moves_no_other(planted: Planted) -> None:
     client, train = planted
     train()
     before = whole(client, include_rated=False)
@@ -52,7 +52,7 @@ def test_a_rating_between_two_pages_takes_the_item_away_and_moves_no_other(plant
     assert first + [item for page in found for item in ids(page)] == [item for item in before if item != before[2]]
 
 
-def test_taking_a_rating_back_between_two_pages_repeats_and_skips_nothing(planted: Planted) -> None:
+def test_deleting_a_rating_between_two_pages_repeats_and_skips_nothing(planted: Planted) -> None:
     client, train = planted
     train()
     before = whole(client)
@@ -80,7 +80,7 @@ def test_a_page_goes_on_with_the_version_of_the_first_one(planted: Planted) -> N
     assert shown + [item for page in rest for item in ids(page)] == before
 
 
-def test_pages_of_a_version_that_is_gone_are_refused_in_words(planted: Planted) -> None:
+def test_pages_of_a_deleted_version_are_refused(planted: Planted) -> None:
     client, train = planted
     old = train()
     cursor = client.get(PATH, params={"n": 1}).json()["next_cursor"]
@@ -89,8 +89,8 @@ def test_pages_of_a_version_that_is_gone_are_refused_in_words(planted: Planted) 
     client.delete(f"/v1/models/{old}").raise_for_status()
     answer = client.get(PATH, params={"n": 1, "cursor": cursor})
     assert answer.status_code == 409
-    told = f"this list was made with version {old}, which is gone; begin again without a cursor"
-    assert answer.json()["detail"] == told
+    detail = f"this list was made by model version {old}, which no longer exists; omit the cursor"
+    assert answer.json()["detail"] == detail
 
 
 def test_ratings_in_the_body_have_pages_too(planted: Planted) -> None:
@@ -105,7 +105,7 @@ def test_ratings_in_the_body_have_pages_too(planted: Planted) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "!!", "AAAA", "k" * 7000, "\u00e9", "A" * 48])
-def test_a_cursor_that_we_never_gave_is_refused(planted: Planted, cursor: str) -> None:
+def test_an_invalid_cursor_is_refused(planted: Planted, cursor: str) -> None:
     client, train = planted
     train()
     answer = client.get(PATH, params={"cursor": cursor})
@@ -117,18 +117,18 @@ def test_a_cursor_that_we_never_gave_is_refused(planted: Planted, cursor: str) -
 @pytest.mark.parametrize(
     "changed", [{"category": "love"}, {"include_rated": True}, {"offset": 1}, {"diversity": 0.5}, {"rank_by": "lower"}]
 )
-def test_a_cursor_belongs_to_what_was_asked_for(planted: Planted, changed: dict[str, Any]) -> None:
+def test_a_cursor_belongs_to_the_options_of_its_list(planted: Planted, changed: dict[str, Any]) -> None:
     client, train = planted
     train()
     cursor = client.get(PATH, params={"n": 1}).json()["next_cursor"]
     assert client.get(PATH, params={"n": 2, "level": 0.9, "explain": True, "cursor": cursor}).status_code == 200
     answer = client.get(PATH, params={"n": 1, "cursor": cursor, **changed})
     assert answer.status_code == 422
-    assert "asked for differently" in answer.json()["detail"]
+    assert "other options" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("options", [{"diversity": 0.5}, {"rank_by": "upper"}])
-def test_lists_in_an_order_that_no_vector_gives_have_no_cursor(planted: Planted, options: dict[str, Any]) -> None:
+def test_lists_whose_order_is_not_that_of_a_vector_have_no_cursor(planted: Planted, options: dict[str, Any]) -> None:
     client, train = planted
     train()
     assert client.get(PATH, params={"n": 1, **options}).json()["next_cursor"] is None

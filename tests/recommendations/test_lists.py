@@ -1,4 +1,4 @@
-"""What lists can be asked for: filters, order, diversity, explanations, levels, several items, days, batches."""
+"""Options of lists: filters, order, diversity, explanations, levels, several items, days, batches."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -27,36 +27,36 @@ def describe(client: httpx.Client, item_id: str, *categories: str) -> None:
     client.put(f"/v1/items/{item_id}", json={"title": item_id, "categories": categories}).raise_for_status()
 
 
-def everything(client: httpx.Client, path: str = NEWCOMER, **options: Any) -> list[str]:
+def all_ids(client: httpx.Client, path: str = NEWCOMER, **options: Any) -> list[str]:
     return ids(client.get(path, params={"n": 100, **options}))
 
 
-def test_categories_are_asked_for_by_any_by_all_and_by_none_of_them(planted: Planted) -> None:
+def test_categories_can_be_filtered_by_any_all_and_none(planted: Planted) -> None:
     client, train = planted
     train()
     describe(client, "space-0", "space", "classic")
     describe(client, "love-0", "love", "classic")
     describe(client, "love-1", "love")
-    assert set(everything(client, category=["space", "classic"])) == {*SPACE, "love-0"}
-    assert everything(client, category_all=["love", "classic"]) == ["love-0"]
-    assert set(everything(client, category_none=["classic", "space"])) == set(LOVE[1:])
-    assert everything(client, category=["classic"], category_none=["love"]) == ["space-0"]
-    assert everything(client, category_all=["love", "unheard of"]) == []
+    assert set(all_ids(client, category=["space", "classic"])) == {*SPACE, "love-0"}
+    assert all_ids(client, category_all=["love", "classic"]) == ["love-0"]
+    assert set(all_ids(client, category_none=["classic", "space"])) == set(LOVE[1:])
+    assert all_ids(client, category=["classic"], category_none=["love"]) == ["space-0"]
+    assert all_ids(client, category_all=["love", "unheard of"]) == []
     body = {"n": 100, "categories_all": ["love"], "categories_none": ["classic"]}
     assert set(ids(client.post("/v1/recommendations", json=body))) == set(LOVE[1:])
 
 
-def test_items_with_less_support_than_asked_for_are_left_out(planted: Planted) -> None:
+def test_items_with_fewer_than_min_ratings_are_left_out(planted: Planted) -> None:
     client, train = planted
     for user in range(3):
         rate(client, f"critic-{user}", "rare", 5.0)
     train()
-    assert "rare" in everything(client)
-    assert "rare" in everything(client, min_ratings=3)
-    assert "rare" not in everything(client, min_ratings=4)
-    assert everything(client, min_ratings=10_000) == []
-    assert "rare" not in everything(client, "/v1/items/space-0/similar", min_ratings=4)
-    assert "rare" not in everything(client, "/v1/items/popular", min_ratings=4)
+    assert "rare" in all_ids(client)
+    assert "rare" in all_ids(client, min_ratings=3)
+    assert "rare" not in all_ids(client, min_ratings=4)
+    assert all_ids(client, min_ratings=10_000) == []
+    assert "rare" not in all_ids(client, "/v1/items/space-0/similar", min_ratings=4)
+    assert "rare" not in all_ids(client, "/v1/items/popular", min_ratings=4)
 
 
 @pytest.mark.parametrize("end", ["lower", "upper"])
@@ -73,21 +73,21 @@ def test_a_list_can_be_ordered_by_either_end_of_the_interval(planted: Planted, e
     assert {item["item_id"]: item["value"] for item in items} == {item["item_id"]: item["value"] for item in plain}
 
 
-def test_by_relevance_what_is_rated_much_comes_before_what_is_liked_as_well_by_few(planted: Planted) -> None:
+def test_by_relevance_an_item_with_many_ratings_precedes_one_liked_as_well_by_few(planted: Planted) -> None:
     client, train = planted
     for user in range(3):
         rate(client, f"critic-{user}", "rare", 5.0)
     train()
-    by_value, by_relevance = (everything(client, rank_by=order) for order in ("value", "relevance"))
+    by_value, by_relevance = (all_ids(client, rank_by=order) for order in ("value", "relevance"))
     assert set(by_value) == set(by_relevance)
     assert by_relevance.index("rare") > by_value.index("rare")
-    assert everything(client, ASTRONAUT, rank_by="relevance", include_rated=True)[0].startswith("space")
-    assert everything(client, rank_by="relevance", category=["love"], exclude=["love-0"]) == [
+    assert all_ids(client, ASTRONAUT, rank_by="relevance", include_rated=True)[0].startswith("space")
+    assert all_ids(client, rank_by="relevance", category=["love"], exclude=["love-0"]) == [
         item for item in by_relevance if item in LOVE[1:]
     ]
 
 
-def test_intervals_are_as_wide_as_the_level_that_is_asked_for(planted: Planted) -> None:
+def test_intervals_are_as_wide_as_the_requested_level(planted: Planted) -> None:
     client, train = planted
     train()
     widths = []
@@ -100,20 +100,20 @@ def test_intervals_are_as_wide_as_the_level_that_is_asked_for(planted: Planted) 
         pairs = [{"user_id": "astronaut-1", "item_id": item["item_id"]}]
         several = client.post("/v1/predictions", json={"pairs": pairs, "level": level}).json()
         assert single["level"] == several["level"] == level
-        for told in (single, several["predictions"][0]):
-            assert (told["lower"], told["upper"]) == (item["lower"], item["upper"])
+        for answered in (single, several["predictions"][0]):
+            assert (answered["lower"], answered["upper"]) == (item["lower"], item["upper"])
         widths.append(item["value"] - item["lower"])
     assert widths == sorted(widths)
     assert widths[0] < widths[2]
     assert client.get(ASTRONAUT, params={"level": 1.0}).status_code == 422
 
 
-def test_a_diverse_list_mixes_what_a_plain_one_keeps_apart(planted: Planted) -> None:
+def test_a_diverse_list_mixes_what_a_plain_one_separates(planted: Planted) -> None:
     client, train = planted
     train()
-    plain = everything(client, ASTRONAUT, include_rated=True)
-    assert everything(client, ASTRONAUT, include_rated=True, diversity=0) == plain
-    diverse = everything(client, ASTRONAUT, include_rated=True, diversity=1)
+    plain = all_ids(client, ASTRONAUT, include_rated=True)
+    assert all_ids(client, ASTRONAUT, include_rated=True, diversity=0) == plain
+    diverse = all_ids(client, ASTRONAUT, include_rated=True, diversity=1)
     assert sorted(diverse) == sorted(plain)
     assert diverse[0] == plain[0]
     kinds = [{item.split("-")[0] for item in order[:2]} for order in (plain, diverse)]
@@ -138,21 +138,22 @@ def test_an_explanation_adds_up_and_names_what_was_rated(planted: Planted, user:
     given = client.get(f"/v1/users/{user}/ratings", params={"limit": 100}).json()["ratings"]
     values = {rating["item_id"]: rating["value"] for rating in given}
     for item in answer["items"]:
-        told = item["explanation"]
-        shares = [reason["share"] for reason in told["reasons"]]
-        assert told["prior"] + sum(shares) + told["others"] + told["learned"] == pytest.approx(told["score"], abs=2e-3)
-        assert min(max(told["score"], 0.5), 5.0) == pytest.approx(item["value"], abs=1e-3)
+        explanation = item["explanation"]
+        shares = [reason["share"] for reason in explanation["reasons"]]
+        parts = explanation["prior"], *shares, explanation["other_ratings"], explanation["residual"]
+        assert sum(parts) == pytest.approx(explanation["score"], abs=2e-3)
+        assert min(max(explanation["score"], 0.5), 5.0) == pytest.approx(item["value"], abs=1e-3)
         assert [abs(share) for share in shares] == sorted(map(abs, shares), reverse=True)
         assert len(shares) == min(5, len(values))
-        for reason in told["reasons"]:
+        for reason in explanation["reasons"]:
             assert reason["rating"] == values[reason["item_id"]]
             assert reason["title"] == reason["item_id"].upper()
         if user == "newcomer":
-            assert told["learned"] == pytest.approx(0.0, abs=2e-4)
-            assert str(told["learned"]) != "-0.0"
+            assert explanation["residual"] == pytest.approx(0.0, abs=2e-4)
+            assert str(explanation["residual"]) != "-0.0"
 
 
-def test_a_fan_is_recommended_the_own_kind_because_of_it(planted: Planted) -> None:
+def test_a_fan_is_recommended_their_own_kind_because_of_its_rating(planted: Planted) -> None:
     client, train = planted
     train()
     body = {"ratings": [{"item_id": "space-0", "value": 5}, {"item_id": "love-0", "value": 1}], "explain": True, "n": 1}
@@ -162,7 +163,7 @@ def test_a_fan_is_recommended_the_own_kind_because_of_it(planted: Planted) -> No
     assert item["explanation"]["reasons"][0]["share"] > 0
 
 
-def test_nobody_and_nothing_can_be_explained_too(planted: Planted, client: httpx.Client) -> None:
+def test_lists_without_known_ratings_can_be_explained(planted: Planted, client: httpx.Client) -> None:
     trained_client, train = planted
     train()
     [item] = trained_client.get(NEWCOMER, params={"explain": True, "n": 1}).json()["items"]
@@ -171,7 +172,7 @@ def test_nobody_and_nothing_can_be_explained_too(planted: Planted, client: httpx
     rate(trained_client, "newcomer", "unheard-of", 5.0)
     [item] = trained_client.get(NEWCOMER, params={"explain": True, "n": 1}).json()["items"]
     assert item["explanation"]["reasons"] == []
-    assert item["explanation"]["others"] != 0
+    assert item["explanation"]["other_ratings"] != 0
 
 
 def test_before_the_first_model_the_users_own_mean_is_the_reason(client: httpx.Client) -> None:
@@ -203,7 +204,7 @@ def test_items_can_be_similar_to_several(planted: Planted) -> None:
 
 
 @pytest.mark.parametrize("is_trained", [False, True])
-def test_popular_can_be_asked_of_the_last_days(planted: Planted, is_trained: bool) -> None:
+def test_popular_items_can_be_restricted_to_the_last_days(planted: Planted, is_trained: bool) -> None:
     client, train = planted
     long_ago = (datetime.now(UTC) - timedelta(days=90)).isoformat()
     for user in range(30):
@@ -211,7 +212,7 @@ def test_popular_can_be_asked_of_the_last_days(planted: Planted, is_trained: boo
         rate(client, f"critic-{user}", "newcomer", 4.0)
     if is_trained:
         train()
-    assert everything(client, "/v1/items/popular")[0] == "oldie"
+    assert all_ids(client, "/v1/items/popular")[0] == "oldie"
     recent = client.get("/v1/items/popular", params={"days": 30, "n": 100})
     assert ids(recent)[0] == "newcomer"
     assert "oldie" not in ids(recent)

@@ -1,4 +1,4 @@
-"""Answers written from arrays are what their schemas say, to the byte."""
+"""Answers built from arrays equal what their schemas serialise, to the byte."""
 
 import json
 
@@ -6,7 +6,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from app.recommendations.response_json import etag_of, items_json, numbers_json, object_json
+from app.recommendations.response_json import etag_of, list_json, numbers_json
 from app.recommendations.schemas import PopularItemsOut, RecommendationsOut, SimilarItemsOut
 from tests.recommendations.conftest import Train
 
@@ -21,7 +21,7 @@ LISTS = {
 
 
 @pytest.mark.parametrize(("path", "schema"), LISTS.items())
-def test_a_list_is_what_its_schema_writes(
+def test_a_list_is_what_its_schema_serialises(
     planted: tuple[httpx.Client, Train], path: str, schema: type[BaseModel]
 ) -> None:
     client, train = planted
@@ -34,13 +34,14 @@ def test_a_list_is_what_its_schema_writes(
         train()
 
 
-def test_columns_follow_the_text_of_each_item() -> None:
-    items = items_json(['{"a":1', '{"a":2'], value=numbers_json([4.5, -0.0001]), told=["null", '{"b":[]}'])
-    assert items == '[{"a":1,"value":4.5,"told":null},{"a":2,"value":-0.0001,"told":{"b":[]}}]'
-    assert (
-        object_json(items_json([], value=[]), version=None, source="ü")
-        == '{"version":null,"source":"ü","items":[]}'.encode()
+def test_the_columns_of_each_item_follow_its_json() -> None:
+    columns = {"value": numbers_json([4.5, -0.0001]), "explanation": ["null", '{"b":[]}']}
+    body = list_json({"n": 2}, ['{"a":1', '{"a":2'], **columns)
+    assert body == (
+        b'{"n":2,"items":[{"a":1,"value":4.5,"explanation":null},{"a":2,"value":-0.0001,"explanation":{"b":[]}}]}'
     )
+    empty = '{"version":null,"source":"ü","items":[]}'.encode()
+    assert list_json({"version": None, "source": "ü"}, [], value=[]) == empty
 
 
 def test_numbers_are_written_as_python_writes_them() -> None:

@@ -1,4 +1,4 @@
-"""Lists that are kept hold every change that anybody has committed: another process, or this one."""
+"""Cached lists include every committed change, by this process or another one."""
 
 import random
 import subprocess
@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from app.main import create_app
-from app.recommendations.dispatch import Recommender
+from app.recommendations import lists
 from app.settings import Settings
 from tests.asgi import serving
 from tests.recommendations.conftest import LOVE, SPACE, Train
@@ -62,18 +62,18 @@ def another_process(settings: Settings) -> Iterator[Callable[[str, str, str], No
         process.stdin.close()
 
 
-def test_what_another_process_has_committed_is_in_the_next_list(planted: Planted, settings: Settings) -> None:
+def test_a_commit_of_another_process_is_in_the_next_list(planted: Planted, settings: Settings) -> None:
     client, train = planted
     train()
     dice = random.Random(8)
-    forgetful = settings.model_copy(update={"kept_tastes": 0})
+    uncached = settings.model_copy(update={"user_cache_size": 0})
     rated: set[tuple[str, str]] = set()
-    with another_process(settings) as commit, serving(create_app(forgetful)) as always_anew:
-        for turn in range(60):
+    with another_process(settings) as commit, serving(create_app(uncached)) as uncached_client:
+        for step in range(60):
             user, item = dice.choice(["ann", "astronaut-1"]), dice.choice(SPACE + LOVE)
             kind = dice.random()
             if kind < 0.15:
-                commit("", item, f"{dice.choice(['hidden', 'shown'])} {turn}")
+                commit("", item, f"{dice.choice(['hidden', 'shown'])} {step}")
             elif kind < 0.4 and rated:
                 commit(*rated.pop(), "")
             elif kind < 0.8:
@@ -82,7 +82,7 @@ def test_what_another_process_has_committed_is_in_the_next_list(planted: Planted
             for user in ("ann", "astronaut-1", "stranger"):
                 for query in ("", "?n=3&category=space"):
                     path = f"/v1/users/{user}/recommendations{query}"
-                    assert client.get(path).content == always_anew.get(path).content
+                    assert client.get(path).content == uncached_client.get(path).content
 
 
 def test_a_list_is_not_made_again_while_nothing_changes_for_its_user(
@@ -91,13 +91,13 @@ def test_a_list_is_not_made_again_while_nothing_changes_for_its_user(
     client, train = planted
     train()
     made: list[str] = []
-    original = Recommender._listed
+    original = lists._list
 
     def noted(*args, **kwargs):
         made.append("list")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(Recommender, "_listed", noted)
+    monkeypatch.setattr(lists, "_list", noted)
 
     def ask(user: str = "ann") -> bool:
         made.clear()
@@ -115,7 +115,7 @@ def test_a_list_is_not_made_again_while_nothing_changes_for_its_user(
     assert [ask(), ask()] == [True, False]
 
 
-def test_an_answer_that_the_client_has_already_is_not_sent_again(planted: Planted) -> None:
+def test_an_answer_that_the_client_already_has_is_not_sent_again(planted: Planted) -> None:
     client, train = planted
     train()
     for path in ("/v1/users/ann/recommendations", "/v1/items/popular", "/v1/items/space-1/similar"):

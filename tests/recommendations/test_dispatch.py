@@ -1,4 +1,4 @@
-"""What is answered on the event loop is small, and waits for nothing."""
+"""Only small answers that wait for nothing are made on the event loop."""
 
 import asyncio
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from app.db.engine import Database, open_database
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.retrieval.brute_force import BruteForceRetriever
 from app.main import create_app
-from app.recommendations import context, dispatch
+from app.recommendations import context, item_lists
 from app.settings import Settings
 from app.training.wait_for_run import train_now
 from tests.asgi import serving
@@ -60,7 +60,7 @@ def test_recommendations_are_answered_when_every_connection_of_the_pool_is_taken
         assert client.get("/v1/users/ann/recommendations").status_code == 200
 
 
-def test_who_has_to_wait_for_a_connection_too_long_is_told_to_try_again(
+def test_waiting_too_long_for_a_connection_is_answered_503(
     app: FastAPI, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app.state.database.engine.pool, "_timeout", 0.1)
@@ -74,7 +74,7 @@ def test_who_has_to_wait_for_a_connection_too_long_is_told_to_try_again(
 def on_loop(app: FastAPI, client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each list that is scored from now on, whether that happened on the event loop."""
     seen: list[bool] = []
-    for owner, name in ((BruteForceRetriever, "search"), (dispatch, "best_rows")):
+    for owner, name in ((BruteForceRetriever, "search"), (item_lists, "best_rows")):
         original = getattr(owner, name)
 
         def noted(*args: Any, original: Any = original, **kwargs: Any) -> Any:
@@ -114,13 +114,13 @@ def test_a_long_list_is_made_in_a_thread(client: httpx.Client, on_loop: list[boo
 def test_a_large_model_is_scored_in_a_thread(
     client: httpx.Client, on_loop: list[bool], path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(context, "MAX_PRODUCTS_AT_ONCE", 10)
+    monkeypatch.setattr(context, "MAX_PRODUCTS", 10)
     assert client.get(path).status_code == 200
     assert on_loop == [False]
 
 
 @pytest.mark.parametrize("field", ["ratings", "exclude", "candidates"])
-def test_a_long_body_is_worked_on_in_a_thread(client: httpx.Client, on_loop: list[bool], field: str) -> None:
+def test_a_long_body_is_answered_in_a_thread(client: httpx.Client, on_loop: list[bool], field: str) -> None:
     named: list[object] = [f"x{n}" for n in range(2_000)]
     if field == "ratings":
         named = [{"item_id": item, "value": 4} for item in named]
@@ -128,12 +128,10 @@ def test_a_long_body_is_worked_on_in_a_thread(client: httpx.Client, on_loop: lis
     assert on_loop == [False]
 
 
-def test_the_list_of_somebody_with_very_many_ratings_is_made_in_a_thread(
-    client: httpx.Client, on_loop: list[bool]
-) -> None:
+def test_the_list_of_a_user_with_many_ratings_is_made_in_a_thread(client: httpx.Client, on_loop: list[bool]) -> None:
     ratings = [{"user_id": "ann", "item_id": f"x{n}", "value": 4} for n in range(2_000)]
     client.post("/v1/ratings/batch", json={"ratings": ratings}).raise_for_status()
-    client.get("/v1/users/romantic-1/recommendations").raise_for_status()  # brings the catalogue up to date
+    client.get("/v1/users/romantic-1/recommendations").raise_for_status()  # updates the catalog
     client.get("/v1/users/ann/recommendations").raise_for_status()
     assert on_loop == [False, False]
 
@@ -145,7 +143,7 @@ def test_changed_items_are_read_in_a_thread(client: httpx.Client, on_loop: list[
     assert on_loop == [False, True]
 
 
-def test_the_first_answer_of_a_new_version_finds_everything_built(
+def test_a_new_version_is_ready_before_its_first_answer(
     app: FastAPI, client: httpx.Client, sqlite_settings: Settings, on_loop: list[bool]
 ) -> None:
     train(app, sqlite_settings)
@@ -154,7 +152,7 @@ def test_the_first_answer_of_a_new_version_finds_everything_built(
     assert on_loop == [True]
 
 
-def test_when_the_kept_connection_breaks_it_is_replaced(app: FastAPI, client: httpx.Client) -> None:
+def test_a_broken_connection_of_the_event_loop_is_replaced(app: FastAPI, client: httpx.Client) -> None:
     app.state.recommender._reader.connection.connection.driver_connection.close()
     statuses = [client.get("/v1/users/ann/recommendations").status_code for _ in range(2)]
     assert statuses == [503, 200]

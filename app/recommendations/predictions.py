@@ -1,0 +1,40 @@
+"""Predicted ratings of pairs of users and items."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from app.ratings import store as ratings
+from app.recommendations.context import RequestContext
+from app.recommendations.lists import ANSWERED_FROM
+from app.recommendations.schemas import PredictionOut, PredictionsOut
+
+
+def predict_pairs(context: RequestContext, pairs: Sequence[tuple[str, str]], level: float) -> PredictionsOut:
+    """Predicted rating, interval and source of each (user_id, item_id), in the order of the pairs."""
+    model = context.serving_model
+    context.check_work(n_named=len(pairs))
+    users = ratings.ratings_of_users(context.connection, {user_id for user_id, _ in pairs})
+    rows = model.item_ids.rows_of([item_id for _, item_id in pairs])
+    context.check_work(n_named=sum(stored.values.size for stored in users.values()))
+    positions_of: defaultdict[str, list[int]] = defaultdict(list)
+    for position, (user_id, _) in enumerate(pairs):
+        positions_of[user_id].append(position)
+    predictions: dict[int, PredictionOut] = {}
+    for user_id, positions in positions_of.items():
+        rated = model.rated_items(users.get(user_id, ratings.NO_RATINGS))
+        source = model.source_of(rated, before_first_model="means")
+        ANSWERED_FROM[source].inc()
+        predicted = model.predict(model.user_vector(rated), rows[positions], level)
+        for position, value, lower, upper in zip(positions, *predicted, strict=True):
+            item_id = pairs[position][1]
+            predictions[position] = PredictionOut(
+                user_id=user_id, item_id=item_id, source=source, value=value, lower=lower, upper=upper
+            )
+    return PredictionsOut(
+        model_version=model.version,
+        trained_through=model.trained_through,
+        level=level,
+        predictions=[predictions[position] for position in range(len(pairs))],
+    )
