@@ -1,4 +1,4 @@
-"""What is worth showing: a user with a clear taste, and a new rating that moves that user's list."""
+"""Picks what the demo shows: a user with clear preferences, and a new rating that changes that user's list."""
 
 from __future__ import annotations
 
@@ -10,84 +10,86 @@ from typing import Any
 
 Json = dict[str, Any]
 
-_FEWEST, _MOST = 50, 120
-_CAUTION = 8.0  # a category needs about so many ratings before its mean is believed
-_TRIED = 40  # what-if questions asked
+_MIN_RATINGS, _MAX_RATINGS = 50, 120
+_SHRINKAGE = 8.0  # number of ratings at which the mean of a category counts half
+_MAX_TRIES = 40  # what-if requests to the service
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One row of a list compared with the list before; places count from 1, None is outside the list."""
+    """One row of a list compared with the list before; ranks count from 1, None means outside the list."""
 
     item: Json
-    place: int | None
-    place_before: int | None
+    rank: int | None
+    rank_before: int | None
 
     @property
     def is_new(self) -> bool:
-        return self.place_before is None
+        return self.rank_before is None
 
     @property
     def is_gone(self) -> bool:
-        return self.place is None
+        return self.rank is None
 
 
-def user_with_a_clear_taste(ratings: Iterable[Json], categories: Mapping[str, Sequence[str]]) -> str | None:
-    """Of the users with 50 to 120 ratings the one whose best-liked category lies furthest above that user's mean.
+def user_with_clear_preferences(ratings: Iterable[Json], categories: Mapping[str, Sequence[str]]) -> str | None:
+    """The user with 50 to 120 ratings whose favourite category lies furthest above that user's mean rating.
 
-    `ratings` come user by user. Nobody of that size: the user with the most ratings. None without ratings.
+    `ratings` are grouped by user. If no user has so many: the user with the most ratings. None without ratings.
     """
     clearness: dict[str, float] = {}
     counts: dict[str, int] = {}
     for user_id, group in groupby(ratings, key=lambda rating: str(rating["user_id"])):
         mine = list(group)
         counts[user_id] = len(mine)
-        if _FEWEST <= len(mine) <= _MOST:
+        if _MIN_RATINGS <= len(mine) <= _MAX_RATINGS:
             clearness[user_id] = _clearness(mine, categories)
     ranking: Mapping[str, float] = clearness or counts
     return max(ranking, key=lambda user_id: ranking[user_id], default=None)
 
 
 def _clearness(ratings: Sequence[Json], categories: Mapping[str, Sequence[str]]) -> float:
-    """Largest mean of a category above the user's mean, drawn to 0 where there are few ratings."""
+    """Largest distance of a category's mean above the user's mean, shrunk towards 0 for few ratings."""
     mean = sum(rating["value"] for rating in ratings) / len(ratings)
     lifts: dict[str, list[float]] = defaultdict(list)
     for rating in ratings:
         for category in categories.get(rating["item_id"], ()):
             lifts[category].append(rating["value"] - mean)
-    return max((sum(lift) / (len(lift) + _CAUTION) for lift in lifts.values()), default=0.0)
+    return max((sum(lift) / (len(lift) + _SHRINKAGE) for lift in lifts.values()), default=0.0)
 
 
-def telling_rating(
+def most_influential_rating(
     top: Sequence[Json],
-    unlike: Sequence[Json],
+    unusual: Sequence[Json],
     scale: tuple[float, float],
     list_with: Callable[[Json, float], Sequence[Json]],
 ) -> tuple[Json, float]:
-    """The item and value that would change the list most: the lowest for a favourite, or the highest for a stranger.
+    """The item and value that would change the list most: a low rating of a top item, or a high one of an unusual item.
 
-    `list_with(item, value)` answers what the list would be; it is asked a few dozen times. `top` must not be empty.
+    `list_with(item, value)` returns the list after that rating; it is called a few dozen times. `top` is not empty.
     """
     lowest, highest = scale
-    tries = [(item, lowest) for item in top[:3]] + [(item, highest) for item in unlike]
-    return max(tries[:_TRIED], key=lambda tried: _distance(top, list_with(*tried)))
+    tries = [(item, lowest) for item in top[:3]] + [(item, highest) for item in unusual]
+    return max(tries[:_MAX_TRIES], key=lambda tried: _distance(top, list_with(*tried)))
 
 
 def changes(before: Sequence[Json], after: Sequence[Json]) -> list[Change]:
-    """The new list in its order, then what fell out of it."""
-    places = {item["item_id"]: place for place, item in enumerate(before, 1)}
-    there = {item["item_id"] for item in after}
-    rows = [Change(item, place, places.get(item["item_id"])) for place, item in enumerate(after, 1)]
-    return rows + [Change(item, None, places[item["item_id"]]) for item in before if item["item_id"] not in there]
+    """The new list in its order, then the items that left it."""
+    ranks_before = {item["item_id"]: rank for rank, item in enumerate(before, 1)}
+    item_ids = {item["item_id"] for item in after}
+    rows = [Change(item, rank, ranks_before.get(item["item_id"])) for rank, item in enumerate(after, 1)]
+    return rows + [
+        Change(item, None, ranks_before[item["item_id"]]) for item in before if item["item_id"] not in item_ids
+    ]
 
 
 def _distance(before: Sequence[Json], after: Sequence[Json]) -> float:
-    """How far rows moved; coming in or falling out counts as the whole length."""
+    """Sum of the rank changes; an item that enters or leaves counts as the length of the list."""
     length = max(len(before), len(after))
     moved = 0
     for change in changes(before, after):
-        if change.place is None or change.place_before is None:
+        if change.rank is None or change.rank_before is None:
             moved += length
         else:
-            moved += abs(change.place - change.place_before)
+            moved += abs(change.rank - change.rank_before)
     return moved

@@ -1,4 +1,4 @@
-"""The demo as a whole: start the service, tell the story, stay until Ctrl-C, stop the service."""
+"""The whole demo: start the service, run the steps of `story`, serve until Ctrl-C, stop the service."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.demo import story
 from app.demo.service_client import ServiceRefused
 from app.demo.service_process import ServiceDidNotStart, running_service
 
-# The demo trains when its story says so, and never touches a database that is meant for something else.
+# The demo starts its own training runs, and never uses a database that is configured for something else.
 _ENVIRONMENT = {
     "PALATE_RETRAIN_IS_ON": "false",
     "PALATE_TRAINER": "embedded",
@@ -27,26 +27,26 @@ _ENVIRONMENT = {
 
 
 _SAMPLE_SCALE = {"PALATE_RATING_MIN": "0.5", "PALATE_RATING_MAX": "5", "PALATE_RATING_STEP": "0.5"}
-_STOPPED = 130  # what shells report for a command ended by Ctrl-C
+_INTERRUPTED = 130  # the exit code that shells report for a command ended by Ctrl-C
 
 
 class ServiceEnded(Exception):
-    """The service ended although nobody asked it to."""
+    """The service ended by itself."""
 
 
 def demo(ratings: Path | None, items: Path | None, data_dir: Path | None, port: int, exit_after: bool) -> int:
-    """The exit code: 0; 1 with a message when anything failed; 130 when stopped before the end of the story.
+    """The exit code: 0, 1 with a message if anything failed, or 130 if interrupted before the end.
 
-    `port` 0 takes a free one. Without `data_dir` the data lives in a temporary folder that is removed at the end.
+    `port` 0 takes a free one. Without `data_dir` the data is in a temporary folder that is removed at the end.
     """
     console = Console(highlight=False)
     try:
-        _check(ratings, items)
+        _check_readable(ratings, items)
         with _stop_on_sigterm(), _folder(data_dir) as folder:
             _demo(ratings, items, folder, port, exit_after, console)
     except KeyboardInterrupt:
         console.print("\nstopped")
-        return _STOPPED
+        return _INTERRUPTED
     except (story.StoryFailed, ServiceRefused, ServiceDidNotStart, ServiceEnded, httpx.HTTPError, OSError) as error:
         console.print(f"[bold red]the demo failed:[/] {escape(str(error) or type(error).__name__)}", soft_wrap=True)
         return 1
@@ -71,8 +71,8 @@ def _demo(
     console.print("the service has stopped")
 
 
-def _check(*paths: Path | None) -> None:
-    """Fail before anything is started."""
+def _check_readable(*paths: Path | None) -> None:
+    """Raise OSError before anything is started."""
     for path in paths:
         if path is not None:
             path.open("rb").close()
@@ -89,7 +89,7 @@ def _folder(data_dir: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def _stop_on_sigterm() -> Iterator[None]:
-    """`kill` ends the demo as Ctrl-C does: the service is stopped cleanly."""
+    """SIGTERM ends the demo as Ctrl-C does: the service is stopped cleanly."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

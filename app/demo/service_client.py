@@ -1,4 +1,4 @@
-"""The calls that the demo makes: plain HTTP against the public API, as any application would make them."""
+"""The HTTP calls of the demo: only the public API, as any application would use it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import httpx
 Json = dict[str, Any]
 
 _ITEMS_PER_BATCH = 10_000  # what POST /v1/items/batch takes
-_PATIENCE = 60.0  # seconds without a byte; an import of many batches answers only at its end
+_TIMEOUT = 60.0  # seconds without a byte
 
 
 class ServiceRefused(Exception):
-    """The service answered with a problem; the message is its detail."""
+    """The service answered with an error; the message is its detail."""
 
     def __init__(self, method: str, url: str, status: int, detail: str) -> None:
         super().__init__(f"{method} {url} was answered with {status}: {detail}")
@@ -38,7 +38,7 @@ class ServiceClient:
     """A running Palate; use it in a `with` block. Raises ServiceRefused and httpx.TransportError."""
 
     def __init__(self, base_url: str) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=_PATIENCE)
+        self._http = httpx.Client(base_url=base_url, timeout=_TIMEOUT)
 
     def __enter__(self) -> ServiceClient:
         return self
@@ -54,12 +54,12 @@ class ServiceClient:
             self._json("POST", "/v1/items/batch", json={"items": items[start : start + _ITEMS_PER_BATCH]})
 
     def import_ratings(self, content: Iterable[bytes]) -> Json:
-        """Stream a file of any size; the answer is the report at its end."""
+        """Stream a file of any size; returns the report."""
         headers = {"content-type": "text/csv"}
         return self._json("POST", "/v1/ratings/import", content=content, headers=headers, timeout=None)
 
     def some_ratings(self, n: int) -> list[Json]:
-        """The first `n` ratings of the export, which goes user by user."""
+        """The first `n` ratings of the export, which is grouped by user."""
         with self._http.stream("GET", "/v1/ratings/export", params={"format": "ndjson"}) as response:
             _check(response)
             return [json.loads(line) for line in islice(response.iter_lines(), n)]
@@ -69,8 +69,8 @@ class ServiceClient:
         return {item["item_id"]: item for item in self._pages("/v1/items", "items")}
 
     def popular_items(self, n: int) -> list[Json]:
-        found: list[Json] = self._json("GET", "/v1/items/popular", params={"n": n})["items"]
-        return found
+        items: list[Json] = self._json("GET", "/v1/items/popular", params={"n": n})["items"]
+        return items
 
     def ratings_of(self, user_id: str) -> list[Json]:
         return list(self._pages(f"{_user(user_id)}/ratings", "ratings"))
@@ -82,9 +82,9 @@ class ServiceClient:
         return self._json("GET", f"{_user(user_id)}/recommendations", params={"n": n})
 
     def recommend_for(self, ratings: Sequence[Json], n: int) -> list[Json]:
-        """What somebody with these ratings would be recommended; nothing is stored."""
-        found: list[Json] = self._json("POST", "/v1/recommendations", json={"ratings": ratings, "n": n})["items"]
-        return found
+        """Recommendations for a user with these ratings; nothing is stored."""
+        items: list[Json] = self._json("POST", "/v1/recommendations", json={"ratings": ratings, "n": n})["items"]
+        return items
 
     def start_training(self) -> Json:
         return self._json("POST", "/v1/training-runs", json={})
@@ -93,8 +93,8 @@ class ServiceClient:
         return self._json("GET", f"/v1/training-runs/{run_id}")
 
     def training_events(self, run_id: int) -> Iterator[Event]:
-        """Everything the service tells of a run, until it is over."""
-        with self._http.stream("GET", f"/v1/training-runs/{run_id}/events", timeout=_PATIENCE) as response:
+        """The events of a run until it ends."""
+        with self._http.stream("GET", f"/v1/training-runs/{run_id}/events", timeout=_TIMEOUT) as response:
             _check(response)
             yield from parse_events(response.iter_lines())
 
@@ -115,7 +115,7 @@ class ServiceClient:
 
 
 def parse_events(lines: Iterable[str]) -> Iterator[Event]:
-    """Events of a text/event-stream; comments and empty events are passed over."""
+    """Events of a text/event-stream; comments and empty events are skipped."""
     name, data = "message", ""
     for line in lines:
         field, _, value = line.partition(":")

@@ -1,4 +1,4 @@
-"""The service as a child process on a port of its own: for the demo, the benchmarks and tests of whole processes."""
+"""The service as a child process on its own port: for the demo, the benchmarks and tests of whole processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STOP_TIMEOUT = 30.0
 
 
 class ServiceDidNotStart(Exception):
-    """The process ended, or did not become ready in time; the message holds the end of its log."""
+    """The process ended, or was not ready in time; the message holds the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class RunningService:
 
     @property
     def workers(self) -> list[int]:
-        """Process numbers of the API processes where there are several (Linux): they are children of `process`."""
+        """Process ids of the API processes if there are several (Linux): children of `process`."""
         pid = self.process.pid
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -61,9 +61,11 @@ def running_service(
 
 
 def _refuse_taken(port: int) -> None:
-    """Whoever listens there would be taken for the service that is about to start, and be given its data."""
+    """Another server on this port would be taken for the service that is about to start, and get its data."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: closed connections linger
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as the server does: closed connections keep the port for a while
         try:
             probe.bind((HOST, port))
         except OSError as error:
@@ -71,7 +73,7 @@ def _refuse_taken(port: int) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment."""
+    """A port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

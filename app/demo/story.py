@@ -1,4 +1,4 @@
-"""What `make demo` shows: ratings go in, a model is trained, a user gets a list, one more rating changes it."""
+"""The steps of the demo: import ratings, train, recommend to a user, and add a rating that changes the list."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from app.demo.choice import Change, changes, telling_rating, user_with_a_clear_taste
+from app.demo.choice import Change, changes, most_influential_rating, user_with_clear_preferences
 from app.demo.service_client import Json, ServiceClient
 from app.demo.world import sample_world, write_items_csv, write_ratings_csv
 
 TOP = 10
-_LOOKED_AT = 100_000  # ratings among which a user is sought
-_WIDEST = 100  # characters of a table
+_MAX_RATINGS_READ = 100_000  # to choose a user from
+_MAX_WIDTH = 100  # of a table, in characters
 _CHUNK = 256 << 10
 _IDS, _TITLES, _CATEGORIES = ("movieId", "item_id"), ("title",), ("genres", "categories")
 
 
 class StoryFailed(Exception):
-    """The demo cannot go on; the message says why."""
+    """The demo cannot continue; the message says why."""
 
 
 def run(base_url: str, ratings_path: Path | None, items_path: Path | None, console: Console) -> str:
-    """Tell the story against the service at `base_url`; without files, with the generated sample world.
+    """Run the demo against the service at `base_url`, with the sample data if no file is passed.
 
-    Gives the user whom it is about. Raises StoryFailed, ServiceRefused, httpx.TransportError and OSError.
+    Returns the id of the user it shows. Raises StoryFailed, ServiceRefused, httpx.TransportError and OSError.
     """
     with ServiceClient(base_url) as service, _files(ratings_path, items_path) as (ratings, items):
         _import(service, ratings, items, console)
         _train(service, console)
-        known = service.all_items()
-        user_id = _choose_user(service, known)
-        top = _show_user(service, user_id, known, console)
-        _rate_once_more(service, user_id, top, known, console)
+        items_by_id = service.all_items()
+        user_id = _choose_user(service, items_by_id)
+        top = _show_user(service, user_id, items_by_id, console)
+        _rate_once_more(service, user_id, top, items_by_id, console)
     return user_id
 
 
 @contextmanager
 def _files(ratings: Path | None, items: Path | None) -> Iterator[tuple[Path, Path | None]]:
-    """The given files, a movies.csv beside the ratings included; or a sample world in a temporary folder."""
+    """The files, with a movies.csv beside the ratings if there is one; or sample data in a temporary folder."""
     if ratings is not None:
         beside = ratings.with_name("movies.csv")
         yield ratings, items or (beside if beside.exists() else None)
@@ -107,7 +107,7 @@ def _read_items(path: Path) -> list[Json]:
                 raise StoryFailed(f"{path} has no columns movieId and title: import it with `palate import-items`")
             return [_item(*(row[column] if column else "" for column in columns)) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise StoryFailed(f"{path} is no CSV file in UTF-8: {error}") from error
+        raise StoryFailed(f"{path} is not a CSV file in UTF-8: {error}") from error
 
 
 def _column(header: Sequence[str], names: Sequence[str]) -> str | None:
@@ -115,8 +115,8 @@ def _column(header: Sequence[str], names: Sequence[str]) -> str | None:
 
 
 def _item(item_id: str, title: str, categories: str) -> Json:
-    known = [] if categories in ("", "(no genres listed)") else categories.split("|")
-    return {"item_id": item_id, "title": title or None, "categories": known}
+    names = [] if categories in ("", "(no genres listed)") else categories.split("|")
+    return {"item_id": item_id, "title": title or None, "categories": names}
 
 
 def _train(service: ServiceClient, console: Console) -> None:
@@ -140,11 +140,11 @@ def _train(service: ServiceClient, console: Console) -> None:
 
 
 def _epoch_text(epoch: Json) -> str:
-    """Where an epoch has got to; the final fit learns the held-out ratings too, so nothing is left to test on."""
+    """Progress of an epoch; the final fit trains on the hold-out too, so it has no test error."""
     holdout = epoch["holdout_rmse"]
-    tested = "with every rating" if holdout is None else f"hold-out RMSE {holdout:.4f}"
-    doing = "averaging models" if _is_sweep(epoch) else f"train RMSE {epoch['train_rmse']:.4f}"
-    return f"{doing}, {tested}, {_speed(epoch)}"
+    test_error = "on all ratings" if holdout is None else f"hold-out RMSE {holdout:.4f}"
+    step = "averaging models" if _is_sweep(epoch) else f"train RMSE {epoch['train_rmse']:.4f}"
+    return f"{step}, {test_error}, {_speed(epoch)}"
 
 
 def _is_sweep(epoch: Json) -> bool:
@@ -153,8 +153,8 @@ def _is_sweep(epoch: Json) -> bool:
 
 def _result_text(run: Json, last: Json) -> str:
     holdout = run["metrics"].get("holdout_rmse")
-    tested = "too few ratings for a hold-out" if holdout is None else f"hold-out RMSE [bold]{holdout:.4f}[/]"
-    return f"{tested}, {_speed(last)}"
+    test_error = "too few ratings for a hold-out" if holdout is None else f"hold-out RMSE [bold]{holdout:.4f}[/]"
+    return f"{test_error}, {_speed(last)}"
 
 
 def _speed(epoch: Json) -> str:
@@ -162,55 +162,57 @@ def _speed(epoch: Json) -> str:
 
 
 def _seconds(run: Json) -> float:
-    """From the claim by a trainer to the outcome."""
+    """From the start of the run to its end."""
     started, finished = (datetime.fromisoformat(run[name]) for name in ("started_at", "finished_at"))
     return (finished - started).total_seconds()
 
 
-def _wait_until_served(service: ServiceClient, version: int, patience: float = 10.0) -> None:
-    """Until the service has swapped to the version."""
-    deadline = time.monotonic() + patience
+def _wait_until_served(service: ServiceClient, version: int, timeout: float = 10.0) -> None:
+    """Wait until the service answers from this version."""
+    deadline = time.monotonic() + timeout
     while (status := service.status())["model_version"] != version:
         if time.monotonic() > deadline:
             raise StoryFailed(f"version {version} is not served: {status['problem'] or 'no reason given'}")
         time.sleep(0.05)
 
 
-def _choose_user(service: ServiceClient, known: dict[str, Json]) -> str:
-    categories = {item_id: item["categories"] for item_id, item in known.items()}
-    user_id = user_with_a_clear_taste(service.some_ratings(_LOOKED_AT), categories)
+def _choose_user(service: ServiceClient, items_by_id: dict[str, Json]) -> str:
+    categories = {item_id: item["categories"] for item_id, item in items_by_id.items()}
+    user_id = user_with_clear_preferences(service.some_ratings(_MAX_RATINGS_READ), categories)
     if user_id is None:
         raise StoryFailed("there are no ratings")
     return user_id
 
 
-def _show_user(service: ServiceClient, user_id: str, known: dict[str, Json], console: Console) -> list[Json]:
-    """Print what the user liked best and is recommended; the latter comes back."""
+def _show_user(service: ServiceClient, user_id: str, items_by_id: dict[str, Json], console: Console) -> list[Json]:
+    """Print the user's best-rated items and recommendations; returns the recommendations."""
     ratings = sorted(service.ratings_of(user_id), key=lambda rating: -rating["value"])
     liked = _table(f"user {escape(user_id)} gave {len(ratings)} ratings; liked best", console, "rating")
     for rating in ratings[:TOP]:
-        liked.add_row(*_cells(known.get(rating["item_id"], rating)), f"{rating['value']:g}")
+        liked.add_row(*_cells(items_by_id.get(rating["item_id"], rating)), f"{rating['value']:g}")
     answer = service.recommend(user_id, TOP)
     if not answer["items"]:
         raise StoryFailed(f"{user_id} has rated every item; there is nothing to recommend")
-    wanted = _table(f"recommended by model version {answer['model_version']}", console, "predicted", "80 % interval")
+    recommended = _table(
+        f"recommended by model version {answer['model_version']}", console, "predicted", "80 % interval"
+    )
     for item in answer["items"]:
-        wanted.add_row(*_cells(item), f"{item['value']:.2f}", f"{item['lower']:.1f} - {item['upper']:.1f}")
-    console.print("", liked, "", wanted, sep="\n")
+        recommended.add_row(*_cells(item), f"{item['value']:.2f}", f"{item['lower']:.1f} - {item['upper']:.1f}")
+    console.print("", liked, "", recommended, sep="\n")
     items: list[Json] = answer["items"]
     return items
 
 
 def _rate_once_more(
-    service: ServiceClient, user_id: str, top: list[Json], known: dict[str, Json], console: Console
+    service: ServiceClient, user_id: str, top: list[Json], items_by_id: dict[str, Json], console: Console
 ) -> None:
-    """Store the rating that changes the list most, and print how."""
+    """Store the rating that changes the list most, and print the new list."""
     item, value = _choose_rating(service, user_id, top)
     began = time.perf_counter()
     service.rate(user_id, item["item_id"], value)
     answer = service.recommend(user_id, TOP)
     took = 1000 * (time.perf_counter() - began)
-    title = escape(known.get(item["item_id"], item)["title"] or item["item_id"])
+    title = escape(items_by_id.get(item["item_id"], item)["title"] or item["item_id"])
     console.print(f"\nuser {escape(user_id)} now rates [bold]{title}[/] with [bold]{value:g}[/]")
     moved = _table(f"the list {took:.0f} ms later, without any training", console, "predicted", "moved")
     for change in changes(top, answer["items"]):
@@ -223,21 +225,21 @@ def _rate_once_more(
 
 def _choose_rating(service: ServiceClient, user_id: str, top: list[Json]) -> tuple[Json, float]:
     mine = [{"item_id": rating["item_id"], "value": rating["value"]} for rating in service.ratings_of(user_id)]
-    seen = {rating["item_id"] for rating in mine} | {item["item_id"] for item in top}
+    excluded = {rating["item_id"] for rating in mine} | {item["item_id"] for item in top}
     usual = {category for item in top for category in item["categories"]}
-    strangers = [item for item in service.popular_items(200) if item["item_id"] not in seen]
-    unlike = [item for item in strangers if not usual & set(item["categories"])] or strangers
+    unrated = [item for item in service.popular_items(200) if item["item_id"] not in excluded]
+    unusual = [item for item in unrated if not usual & set(item["categories"])] or unrated
     scale = service.status()["rating_scale"]
 
     def list_with(item: Json, value: float) -> list[Json]:
         return service.recommend_for([*mine, {"item_id": item["item_id"], "value": value}], TOP)
 
-    return telling_rating(top, unlike, (scale["min"], scale["max"]), list_with)
+    return most_influential_rating(top, unusual, (scale["min"], scale["max"]), list_with)
 
 
 def _table(title: str, console: Console, *columns: str) -> Table:
-    """Numbers keep their width; long titles and lists of categories are cut."""
-    width = min(console.width, _WIDEST)
+    """Columns of numbers have a fixed width; long titles and lists of categories are cut off."""
+    width = min(console.width, _MAX_WIDTH)
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0), width=width)
     table.add_column("title", no_wrap=True, ratio=3)
     table.add_column("categories", style="cyan", no_wrap=True, ratio=2)
@@ -253,16 +255,16 @@ def _cells(item: Json) -> tuple[str, str]:
 def _moved(change: Change) -> str:
     if change.is_gone:
         return "[red]gone[/]"
-    if change.place is None or change.place_before is None:
+    if change.rank is None or change.rank_before is None:
         return "[magenta]new[/]"
-    steps = change.place_before - change.place
+    steps = change.rank_before - change.rank
     if not steps:
         return "-"
     return f"[green]up {steps}[/]" if steps > 0 else f"[yellow]down {-steps}[/]"
 
 
 def show_addresses(base_url: str, user_id: str, console: Console) -> None:
-    """Where to go on with the service."""
+    """Print the addresses of the running service."""
     address: Any = f"{base_url}/v1/users/{quote(user_id, safe='')}/recommendations"
     console.print(f"\n[bold]dashboard[/]  {base_url}/\n[bold]API[/]        {base_url}/docs")
     console.print(f"[bold]try[/]        curl '{address}?n=5'", soft_wrap=True)

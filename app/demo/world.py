@@ -1,10 +1,10 @@
-"""A sample world with planted tastes: invented films, people, and ratings that follow from who likes what.
+"""A synthetic data set: invented films and users, and ratings from a known factor model.
 
-    value = 3.2 + generosity_u + quality_i + taste_u . traits_i + noise, rounded to half stars in 0.5..5
+    value = 3.2 + generosity_u + quality_i + preferences_u . traits_i + noise, rounded to half stars in 0.5..5
 
-`traits` are the genres of a film, its era and two moods that no table names; `taste` says how much a person
-cares about each. People also choose what to watch by taste and by popularity (Zipf), so that who rated what
-says something too. A model that learns from ratings has to find all of this again.
+`traits` are the genres of a film, its era and two hidden moods; `preferences` are a user's weights on them. Which
+films a user rates also depends on these preferences and on popularity (Zipf), so the pattern of who rated what
+carries information too.
 """
 
 import csv
@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from app.demo.titles import GENRES, sequel_of, titles, words_of
+from app.demo.titles import GENRES, WORDS, sequel_of, titles
 
 _Floats = npt.NDArray[np.float64]
 _Integers = npt.NDArray[np.int64]
 
-# Share of the catalogue, the genres a film of this genre likes to be combined with, and how dark / odd it is.
+# By genre: share of the catalogue, genres that often come with it, and how dark and how odd its films are.
 _CATALOGUE: dict[str, tuple[float, tuple[str, ...], float, float]] = {
     "Drama": (0.15, ("Romance", "War", "Crime"), 0.3, 0.2),
     "Comedy": (0.12, ("Romance", "Family", "Crime"), -0.8, 0.1),
@@ -40,18 +40,8 @@ _CATALOGUE: dict[str, tuple[float, tuple[str, ...], float, float]] = {
     "Action": (0.03, ("Thriller", "Adventure"), 0.1, -0.6),
 }
 
-_FIRST_NAMES = words_of(
-    "ada, amir, anna, ben, bella, carlos, chloe, dara, david, elena, emil, fatima, finn, gita, grace, hugo, "
-    "ida, ivan, jana, jonas, kai, karim, lena, liam, lucia, maja, marco, mei, mila, nina, noah, olga, omar, "
-    "pablo, priya, rosa, sam, sofia, theo, tomas, uma, vera, wen, yara, zoe"
-)
-_LAST_NAMES = words_of(
-    "abbott, bauer, castro, dubois, eriksen, fischer, greene, haddad, ito, jensen, kaur, lopez, meyer, "
-    "nakamura, osei, petrov, quinn, rossi, santos, taylor, umar, vogel, walsh, xu, young, zhang"
-)
-
-_FIRST_RATING = int(np.datetime64("2013-03-01", "s").astype(np.int64))
-_LAST_RATING = int(np.datetime64("2025-06-30", "s").astype(np.int64))
+_FIRST_RATED_AT = int(np.datetime64("2013-03-01", "s").astype(np.int64))
+_LAST_RATED_AT = int(np.datetime64("2025-06-30", "s").astype(np.int64))
 _YEAR = 365.25 * 86400
 _DAY = 86400
 
@@ -91,10 +81,10 @@ def sample_world(seed: int = 7, *, n_users: int = 800, n_items: int = 600, n_rat
     generator = np.random.default_rng(seed)
     items = _films(n_items, generator)
     traits, quality = _traits(items, generator), generator.normal(0, 0.35, n_items)
-    liking = _tastes(n_users, generator) @ traits.T + quality
-    user_rows, item_rows = _choices(liking, n_ratings, generator)
+    affinity = _preferences(n_users, generator) @ traits.T + quality
+    user_rows, item_rows = _choose_films(affinity, n_ratings, generator)
     generosity = generator.normal(0, 0.4, n_users)
-    exact = 3.2 + generosity[user_rows] + liking[user_rows, item_rows]
+    exact = 3.2 + generosity[user_rows] + affinity[user_rows, item_rows]
     exact += generator.normal(0, 0.75, len(exact))
     values = np.clip(np.round(exact * 2) / 2, 0.5, 5.0)
     timestamps = _timestamps(user_rows, np.array([film.year for film in items])[item_rows], generator)
@@ -124,7 +114,7 @@ def write_items_csv(world: World, path: Path) -> None:
 
 
 def _films(n_items: int, generator: np.random.Generator) -> tuple[Film, ...]:
-    """The catalogue; about one film in fifteen continues another one, two to five years later."""
+    """The catalogue; about one film in fifteen is a sequel, made two to five years later."""
     n_sequels = n_items // 15
     shares = np.array([share for share, *_ in _CATALOGUE.values()])
     genres = generator.choice(GENRES, n_items - n_sequels, p=shares / shares.sum()).tolist()
@@ -149,7 +139,7 @@ def _categories(genre: str, generator: np.random.Generator) -> tuple[str, ...]:
 
 
 def _traits(items: tuple[Film, ...], generator: np.random.Generator) -> _Floats:
-    """[n_items, genres + 3]: genres with length 1, the first weighing double; era -1 (1968) to 1 (2024); two moods."""
+    """[n_items, genres + 3]: genres (unit length, the first weighs double), era -1 (1968) to 1 (2024), two moods."""
     traits = np.zeros((len(items), len(GENRES) + 3))
     for row, film in enumerate(items):
         for position, genre in enumerate(film.categories):
@@ -161,50 +151,50 @@ def _traits(items: tuple[Film, ...], generator: np.random.Generator) -> _Floats:
     return traits
 
 
-def _tastes(n_users: int, generator: np.random.Generator) -> _Floats:
-    """[n_users, genres + 3]: everybody loves one to three genres and cannot stand one or two."""
-    tastes = generator.normal(0, 0.2, (n_users, len(GENRES) + 3))
+def _preferences(n_users: int, generator: np.random.Generator) -> _Floats:
+    """[n_users, genres + 3]: every user likes one to three genres and dislikes one or two."""
+    preferences = generator.normal(0, 0.2, (n_users, len(GENRES) + 3))
     shares = np.array([share for share, *_ in _CATALOGUE.values()])
     for user_row in range(n_users):
-        n_loved, n_disliked = generator.integers((1, 1), (4, 3))
-        picked = generator.choice(len(GENRES), n_loved + n_disliked, replace=False, p=shares / shares.sum())
-        tastes[user_row, picked[:n_loved]] += generator.uniform(0.7, 1.4, n_loved)
-        tastes[user_row, picked[n_loved:]] -= generator.uniform(0.7, 1.4, n_disliked)
-    tastes[:, -3:] = generator.normal(0, (0.4, 0.35, 0.3), (n_users, 3))
-    return tastes
+        n_liked, n_disliked = generator.integers((1, 1), (4, 3))
+        chosen = generator.choice(len(GENRES), n_liked + n_disliked, replace=False, p=shares / shares.sum())
+        preferences[user_row, chosen[:n_liked]] += generator.uniform(0.7, 1.4, n_liked)
+        preferences[user_row, chosen[n_liked:]] -= generator.uniform(0.7, 1.4, n_disliked)
+    preferences[:, -3:] = generator.normal(0, (0.4, 0.35, 0.3), (n_users, 3))
+    return preferences
 
 
-def _choices(liking: _Floats, n_ratings: int, generator: np.random.Generator) -> tuple[_Integers, _Integers]:
-    """Who watched what: each user draws without replacement, odds = Zipf popularity * exp(liking)."""
-    n_users, n_items = liking.shape
+def _choose_films(affinity: _Floats, n_ratings: int, generator: np.random.Generator) -> tuple[_Integers, _Integers]:
+    """Who watched what: each user draws films without replacement, with weights Zipf popularity * exp(affinity)."""
+    n_users, n_items = affinity.shape
     counts = _activity(n_users, n_items, n_ratings, generator)
     popularity = -0.8 * np.log(generator.permutation(n_items) + 3.0)
-    keys = popularity + 0.9 * liking + generator.gumbel(size=liking.shape)  # the largest keys are such a draw
+    keys = popularity + 0.9 * affinity + generator.gumbel(size=affinity.shape)  # the largest keys are such a draw
     ranked = np.argsort(-keys, axis=1)
-    picked = np.arange(n_items) < counts[:, None]
-    return np.repeat(np.arange(n_users), counts), ranked[picked]
+    chosen = np.arange(n_items) < counts[:, None]
+    return np.repeat(np.arange(n_users), counts), ranked[chosen]
 
 
 def _activity(n_users: int, n_items: int, n_ratings: int, generator: np.random.Generator) -> _Integers:
     """Ratings of each user: log-normal, from 12 to half of the catalogue, `n_ratings` in all."""
     low, high = 12, max(n_items // 2, n_ratings // n_users + 1)
-    wishes = generator.lognormal(0, 0.8, n_users)
-    counts: _Integers = np.clip(wishes * n_ratings / wishes.sum(), low, high).astype(np.int64)
+    activity = generator.lognormal(0, 0.8, n_users)
+    counts: _Integers = np.clip(activity * n_ratings / activity.sum(), low, high).astype(np.int64)
     while (missing := n_ratings - int(counts.sum())) != 0:
-        can_change = np.flatnonzero(counts < high if missing > 0 else counts > low)
-        some = generator.permutation(can_change)[: abs(missing)]
+        adjustable = np.flatnonzero(counts < high if missing > 0 else counts > low)
+        some = generator.permutation(adjustable)[: abs(missing)]
         counts[some] += np.sign(missing)
     return counts
 
 
 def _timestamps(user_rows: _Integers, years: _Integers, generator: np.random.Generator) -> _Integers:
-    """Evenings of each user's own years, never before the film is out."""
+    """An evening within the years in which the user is active, not before the release of the film."""
     n_users = int(user_rows.max()) + 1
-    joined = generator.uniform(_FIRST_RATING, _LAST_RATING - _YEAR, n_users)[user_rows]
-    left = np.minimum(joined + generator.exponential(2 * _YEAR, n_users)[user_rows] + 30 * _DAY, _LAST_RATING - _DAY)
+    joined = generator.uniform(_FIRST_RATED_AT, _LAST_RATED_AT - _YEAR, n_users)[user_rows]
+    left = np.minimum(joined + generator.exponential(2 * _YEAR, n_users)[user_rows] + 30 * _DAY, _LAST_RATED_AT - _DAY)
     rated = generator.uniform(joined, left)
     released = (years - 1970) * _YEAR + generator.uniform(0, 300 * _DAY, len(years))
-    rated = np.minimum(np.maximum(rated, released), _LAST_RATING - _DAY)
+    rated = np.minimum(np.maximum(rated, released), _LAST_RATED_AT - _DAY)
     evening = generator.uniform(17, 24, len(years)) * 3600
     seconds: _Integers = (rated // _DAY * _DAY + evening).astype(np.int64)
     return seconds
@@ -212,9 +202,9 @@ def _timestamps(user_rows: _Integers, years: _Integers, generator: np.random.Gen
 
 def _user_ids(n_users: int, generator: np.random.Generator) -> tuple[str, ...]:
     """`lena.meyer`; from the second of that name on `lena.meyer2`."""
-    everybody = [f"{first}.{last}" for first in _FIRST_NAMES for last in _LAST_NAMES]
-    order = generator.permutation(len(everybody)).tolist()
-    rounds = ((everybody[order[n % len(order)]], n // len(order) + 1) for n in range(n_users))
+    names = [f"{first}.{last}" for first in WORDS["first_names"] for last in WORDS["last_names"]]
+    order = generator.permutation(len(names)).tolist()
+    rounds = ((names[order[n % len(order)]], n // len(order) + 1) for n in range(n_users))
     return tuple(name if nth == 1 else f"{name}{nth}" for name, nth in rounds)
 
 

@@ -37,19 +37,21 @@ def test_the_demo_shows_what_one_rating_moves_and_on_its_own_data_goes_on(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert demo(files / "ratings.csv", None, files / "data", 0, exit_after=True) == 0
-    told = capsys.readouterr().out
-    assert "200 titles stored\n3,600 ratings stored" in told
-    assert re.search(r"model version 1 trained in .* hold-out RMSE [01]\.\d{4}", told)
-    assert re.search(r"gave \d+ ratings; liked best", told)
-    assert re.search(r"recommended by model version 1 *\ntitle.*(\n.* \d\.\d\d .*){10}\n", told)
-    assert re.search(r"now rates .* with (0\.5|5)\nthe list \d+ ms later, without any training", told)
-    assert "the service has stopped" in told
-    assert "/docs" not in told  # nobody is sent to a service that is gone
+    output = capsys.readouterr().out
+    assert "200 titles stored\n3,600 ratings stored" in output
+    assert re.search(r"model version 1 trained in .* hold-out RMSE [01]\.\d{4}", output)
+    assert re.search(r"gave \d+ ratings; liked best", output)
+    assert re.search(r"recommended by model version 1 *\ntitle.*(\n.* \d\.\d\d .*){10}\n", output)
+    assert re.search(r"now rates .* with (0\.5|5)\nthe list \d+ ms later, without any training", output)
+    assert "the service has stopped" in output
+    assert "/docs" not in output  # the service is gone
     assert demo(files / "ratings.csv", None, files / "data", 0, exit_after=True) == 0
     assert "model version 2 trained" in capsys.readouterr().out
 
 
-def test_a_missing_file_is_said_before_anything_is_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_is_reported_before_anything_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert demo(tmp_path / "mine.csv", None, tmp_path / "data", 0, exit_after=True) == 1
     assert re.search(r"the demo failed: .*No such file.*mine\.csv", capsys.readouterr().out)
     assert not (tmp_path / "data").exists()
@@ -63,7 +65,7 @@ def test_a_file_without_ratings_ends_the_demo_with_exit_code_1(
     assert re.search(r"the demo failed: .*line 2: .*0.5 to 5", capsys.readouterr().out)
 
 
-def test_a_service_that_cannot_start_is_said_with_the_end_of_its_log(
+def test_a_service_that_cannot_start_is_reported_with_the_end_of_its_log(
     files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PALATE_LOG_LEVEL", "warning")
@@ -73,17 +75,15 @@ def test_a_service_that_cannot_start_is_said_with_the_end_of_its_log(
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_the_service_stays_until_it_is_told_to_stop_and_leaves_nothing_behind(
-    sent: signal.Signals, files: Path
-) -> None:
+def test_the_service_stays_until_it_is_stopped_and_leaves_nothing_behind(sent: signal.Signals, files: Path) -> None:
     command = [sys.executable, "-m", "app.cli", "demo", "--ratings", str(files / "ratings.csv")]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(files)}
     ) as process:
         try:
             assert process.stdout
-            told = "".join(_until(process.stdout, "until Ctrl-C"))
-            url = re.search(r"dashboard +(http://\S+/)", told)
+            output = "".join(_until(process.stdout, "until Ctrl-C"))
+            url = re.search(r"dashboard +(http://\S+/)", output)
             assert url
             assert httpx.get(url[1]).status_code == 200
             process.send_signal(sent)

@@ -1,4 +1,4 @@
-"""How the demo reads files of titles."""
+"""The demo reads files of titles."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def test_titles_are_read_by_the_names_of_movielens_or_by_our_own(tmp_path: Path)
 
 
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"movieId,title\n1,caf\xe9\n"])
-def test_a_file_that_holds_no_titles_is_said(content: bytes, tmp_path: Path) -> None:
+def test_a_file_without_titles_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "movies.csv").write_bytes(content)
     with pytest.raises(StoryFailed, match=r"movies\.csv"):
         _read_items(tmp_path / "movies.csv")

@@ -1,4 +1,4 @@
-"""The sample world: the same every time, a believable catalogue, and tastes that a model finds."""
+"""The sample world: the same every time, a believable catalogue, and preferences that a model recovers."""
 
 import csv
 import hashlib
@@ -81,12 +81,12 @@ def test_the_files_hold_the_world(world: World, tmp_path: Path) -> None:
     assert movies[0]["genres"].split("|") == list(world.items[0].categories)
 
 
-def test_a_smaller_world_can_be_had() -> None:
+def test_a_smaller_world_can_be_made() -> None:
     world = sample_world(n_users=40, n_items=60, n_ratings=800)
     assert (len(world.items), len(world.ratings), len(world.ratings.user_ids)) == (60, 800, 40)
 
 
-def test_training_finds_the_planted_tastes(world: World, tmp_path: Path) -> None:
+def test_training_recovers_the_planted_preferences(world: World, tmp_path: Path) -> None:
     ratings = _arrays(world)
     is_held_out = np.random.default_rng(0).random(len(ratings)) < 0.1
     learned, held_out = ratings.take(~is_held_out), ratings.take(is_held_out)
