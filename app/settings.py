@@ -1,4 +1,4 @@
-"""Everything an operator can set, read once from the environment (prefix `PALATE_`) and frozen."""
+"""The settings of an operator: read once from environment variables (prefix `PALATE_`), then immutable."""
 
 import os
 from collections.abc import Mapping
@@ -22,21 +22,21 @@ from app.engine.losses.base import Loss
 from app.engine.losses.declare import declare
 from app.engine.recipe import Recipe
 
-_DATABASES = {"sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg"}  # with the one driver of each
+_DATABASES = {"sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg"}  # one driver each
 
 
-def _seconds(given: object) -> object:
+def _seconds(value: object) -> object:
     """A bare number from the environment means seconds."""
     try:
-        return timedelta(seconds=float(given)) if isinstance(given, str) else given
+        return timedelta(seconds=float(value)) if isinstance(value, str) else value
     except ValueError:
-        return given  # an ISO 8601 duration, or something that pydantic refuses with a better message
+        return value  # an ISO 8601 duration, or invalid: pydantic has the better message
 
 
 Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
 
 DATABASE_FILE = "palate.db"
-"""SQLite's, in the folder of the data."""
+"""Name of the SQLite file in the data folder."""
 
 
 class _Group(BaseModel):
@@ -44,15 +44,15 @@ class _Group(BaseModel):
 
 
 class RatingScale(_Group):
-    """The scale that every stored rating lies on and every predicted rating is clipped to."""
+    """The scale of stored ratings; predictions are clipped to it."""
 
-    min: float = Field(0.5, allow_inf_nan=False, description="Lowest rating that is accepted.")
-    max: float = Field(5.0, allow_inf_nan=False, description="Highest rating that is accepted.")
+    min: float = Field(0.5, allow_inf_nan=False, description="Lowest rating.")
+    max: float = Field(5.0, allow_inf_nan=False, description="Highest rating.")
     step: float | None = Field(
         None,
         gt=0,
         allow_inf_nan=False,
-        description="Distance of two ratings; unset accepts any value between.",
+        description="Distance between adjacent ratings; if unset, any value in the range is a rating.",
     )
 
     @model_validator(mode="after")
@@ -64,8 +64,8 @@ class RatingScale(_Group):
         return self
 
     def complaint(self, value: float) -> str | None:
-        """Why `value` is not a rating on this scale, or None when it is."""
-        if not self.min <= value <= self.max:  # NaN fails every comparison, so it lands here too
+        """Why `value` is not a rating on this scale, or None if it is."""
+        if not self.min <= value <= self.max:  # true for NaN, which fails every comparison
             return f"must be a number from {self.min:g} to {self.max:g}"
         if self.step is not None and not self._is_on_a_step(value):
             return f"must be {self.min:g} plus a multiple of {self.step:g}"
@@ -78,73 +78,75 @@ class RatingScale(_Group):
 
 
 class RetrainPolicy(_Group):
-    """When the trainer starts a run by itself: a lower and an upper bound, so that bursts are trained once."""
+    """When the trainer starts a run by itself. The minimum interval makes one run of a burst of ratings."""
 
-    is_on: bool = Field(True, description="Whether the trainer starts runs by itself at all.")
-    min_changes: int = Field(100, ge=1, description="Changed ratings that make a retrain worth while.")
+    enabled: bool = Field(True, description="Whether the trainer starts runs by itself.")
+    min_changes: int = Field(100, ge=1, description="Number of changed ratings that triggers a run.")
     min_interval: Duration = Field(
-        timedelta(seconds=30), description="Shortest time between the starts of two such runs."
+        timedelta(seconds=30), description="Minimum time between the starts of two such runs."
     )
     max_interval: Duration = Field(
-        timedelta(hours=1), description="Longest time that any changed rating waits for a retrain."
+        timedelta(hours=1), description="Maximum time that a changed rating waits for a run."
     )
 
 
 class Training(_Group):
-    """How the trainer process works."""
+    """The trainer process, and the defaults of its runs."""
 
-    n_threads: int | None = Field(None, ge=1, description="Threads of the fit; unset uses every processor.")
+    n_threads: int | None = Field(None, ge=1, description="Threads of the fit; if unset, one per processor.")
     lease: Duration = Field(
         timedelta(seconds=10),
         description="Lease of a run: a trainer that sends no heartbeat for this long loses the run to another one.",
     )
-    poll_interval: Duration = Field(timedelta(seconds=0.25), description="How often an idle trainer looks for a run.")
+    poll_interval: Duration = Field(timedelta(seconds=0.25), description="How often an idle trainer polls for a run.")
     heartbeat_file: Path | None = Field(
         None, description="Heartbeat file: the trainer touches it every second, for health checks of containers."
     )
     gate_margin: float = Field(
         0.02,
         ge=0,
-        description="Share by which a new version's hold-out error may exceed the active version's.",
+        description="Fraction by which a new version's hold-out error may exceed the active version's to be published.",
     )
-    warm_from: int = Field(
+    warm_start_min_ratings: int = Field(
         1_000_000,
         ge=1,
-        description="Ratings from which a run goes on from the active version; fewer are learned anew in a second.",
+        description="Number of ratings from which a run starts from the factors of the active version (warm start).",
     )
-    warm_epochs: int = Field(1, ge=1, le=1000, description="Passes of such a warm fit over its ratings.")
-    warm_share: float = Field(
+    warm_start_epochs: int = Field(1, ge=1, le=1000, description="Epochs of a warm-started fit.")
+    warm_start_fraction: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="Share of the unchanged ratings that a warm fit learns; changed ones it learns all.",
+        description="Fraction of the unchanged ratings that a warm-started fit samples; it uses all changed ones.",
     )
-    warm_drift: float = Field(
+    warm_start_max_drift: float = Field(
         0.005,
         ge=0,
-        description="Share by which warm versions may have become worse, all together, before a run begins anew.",
+        description="Fraction by which the error may grow over successive warm starts; beyond it a run starts anew.",
     )
-    posterior_limit: Duration = Field(
+    posterior_time_limit: Duration = Field(
         timedelta(minutes=10),
-        description="Projected time up to which posterior averaging is done where a run's `posterior` is `auto`.",
+        description="With `posterior` = `auto`, a run averages over the posterior if it expects to take no longer.",
     )
-    cold_every: int = Field(10, ge=1, description="Every n-th version is learned anew at the latest; 1: all of them.")
-    loss: str = Field("squared", description="What runs minimise by default: a name or an expression (docs/losses.md).")
-    penalty: str = Field("l2", description="Penalty on the parameters by default: a name or an expression.")
+    cold_start_every: int = Field(
+        10, ge=1, description="At least every n-th version is trained from scratch; 1: every version."
+    )
+    loss: str = Field("squared", description="Default loss: a name or an expression (docs/losses.md).")
+    penalty: str = Field("l2", description="Default penalty on the parameters: a name or an expression.")
     link: Literal["identity", "sigmoid", "exp"] | None = Field(
-        None, description="From score to predicted rating by default; unset is the loss's own."
+        None, description="Default link from score to predicted rating; if unset, the link of the loss."
     )
     loss_parameters: dict[str, float] = Field(
-        {}, description='Numbers that the default loss calls by name, as JSON, e.g. {"delta": 1.5}.'
+        {}, description='Parameters of the default loss as JSON, e.g. {"delta": 1.5}.'
     )
 
 
 class Versions(_Group):
     """Published model versions on disk."""
 
-    keep: int = Field(5, ge=1, description="Versions kept; older ones are pruned after a publish.")
+    keep: int = Field(5, ge=1, description="Number of versions to keep; older ones are pruned after a publication.")
     poll_interval: Duration = Field(
-        timedelta(seconds=0.5), description="How often a process looks for a newly active version."
+        timedelta(seconds=0.5), description="How often a process polls for a newly activated version."
     )
 
 
@@ -152,38 +154,40 @@ class Runs(_Group):
     """The history of training runs and searches."""
 
     keep: int = Field(
-        1_000, ge=1, description="Runs kept, with epochs and trials; older ones are pruned after a publish."
+        1_000,
+        ge=1,
+        description="Number of runs to keep, with their epochs and trials; older ones are pruned after a publication.",
     )
 
 
 class Imports(_Group):
-    """Streaming import of ratings."""
+    """Imports of files."""
 
-    batch_size: int = Field(20_000, ge=1, description="Ratings per committed batch.")
-    max_bad_lines: int = Field(1_000, ge=0, description="Bad lines after which an import stops.")
-    shown_bad_lines: int = Field(20, ge=0, description="Bad lines that the report quotes.")
+    batch_size: int = Field(20_000, ge=1, description="Ratings per transaction.")
+    max_bad_lines: int = Field(1_000, ge=0, description="Number of invalid lines after which an import stops.")
+    reported_bad_lines: int = Field(20, ge=0, description="Number of invalid lines that the report quotes.")
 
 
 class Limits(_Group):
-    """What a single client may ask of a process."""
+    """Limits on requests."""
 
-    body_bytes: int = Field(16 * 2**20, ge=2**10, description="Longest request body; imports may have any length.")
+    max_body_bytes: int = Field(16 * 2**20, ge=2**10, description="Largest request body; imports have no limit.")
     body_timeout: Duration = Field(
         timedelta(seconds=30),
-        description="How long a body may keep the service waiting, and a second more for each KiB that has come.",
+        description="Time to receive a request body, plus a second for each KiB received.",
     )
     rate: str | None = Field(
-        None, description="Requests of one key, or of one address without one, e.g. `100/second`; unset: no limit."
+        None, description="Rate limit per API key, or per address without a key, e.g. `100/second`; if unset, no limit."
     )
     rate_store: str = Field(
         "memory://",
-        description="Where they are counted: each process for itself, or a redis:// URL (`palate[redis]`) for all.",
+        description="Where requests are counted: in each process, or jointly at a redis:// URL (`palate[redis]`).",
     )
 
     @model_validator(mode="after")
     def _has_a_rate(self) -> Self:
         if self.rate is not None:
-            import limits  # only where there is one: `palate --help` answers at once
+            import limits  # here, so that `palate --help` is quick
 
             try:
                 limits.parse(self.rate)
@@ -192,18 +196,18 @@ class Limits(_Group):
         if not self.rate_store.startswith(("memory://", "redis://", "rediss://")):
             raise ValueError("limits rate_store must be memory:// or a redis:// URL")
         if self.rate_store.startswith("redis") and find_spec("redis") is None:
-            raise ValueError("limits rate_store: Redis needs a package more, pip install palate[redis]")
+            raise ValueError("limits rate_store: Redis needs another package: pip install palate[redis]")
         return self
 
 
 class _NamedFiles(EnvSettingsSource):
-    """Settings from files, for secrets: PALATE_X_FILE names the file that holds PALATE_X, where X is in no group."""
+    """Settings from files, for secrets: PALATE_X_FILE names a file that holds PALATE_X, if X is in no group."""
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
-        named = {name.lower(): path for name, path in os.environ.items()}
+        variables = {name.lower(): value for name, value in os.environ.items()}
         return {
             name.removesuffix("_file"): _read_setting(name, path)
-            for name, path in named.items()
+            for name, path in variables.items()
             if name.startswith(str(self.env_prefix).lower()) and name.endswith("_file") and path
         }
 
@@ -232,105 +236,109 @@ class Settings(BaseSettings):
     )
     database_url: str | None = Field(
         None,
-        description="SQLAlchemy URL, e.g. postgresql://user:password@host/name; unset uses SQLite in data_dir.",
+        description="SQLAlchemy URL, e.g. postgresql://user:password@host/name; if unset, SQLite in data_dir.",
     )
     database_statement_timeout: Duration = Field(
         timedelta(seconds=30),
-        description="Longest that a statement of a request may take on a PostgreSQL server; then it answers 503.",
+        description="Statement timeout of requests on PostgreSQL; a request that exceeds it is answered with 503.",
     )
     database_password: str | None = Field(
-        None, repr=False, description="Password for the URL's user, where it shall not stand in the URL itself."
+        None, repr=False, description="Password for the user of the URL, if the URL does not contain it."
     )
     kernel_cache_dir: Path | None = Field(
-        None, description="Folder of compiled kernels, kept between starts; unset uses `kernels` in data_dir."
+        None, description="Folder that caches compiled kernels between starts; if unset, `kernels` in data_dir."
     )
     sqlite_synchronous: Literal["full", "normal"] = Field(
         "full",
-        description="`full`: an acknowledged rating survives a power cut; `normal`: faster, survives a killed process",
+        description="`full`: acknowledged ratings survive a power failure; `normal`: only a crash, but faster.",
     )
     trainer: Literal["embedded", "external"] = Field(
         "embedded",
-        description="`embedded`: the service starts the trainer process itself; `external`: run `palate worker`.",
+        description="`embedded`: the service starts a trainer process; `external`: run `palate worker`.",
     )
     auth: Literal["keys", "off"] = Field(
         "keys",
-        description="`keys`: requests need an API key; before the first is made, only this machine is answered. "
-        "`off`: everybody who can connect is.",
+        description="`keys`: requests need an API key; until the first is created, only local requests are answered. "
+        "`off`: all requests are answered (docs/security.md).",
     )
     user_cache_size: int = Field(
         1_000,
         ge=0,
         description="Users whose vectors and lists each process caches until they change; 0: none.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
-    log_format: Literal["text", "json"] = Field("text", description="`json`: one object a line, for machines.")
-    log_requests: bool = Field(False, description="Log every request; `palate serve --access-log` turns it on too.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Minimum level of logged messages."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Log lines as plain text, or as one JSON object each."
+    )
+    log_requests: bool = Field(False, description="Log every request, as `palate serve --access-log` does.")
     rating: RatingScale = Field(RatingScale(), description="The rating scale.")
-    retrain: RetrainPolicy = Field(RetrainPolicy(), description="When a retrain starts by itself.")
+    retrain: RetrainPolicy = Field(RetrainPolicy(), description="When the trainer starts a run by itself.")
     training: Training = Field(Training(), description="The trainer process.")
     versions: Versions = Field(Versions(), description="Published model versions.")
     runs: Runs = Field(Runs(), description="History of runs.")
-    imports: Imports = Field(Imports(), description="Streaming import.")
+    imports: Imports = Field(Imports(), description="Imports of files.")
     limits: Limits = Field(Limits(), description="Limits on requests.")
     hyperparameters: dict[str, Any] = Field(
-        {}, description='Defaults of every run as JSON, e.g. {"n_factors": 32}; a run may override them.'
+        {}, description='Default hyperparameters of runs as JSON, e.g. {"n_factors": 32}.'
     )
 
     @classmethod
     def settings_customise_sources(  # type: ignore[override]  # the sources always come by name
         cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then variables, then files that variables name: PALATE_DATABASE_PASSWORD_FILE=/run/secrets/x."""
+        """Arguments, then environment variables, then files: PALATE_DATABASE_PASSWORD_FILE=/run/secrets/x."""
         return sources["init_settings"], sources["env_settings"], _NamedFiles(settings_cls)
 
     @field_validator("database_url")
     @classmethod
-    def _is_understood(cls, given: str | None) -> str | None:
-        """An empty variable is as good as none."""
-        from sqlalchemy import make_url  # only where there is one: `palate --help` answers at once
+    def _is_a_known_database(cls, url: str | None) -> str | None:
+        """An empty variable counts as unset."""
+        from sqlalchemy import make_url  # here, so that `palate --help` is quick
         from sqlalchemy.exc import ArgumentError
 
         try:
-            kind = make_url(given).drivername if given else "sqlite"
+            kind = make_url(url).drivername if url else "sqlite"
         except (ArgumentError, ValueError):
-            raise ValueError("is not the URL of a database; postgresql://user:password@host/name is one") from None
+            raise ValueError("is not a database URL such as postgresql://user:password@host/name") from None
         if kind not in _DATABASES:
             raise ValueError(f"must begin with postgresql:// or sqlite:///, not {kind}://")
-        return given
+        return url
 
     @field_validator("hyperparameters")
     @classmethod
-    def _are_hyperparameters(cls, given: dict[str, Any]) -> dict[str, Any]:
-        Hyperparameters.from_dict(given)
-        return given
+    def _are_hyperparameters(cls, values: dict[str, Any]) -> dict[str, Any]:
+        Hyperparameters.from_dict(values)
+        return values
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:
-        """Declared here, so that a loss that cannot be stops the start."""
+        """Declare the loss now, so that an invalid one aborts start-up."""
         assert self.loss
         return self
 
     @cached_property
     def loss(self) -> Loss:
-        """What runs minimise unless they are told otherwise."""
-        chosen = self.training
+        """The default loss of runs."""
+        defaults = self.training
         return declare(
-            chosen.loss,
-            penalty=chosen.penalty,
-            link=chosen.link,
-            parameters=chosen.loss_parameters,
+            defaults.loss,
+            penalty=defaults.penalty,
+            link=defaults.link,
+            parameters=defaults.loss_parameters,
             rating_range=(self.rating.min, self.rating.max),
         )
 
     @property
     def recipe(self) -> Recipe:
-        """How runs fit, and what they minimise, unless they are told otherwise."""
+        """The default hyperparameters and loss of runs."""
         return Recipe(Hyperparameters.from_dict(self.hyperparameters), self.loss, (self.rating.min, self.rating.max))
 
     @cached_property
     def sqlalchemy_url(self) -> str:
-        """The database that is really used."""
-        from sqlalchemy import make_url  # only where there is one
+        """The URL of the database in use, with its password."""
+        from sqlalchemy import make_url  # here, so that `palate --help` is quick
 
         if not self.database_url:
             return f"sqlite:///{(self.data_dir / DATABASE_FILE).absolute()}"
@@ -352,17 +360,17 @@ class Settings(BaseSettings):
 
 
 class UnusableSettings(Exception):
-    """The environment says something that makes no sense: a line for each variable."""
+    """Environment variables are invalid; the message has a line for each."""
 
 
 def read_settings() -> Settings:
-    """The settings of the environment, or UnusableSettings in words for whoever starts the process."""
+    """The settings of the environment; raises UnusableSettings with a message for the operator."""
     try:
         return Settings()
     except ValidationError as invalid:
-        told = (f"PALATE_{_variable(each['loc'])}: {each['msg']}" for each in invalid.errors())
-        raise UnusableSettings("\n".join(line.replace(": Value error, ", ": ") for line in told)) from invalid
-    except SettingsError as unreadable:  # JSON was expected
+        lines = (f"PALATE_{_variable(each['loc'])}: {each['msg']}" for each in invalid.errors())
+        raise UnusableSettings("\n".join(line.replace(": Value error, ", ": ") for line in lines)) from invalid
+    except SettingsError as unreadable:  # invalid JSON
         raise UnusableSettings(f"{unreadable}: {unreadable.__cause__}") from unreadable
 
 

@@ -42,7 +42,7 @@ def _measure(ratings: Path) -> tuple[float, float, float]:
         subprocess.run(command, env={**os.environ, "PALATE_DATA_DIR": folder}, check=True, stdout=subprocess.DEVNULL)
         imported = time.perf_counter() - started
         with (
-            running_service(Path(folder), environment={"PALATE_RETRAIN_IS_ON": "false"}) as service,
+            running_service(Path(folder), environment={"PALATE_RETRAIN_ENABLED": "false"}) as service,
             httpx.Client(base_url=service.url, timeout=300) as client,
         ):
             trained = train(client)

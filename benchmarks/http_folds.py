@@ -56,7 +56,7 @@ def _measure(
 ) -> tuple[float, float, float, float]:
     known = [row for row, its in zip(rows, folds, strict=True) if its != fold]
     test = [row for row, its in zip(rows, folds, strict=True) if its == fold]
-    environment = {"PALATE_RETRAIN_IS_ON": "false", "PALATE_TRAINING_N_THREADS": str(n_threads)}
+    environment = {"PALATE_RETRAIN_ENABLED": "false", "PALATE_TRAINING_N_THREADS": str(n_threads)}
     with (
         tempfile.TemporaryDirectory() as folder,
         running_service(Path(folder), environment=environment) as service,

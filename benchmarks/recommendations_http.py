@@ -61,7 +61,7 @@ def main() -> None:
             fill(data_dir, arguments.folder)
         user = user_with(arguments.folder / "ratings.csv", WANTED_RATINGS)
         path = f"/v1/users/{user}/recommendations?n=10"
-        never = {"PALATE_RETRAIN_IS_ON": "false"}
+        never = {"PALATE_RETRAIN_ENABLED": "false"}
         kept = stack.enter_context(running_service(data_dir, environment=never)).url
         read_environment = {**never, "PALATE_USER_CACHE_SIZE": "0", "PALATE_TRAINER": "external"}
         read = stack.enter_context(running_service(data_dir, environment=read_environment)).url
@@ -86,7 +86,7 @@ def fill(data_dir: Path, folder: Path) -> None:
         command = [sys.executable, "-m", "app.cli", what, str(folder / name)]
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     with (
-        running_service(data_dir, environment={"PALATE_RETRAIN_IS_ON": "false"}) as service,
+        running_service(data_dir, environment={"PALATE_RETRAIN_ENABLED": "false"}) as service,
         httpx.Client(base_url=service.url, timeout=300) as client,
     ):
         train(client)

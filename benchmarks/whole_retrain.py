@@ -86,7 +86,7 @@ def run(name: str, settings: Settings) -> None:
     cold = report("cold, nothing stored", settings)
     change(database, n_users, n_items, n)
     warm = report("after 1 % changes", settings)
-    anew = settings.model_copy(update={"training": settings.training.model_copy(update={"cold_every": 1})})
+    anew = settings.model_copy(update={"training": settings.training.model_copy(update={"cold_start_every": 1})})
     again = report("the same ratings, cold", anew)
     seconds = [sum(one["seconds"].get(phase, 0.0) for phase in FITTING) for one in (cold, warm, again)]
     error = warm["holdout_rmse"] / again["holdout_rmse"] - 1

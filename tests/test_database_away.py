@@ -204,7 +204,7 @@ def test_a_database_that_is_away_for_20_seconds_under_load_costs_no_acknowledged
     environment = {
         "PALATE_DATABASE_URL": postgres.url,
         "PALATE_KERNEL_CACHE_DIR": str(KERNELS),
-        "PALATE_RETRAIN_IS_ON": "false",
+        "PALATE_RETRAIN_ENABLED": "false",
     }
     with running_service(trained.data_dir, environment=environment) as service:
         with Load(service.url) as load:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from pydantic import BaseModel
@@ -15,17 +16,22 @@ from tests.conftest import REPOSITORY
 DOCS = REPOSITORY / "docs"
 
 
-def variables(model: type[BaseModel], prefix: str = "PALATE_") -> Iterator[str]:
+def setting_rows(model: type[BaseModel], prefix: str = "PALATE_") -> Iterator[tuple[str, str, str]]:
+    """Variable, default and description of each setting."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from variables(field.annotation, f"{prefix}{name.upper()}_")
+            yield from setting_rows(field.annotation, f"{prefix}{name.upper()}_")
         else:
-            yield f"{prefix}{name.upper()}"
+            default = f"{field.default.total_seconds():g} s" if isinstance(field.default, timedelta) else field.default
+            description = re.sub(r"docs/(\w+)\.md", r"[\1](\1.md)", field.description or "")
+            yield f"{prefix}{name.upper()}", "unset" if default is None else str(default), description
 
 
-def test_every_setting_is_documented_and_nothing_else_is() -> None:
-    documented = re.findall(r"^\| `(PALATE_\w+)` \|", (DOCS / "settings.md").read_text(), re.MULTILINE)
-    assert sorted(documented) == sorted(variables(Settings))
+def test_every_setting_is_documented_as_in_the_code_and_nothing_else_is() -> None:
+    documented = re.findall(
+        r"^\| `(PALATE_\w+)` \| (.*?) \| (.*) \|$", (DOCS / "settings.md").read_text(), re.MULTILINE
+    )
+    assert documented == list(setting_rows(Settings))
 
 
 def test_every_route_is_documented_and_nothing_else_is() -> None:

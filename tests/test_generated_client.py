@@ -21,7 +21,7 @@ ITEMS = [f"item-{number}" for number in range(15)]
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    environment = {"PALATE_KERNEL_CACHE_DIR": str(KERNELS), "PALATE_RETRAIN_IS_ON": "false"}
+    environment = {"PALATE_KERNEL_CACHE_DIR": str(KERNELS), "PALATE_RETRAIN_ENABLED": "false"}
     with running_service(tmp_path_factory.mktemp("service"), environment=environment) as service:
         yield service
 

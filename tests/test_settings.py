@@ -32,14 +32,14 @@ def test_variables_reach_the_settings_they_name(monkeypatch: pytest.MonkeyPatch)
         ("PALATE_AUTH", "loopback", "'keys' or 'off'"),
         ("PALATE_LIMITS_RATE", "fast", "must be like 100/second"),
         ("PALATE_LIMITS_RATE_STORE", "https://localhost", "must be memory:// or a redis:// URL"),
-        ("PALATE_DATABASE_URL", "nonsense", "is not the URL of a database"),
+        ("PALATE_DATABASE_URL", "nonsense", "is not a database URL"),
         ("PALATE_DATABASE_URL", "mysql://somebody@localhost/name", "must begin with postgresql:// or sqlite:///"),
         ("PALATE_DATABASE_URL", "postgres://somebody@localhost/name", "must begin with postgresql:// or sqlite:///"),
         ("PALATE_DATABASE_URL", "postgresql+psycopg2://localhost/name", "must begin with postgresql:// or sqlite:///"),
-        ("PALATE_DATABASE_URL", "postgresql://localhost:port/name", "is not the URL of a database"),
+        ("PALATE_DATABASE_URL", "postgresql://localhost:port/name", "is not a database URL"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_at_start_up(
+def test_invalid_settings_abort_start_up(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, complaint: str
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -47,7 +47,7 @@ def test_settings_that_make_no_sense_are_refused_at_start_up(
         Settings()
 
 
-def test_a_refused_database_url_does_not_give_its_password_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_database_url_does_not_reveal_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PALATE_DATABASE_URL", "mysql://somebody:secret@localhost/name")
     with pytest.raises(ValidationError) as refused:
         Settings()
@@ -55,7 +55,7 @@ def test_a_refused_database_url_does_not_give_its_password_away(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("url", ["", "sqlite:////somewhere/else.db", "postgresql+psycopg://somebody@localhost/name"])
-def test_urls_of_the_databases_that_are_understood_are_accepted(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_urls_of_supported_databases_are_accepted(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("PALATE_DATABASE_URL", url)
     assert Settings().database_url == url
 
@@ -66,16 +66,16 @@ def test_settings_cannot_be_changed_after_start_up() -> None:
 
 
 @pytest.mark.parametrize("value", [0.4, 5.5, float("nan"), float("inf"), 3.25])
-def test_a_rating_off_the_scale_or_between_the_steps_is_complained_about(value: float) -> None:
+def test_a_rating_off_the_scale_or_between_the_steps_is_refused(value: float) -> None:
     assert RatingScale(min=0.5, max=5, step=0.5).complaint(value)
 
 
 @pytest.mark.parametrize("value", [0.5, 3.0, 5.0])
-def test_a_rating_on_the_scale_is_not_complained_about(value: float) -> None:
+def test_a_rating_on_the_scale_is_accepted(value: float) -> None:
     assert RatingScale(min=0.5, max=5, step=0.5).complaint(value) is None
 
 
-def test_decimal_steps_forgive_the_rounding_of_binary_numbers() -> None:
+def test_decimal_steps_tolerate_binary_rounding() -> None:
     assert RatingScale(min=0, max=1, step=0.1).complaint(0.1 + 0.2) is None
 
 
@@ -87,7 +87,7 @@ def test_the_default_loss_is_declared_by_its_settings(monkeypatch: pytest.Monkey
     assert (loss.name, loss.parameters, loss.penalty) == ("huber", (("delta", 1.5),), "0")
 
 
-def test_a_default_loss_that_cannot_be_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_default_loss_aborts_start_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PALATE_TRAINING_LOSS", "(r - r_hat)**2 + sin(r)")
     with pytest.raises(UnusableSettings, match="the function sin is not known at character 18"):
         read_settings()
@@ -104,7 +104,7 @@ def test_a_setting_can_come_from_a_file_and_a_password_goes_into_the_url(
     assert "p@ss" not in repr(settings)
 
 
-def test_a_variable_wins_over_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_variable_takes_precedence_over_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "level").write_text("debug")
     monkeypatch.setenv("PALATE_LOG_LEVEL_FILE", str(tmp_path / "level"))
     assert Settings().log_level == "debug"
@@ -112,7 +112,7 @@ def test_a_variable_wins_over_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert Settings().log_level == "warning"
 
 
-def test_a_file_that_cannot_be_read_stops_the_start_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_aborts_start_up_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PALATE_DATABASE_PASSWORD_FILE", "/nowhere/password")
     with pytest.raises(UnusableSettings, match=r"PALATE_DATABASE_PASSWORD_FILE cannot be read: .*/nowhere/password"):
         read_settings()

@@ -33,7 +33,7 @@ Start = Callable[[Settings], "subprocess.Popen[bytes]"]
 @pytest.fixture
 def quick_lease(settings: Settings) -> Settings:
     return settings.model_copy(
-        update={"training": Training(lease=1, poll_interval=0.05), "retrain": RetrainPolicy(is_on=False)}
+        update={"training": Training(lease=1, poll_interval=0.05), "retrain": RetrainPolicy(enabled=False)}
     )
 
 

@@ -19,7 +19,7 @@ from app.demo.service_process import ServiceDidNotStart, running_service
 
 # The demo starts its own training runs, and never uses a database that is configured for something else.
 _ENVIRONMENT = {
-    "PALATE_RETRAIN_IS_ON": "false",
+    "PALATE_RETRAIN_ENABLED": "false",
     "PALATE_TRAINER": "embedded",
     "PALATE_DATABASE_URL": "",
     "PALATE_LOG_LEVEL": "warning",

@@ -32,7 +32,7 @@ class BodyLimits:
 
     def __init__(self, app: ASGIApp, limits: Limits, any_length: Collection[str]) -> None:
         self._app = app
-        self._max_bytes = limits.body_bytes
+        self._max_bytes = limits.max_body_bytes
         self._patience = limits.body_timeout.total_seconds()
         self._any_length = any_length
 
@@ -117,7 +117,7 @@ def _told_length(scope: Scope) -> int:
 
 
 def _too_long(max_bytes: int) -> str:
-    return f"the body is longer than {max_bytes} bytes (PALATE_LIMITS_BODY_BYTES): send it in parts"
+    return f"the body is longer than {max_bytes} bytes (PALATE_LIMITS_MAX_BODY_BYTES): send it in parts"
 
 
 def declare_limits(app: FastAPI, any_length: Collection[str]) -> None:

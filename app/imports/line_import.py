@@ -145,7 +145,7 @@ class LineImport(Generic[Row]):
 
     def _reject(self, number: int, text: str, reason: str) -> None:
         self._report.bad += 1
-        if len(self._report.bad_lines) < self._limits.shown_bad_lines:
+        if len(self._report.bad_lines) < self._limits.reported_bad_lines:
             self._report.bad_lines.append(BadLineOut(line=number, reason=reason, text=text[:_QUOTED_CHARACTERS]))
         if self._report.bad > self._limits.max_bad_lines:
             self._report.stopped_because = (

@@ -70,7 +70,7 @@ def activate_model(database: DatabaseDep, versions_dir: VersionsDir, version: Ve
     """Let this version answer, an older one to roll back; every process follows within two seconds.
 
     Its files are checked first: a damaged version is refused, and what answers stays as it is. It answers until a later
-    run publishes a version: to hold it, start the trainer with `PALATE_RETRAIN_IS_ON=false` and ask for no runs.
+    run publishes a version: to hold it, start the trainer with `PALATE_RETRAIN_ENABLED=false` and ask for no runs.
     """
     return ModelDetail.of(versions.activate(database, versions_dir, version))
 

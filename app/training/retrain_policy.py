@@ -45,7 +45,7 @@ def is_due(policy: RetrainPolicy, state: RetrainState, now: datetime) -> bool:
     At least min_interval after the last start. After n failures in a row, at least min_interval * 2^n after it, up to
     max_interval.
     """
-    if not policy.is_on or (state.n_changes == 0 and not state.is_active_damaged):
+    if not policy.enabled or (state.n_changes == 0 and not state.is_active_damaged):
         return False
     if state.last_started_at is not None and now - state.last_started_at < _pause(policy, state.n_failures):
         return False
@@ -86,7 +86,7 @@ class RetrainMonitor:
 
     def is_due(self, connection: Connection, now: datetime) -> bool:
         """Whether to queue a run now; never while a training is queued or running. A search does not count."""
-        if not self._policy.is_on or _is_training_open(connection):
+        if not self._policy.enabled or _is_training_open(connection):
             return False
         return is_due(self._policy, self._state(connection, now), now)
 

@@ -133,7 +133,7 @@ class _Run:
             widened.ratings,
             is_squared=self.trainer().loss.is_squared,
             n_threads=self.settings.training.n_threads,
-            limit=self.settings.training.posterior_limit,
+            limit=self.settings.training.posterior_time_limit,
             is_cancelled=self.lease.must_stop,
             on_epoch=self.lease.report,
         )
@@ -349,7 +349,7 @@ def _refuse_drift(run: _Run, plan: WarmPlan) -> None:
         return
     drift = plan.drift(gate["rmse"], gate["active_rmse"])
     run.metrics["start"]["drift"] = round(drift, 6)
-    if drift > 1.0 + run.settings.training.warm_drift:
+    if drift > 1.0 + run.settings.training.warm_start_max_drift:
         raise Drifted(f"{plan.n_in_a_row} warm versions in a row are worse by {drift - 1.0:.2%}, all together")
 
 
@@ -473,7 +473,7 @@ def _kept_for_later(
     """What a later run is measured against, and both fits that it may go on from where it would."""
     if examined is None:
         return {}
-    if len(snapshot.ratings) < run.settings.training.warm_from:
+    if len(snapshot.ratings) < run.settings.training.warm_start_min_ratings:
         return {"examiner": _item_side(examined.model)}  # nothing will go on from it
     if examined.average is None:
         return {"examiner": examined.model}

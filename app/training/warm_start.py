@@ -101,8 +101,8 @@ def plan_warm_run(
     _refuse_by_size(snapshot, settings)
     before = active.manifest.get("start", {})
     n_in_a_row = int(before.get("n_warm_in_a_row", 0)) + 1
-    if n_in_a_row >= settings.cold_every:
-        raise BeginAnew(f"every version number {settings.cold_every} in a row is learned anew")
+    if n_in_a_row >= settings.cold_start_every:
+        raise BeginAnew(f"every version number {settings.cold_start_every} in a row is learned anew")
     folder = versions_dir / active.folder
     try:
         examiner = artifacts.load_examiner(folder, active.manifest)
@@ -129,12 +129,12 @@ def plan_warm_run(
         version=active.version,
         n_in_a_row=n_in_a_row,
         drift_before=float(before.get("drift", 1.0)),
-        hyperparameters=warm_hyperparameters(chosen, settings.warm_epochs),
+        hyperparameters=warm_hyperparameters(chosen, settings.warm_start_epochs),
         published=published,
         examiner=examined,
         user_rows=user_rows,
         item_rows=item_rows,
-        share=settings.warm_share,
+        share=settings.warm_start_fraction,
         changed=changed,
         averages=averages,
     )
@@ -150,7 +150,7 @@ def _refuse_what_is_not_alike(manifest: dict[str, Any], chosen: Hyperparameters,
 
 def _refuse_by_size(snapshot: TrainingSnapshot, settings: Training) -> None:
     n_ratings, n_changed = len(snapshot.ratings), 0 if snapshot.changed is None else snapshot.changed.size
-    if n_ratings < settings.warm_from:
+    if n_ratings < settings.warm_start_min_ratings:
         raise BeginAnew(f"{n_ratings} ratings are learned anew in no time")
     if not n_changed:
         raise BeginAnew("no rating is newer than the active version")

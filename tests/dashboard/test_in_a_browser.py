@@ -20,7 +20,7 @@ from tests.conftest import KERNELS, skip_or_fail
 from tests.dashboard.browser import Tab, browser_path, browser_tab
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"> & <b>bold</b>"
-ENVIRONMENT = {"PALATE_KERNEL_CACHE_DIR": str(KERNELS), "PALATE_RETRAIN_IS_ON": "false"}
+ENVIRONMENT = {"PALATE_KERNEL_CACHE_DIR": str(KERNELS), "PALATE_RETRAIN_ENABLED": "false"}
 ROWS = "document.querySelectorAll('#recommendations li').length"
 
 

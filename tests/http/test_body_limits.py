@@ -28,7 +28,7 @@ RATING = b'{"user_id": "ann", "item_id": "dune", "value": 4}'
 
 @pytest.fixture
 def limited(sqlite_settings: Settings) -> Settings:
-    limits = Limits(body_bytes=2048, body_timeout=timedelta(seconds=0.3))
+    limits = Limits(max_body_bytes=2048, body_timeout=timedelta(seconds=0.3))
     return sqlite_settings.model_copy(update={"limits": limits})
 
 
@@ -133,7 +133,7 @@ def service(tmp_path: Path) -> Iterator[RunningService]:
     environment = {
         "PALATE_KERNEL_CACHE_DIR": str(KERNELS),
         "PALATE_TRAINER": "external",
-        "PALATE_LIMITS_BODY_BYTES": "2048",
+        "PALATE_LIMITS_MAX_BODY_BYTES": "2048",
         "PALATE_LIMITS_BODY_TIMEOUT": "1",
     }
     with running_service(tmp_path, environment=environment) as service:

@@ -294,7 +294,7 @@ def test_after_too_many_bad_lines_an_import_stops_and_says_what_was_committed(
     database: Database, settings: Settings
 ) -> None:
     lines = [f"u{n},dune,{4 if n % 2 else 'bad'}" for n in range(100)]
-    few = limited(settings, batch_size=3, max_bad_lines=5, shown_bad_lines=2)
+    few = limited(settings, batch_size=3, max_bad_lines=5, reported_bad_lines=2)
     report = import_text(database, few, "\n".join(["user,item,rating", *lines]))
     assert report.stopped_because == "more than 5 bad lines; every good line before line 12 is saved"
     assert (report.created, report.bad, len(report.bad_lines)) == (5, 6, 2)

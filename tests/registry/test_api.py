@@ -71,4 +71,4 @@ def test_the_document_says_how_long_a_rollback_lasts(sqlite_client: httpx.Client
     paths = sqlite_client.get("/openapi.json").json()["paths"]
     told = paths["/v1/models/{version}/activate"]["post"]["description"]
     assert "until a later run publishes" in told.replace("\n", " ")
-    assert "PALATE_RETRAIN_IS_ON=false" in told
+    assert "PALATE_RETRAIN_ENABLED=false" in told

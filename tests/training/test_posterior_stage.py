@@ -100,7 +100,7 @@ def test_progress_counts_the_sweeps_where_a_run_averages(database: Database, set
 
 def test_small_versions_keep_no_starts_and_large_ones_both(database: Database, settings: Settings) -> None:
     fill(database)
-    large = settings.model_copy(update={"training": Training(warm_from=1)})
+    large = settings.model_copy(update={"training": Training(warm_start_min_ratings=1)})
     for chosen, is_kept in ((settings, False), (large, True)):
         train(database, chosen, AVERAGED)
         with database.read() as connection:
@@ -118,7 +118,7 @@ def test_small_versions_keep_no_starts_and_large_ones_both(database: Database, s
 
 
 def test_a_warm_run_goes_on_from_the_starts(database: Database, settings: Settings) -> None:
-    warm = settings.model_copy(update={"training": Training(warm_from=1, warm_drift=0.5)})
+    warm = settings.model_copy(update={"training": Training(warm_start_min_ratings=1, warm_start_max_drift=0.5)})
     given = ratings_of(100, 60)
     fill(database, given[:-40])
     first = train(database, warm, AVERAGED)
@@ -193,7 +193,7 @@ def test_without_averaging_items_that_nobody_rated_have_no_row(database: Databas
 
 def test_a_warm_run_knows_no_more_of_an_item_than_its_ratings(database: Database, settings: Settings) -> None:
     """An unrated item has a row in the version; rated at last, it is as new as one that was not there."""
-    warm = settings.model_copy(update={"training": Training(warm_from=1, warm_drift=0.5)})
+    warm = settings.model_copy(update={"training": Training(warm_start_min_ratings=1, warm_start_max_drift=0.5)})
     _described_world(database)
     first = train(database, warm, AVERAGED)
     fill(database, [NewRating(f"user-{number}", "new-b", 4.5) for number in range(40)])

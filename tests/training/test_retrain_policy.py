@@ -48,7 +48,7 @@ def test_a_run_is_due(state: RetrainState, due: bool) -> None:
 
 
 def test_a_policy_that_is_off_never_asks() -> None:
-    assert not is_due(RetrainPolicy(is_on=False, min_changes=1), RetrainState(500, ago(9999), None, 0), NOW)
+    assert not is_due(RetrainPolicy(enabled=False, min_changes=1), RetrainState(500, ago(9999), None, 0), NOW)
 
 
 @pytest.fixture(autouse=True)

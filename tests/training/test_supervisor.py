@@ -16,7 +16,7 @@ from tests.training.world import ENDLESS, enqueue, epochs_of, fill, ratings_of, 
 @pytest.fixture
 def settings(sqlite_settings: Settings) -> Settings:
     return sqlite_settings.model_copy(
-        update={"training": Training(lease=1, poll_interval=0.05), "retrain": RetrainPolicy(is_on=False)}
+        update={"training": Training(lease=1, poll_interval=0.05), "retrain": RetrainPolicy(enabled=False)}
     )
 
 

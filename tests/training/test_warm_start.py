@@ -29,7 +29,9 @@ def _some(n: int, user: str = "user") -> list[NewRating]:
 @pytest.fixture
 def warm(settings: Settings) -> Settings:
     """Settings under which even a small world is worth a warm start."""
-    return settings.model_copy(update={"training": Training(warm_from=1, warm_drift=0.5, cold_every=4)})
+    return settings.model_copy(
+        update={"training": Training(warm_start_min_ratings=1, warm_start_max_drift=0.5, cold_start_every=4)}
+    )
 
 
 def _start_of(database: Database) -> dict[str, Any]:
@@ -159,7 +161,9 @@ def test_a_warm_fit_that_makes_it_worse_is_done_again_anew_in_the_same_run(
     fill(database, FEW)
     train(database, warm, CHOSEN)
     fill(database, _some(5))
-    strict = warm.model_copy(update={"training": Training(warm_from=1, warm_drift=0.0, gate_margin=9.0)})
+    strict = warm.model_copy(
+        update={"training": Training(warm_start_min_ratings=1, warm_start_max_drift=0.0, gate_margin=9.0)}
+    )
     monkeypatch.setattr(warm_start, "STEP_SHARE", 8.0)
     run = train(database, strict, CHOSEN)
     assert run.status == "succeeded"

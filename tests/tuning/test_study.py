@@ -140,7 +140,7 @@ def test_a_killed_search_goes_on_with_the_trials_that_it_would_have_done(
 ) -> None:
     fill(database)
     training = settings.training.model_copy(update={"lease": timedelta(seconds=1)})
-    short = settings.model_copy(update={"training": training, "retrain": RetrainPolicy(is_on=False)})
+    short = settings.model_copy(update={"training": training, "retrain": RetrainPolicy(enabled=False)})
     asked = wanted(strategy=strategy, n_trials=40, seed=3)
     row = ask(database, asked)
     first = start_worker(short)
