@@ -3,8 +3,8 @@
     .venv/bin/python -m benchmarks.machine_code [32 64 128]
 
 The loop makes two steps of all users of a bundle: so many ratings a pass. A rating should take 3 k / 16 multiply-adds,
-less the one multiplication that starts its sum: k / 16 to look at it, k / 16 to pull the user's vector, whose result
-stays in a register, and k / 16 to pull the item's, whose result goes to memory; and k / 32 multiplications for the
+less the one multiplication that starts its sum: k / 16 to predict it, k / 16 to update the user's vector, whose result
+stays in a register, and k / 16 to update the item's, whose result goes to memory; and k / 32 multiplications for the
 item's penalty, paid at every second step. All of them are 512 bits wide (zmm) where the processor has AVX-512; on AVX2
 there are twice as many of 256 bits (ymm). The few narrow ones (xmm) are biases, slopes and squares.
 """

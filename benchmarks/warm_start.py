@@ -84,8 +84,8 @@ def warm_fit(
     share: float,
     holdout: Ratings,
 ) -> Fit:
-    lesson = sample(ratings, is_new, share, [0], trainer.n_threads)
-    start = carry_over(model, ratings, *rows, lesson, trainer.n_threads)
+    ratings_to_learn = sample(ratings, is_new, share, [0], trainer.n_threads)
+    start = carry_over(model, ratings, *rows, ratings_to_learn, trainer.n_threads)
     return trainer.fit(ratings, warm_hyperparameters(CHOSEN, n_epochs=1), holdout=holdout, start=start)
 
 

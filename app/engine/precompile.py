@@ -29,7 +29,7 @@ TRAINING_KERNELS = (
     "app.engine.sgd.epoch_kernels",
     "app.engine.sgd.grid_kernels",
     "app.engine.sgd.sampling_kernels",
-    "app.engine.sgd.user_prior_kernels",
+    "app.engine.sgd.user_prior",
 )
 
 

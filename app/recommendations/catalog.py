@@ -66,7 +66,7 @@ class CatalogView:
 
     def _filtered(self, item_filter: ItemFilter, item_counts: Counts) -> RowSet:
         n_rows = self.is_hidden.size
-        row_set = self.visible or RowSet.everything(n_rows)
+        row_set = self.visible or RowSet.full(n_rows)
         if item_filter.any_of:
             row_set &= RowSet.of(self.rows_in(item_filter.any_of), n_rows)
         for name in item_filter.all_of:

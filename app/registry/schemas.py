@@ -50,7 +50,7 @@ class LossOut(BaseModel):
     parameters: dict[str, float] = Field(description="The numbers that the expressions call by name.")
 
     @classmethod
-    def of(cls, stored: Mapping[str, Any] | str) -> Self:
+    def of(cls, stored: Mapping[str, Any]) -> Self:
         return cls.model_validate(Loss.from_dict(stored).to_dict())
 
 

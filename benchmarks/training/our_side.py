@@ -16,7 +16,7 @@ from app.engine.data.ratings import Ratings
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.catalog import SQUARED
-from app.engine.sgd.grid import Grid, lay_out, n_groups_for
+from app.engine.sgd.grid import build_grid, n_groups_for
 from app.engine.sgd.kernel_cache import default_kernel_folder, load_kernel
 from app.engine.sgd.local import LocalTrainer
 from app.engine.sgd.trainer import EpochReport
@@ -78,7 +78,7 @@ def layout_seconds(ratings: Ratings, n_factors: int, n_threads: int, cores: Sequ
     """Time to put the ratings into the grid, part of every fit."""
     with pinned_to(cores), ThreadPoolExecutor(n_threads) as pool:
         started = time.perf_counter()
-        lay_out(ratings, padded(n_factors), pool, n_threads)
+        build_grid(ratings, padded(n_factors), pool, n_threads)
         return time.perf_counter() - started
 
 
@@ -119,17 +119,17 @@ def first_level_rate(n_factors: int, per_run: int, core: int) -> float:
     ratings = tiny_ratings(n_factors, per_run)
     kernel = load_kernel(SQUARED, padded(n_factors), default_kernel_folder())
     with pinned_to([core]), ThreadPoolExecutor(1) as pool:
-        grid = lay_out(ratings, padded(n_factors), pool, 1)
+        grid = build_grid(ratings, padded(n_factors), pool, 1)
         vectors = [aligned_matrix(n, padded(n_factors)) for n in (ratings.n_users, ratings.n_items)]
-        learned = (*vectors, *(np.zeros(len(rows), np.float32) for rows in vectors), np.zeros(grid.n_groups**2))
-        arrays = (grid.bundle_users, grid.bundle_lengths, grid.bundle_continues, grid.item_places, grid.values)
+        parameters = (*vectors, *(np.zeros(len(rows), np.float32) for rows in vectors))
+        penalties, errors = (0.05, 0.05), np.zeros(grid.n_groups**2)
         rates = np.full(TINY_SWEEPS, HARMLESS_STEP, np.float32)
         seconds = 0.0
         for block in range(grid.n_groups**2):
             blocks = np.full(TINY_SWEEPS * grid.n_groups, block)
             progress = np.zeros(1 + 2 * grid.n_groups, np.int64)
             started = time.perf_counter()
-            kernel(*arrays, grid.table, blocks, rates, progress, -1, 0.0, 0.05, 0.05, *learned)
+            kernel(grid.kernel_arguments, (blocks, rates), progress, -1, 0.0, *penalties, parameters, errors)
             seconds += time.perf_counter() - started
     return len(ratings) * TINY_SWEEPS * grid.n_groups / seconds
 
@@ -137,7 +137,7 @@ def first_level_rate(n_factors: int, per_run: int, core: int) -> float:
 def block_bytes(ratings: Ratings, n_factors: int) -> int:
     """Vectors of the largest block, users and items."""
     with ThreadPoolExecutor(1) as pool:
-        grid: Grid = lay_out(ratings, padded(n_factors), pool, 1)
+        grid = build_grid(ratings, padded(n_factors), pool, 1)
     rows = [int(np.diff(side.starts).max()) for side in (grid.users, grid.items)]
     return sum(rows) * 4 * padded(n_factors)
 

@@ -104,8 +104,8 @@ def test_what_is_held_out_stays_unseen_by_the_examined_fit(database: Database, w
         assert np.array_equal(getattr(examined, name), getattr(examiner.model, name))
         assert np.array_equal(getattr(published, name), getattr(loaded.model, name))
         assert not np.array_equal(getattr(examined, name), getattr(published, name))
-    assert len(examined.lesson) == (~held_out).sum()
-    assert len(published.lesson) == len(held_out)
+    assert len(examined.ratings_to_learn) == (~held_out).sum()
+    assert len(published.ratings_to_learn) == len(held_out)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from app.engine.bayes.gram import COLUMNS
 from app.engine.bayes.low_rank import truncate
 from app.engine.data.features import Sparse, standardised, who_rated_what
 from app.engine.data.ratings import Ratings
-from app.engine.data.sorting import sort_by
+from app.engine.data.sorting import sort_by_first
 from app.engine.data.statistics import count_rows
 from app.engine.factors import FactorModel
 from app.engine.linalg import cut, product
@@ -257,7 +257,7 @@ class _Run:
 def _both_ways(ratings: Ratings) -> tuple[Sparse, Sparse, Vector32]:
     """The ratings by user and by item, and the values in the order of the second."""
     by_item = (np.empty_like(ratings.item_rows), np.empty_like(ratings.user_rows), np.empty_like(ratings.values))
-    sort_by(ratings.item_rows, ratings.user_rows, ratings.values, ratings.n_items, *by_item)
+    sort_by_first((ratings.item_rows, ratings.user_rows, ratings.values), ratings.n_items, by_item)
     users = _sparse(count_rows(ratings.user_rows, ratings.n_users), ratings.item_rows)
     items = _sparse(count_rows(ratings.item_rows, ratings.n_items), by_item[1])
     return users, items, by_item[2]

@@ -17,14 +17,14 @@ from app.engine.bayes.low_rank import LowRank, truncate
 from app.engine.data.features import Features
 from app.engine.data.popularity import learned_shrinkage
 from app.engine.data.ratings import Ratings
-from app.engine.data.statistics import count_rows, tally
+from app.engine.data.statistics import count_rows, rating_statistics
 from app.engine.factors import FactorModel, Posterior
 from app.engine.fold_in.fold_in import FoldIn
 from app.engine.fold_in.intervals import LEVELS, N_BUCKETS, calibrated
 from app.engine.fold_in.user import UserVector
 from app.engine.linalg import Parts, product
 from app.engine.retrieval.by_relevance import with_appeal
-from app.engine.sgd.user_prior import crowd_prior, item_means
+from app.engine.sgd.user_prior import estimate_user_prior
 
 _ENOUGH = 1e-3
 """Share of the squared predictions, biases apart, that the published rank may leave out."""
@@ -80,10 +80,10 @@ def published(
     max_rank: int,
 ) -> FactorModel:
     """One ordinary model of these means; noise and intervals measured on the hold-out, or those of `first`."""
-    counted = tally(ratings, pool)
-    user_counts, item_counts = counted.user_counts, counted.item_counts
+    summary = rating_statistics(ratings, pool)
+    user_counts, item_counts = summary.user_counts, summary.item_counts
     user_bias, item_bias, narrow = _with_biases(pool, averages, user_counts > 0, item_counts > 0, first, max_rank)
-    means = item_means(counted)
+    means = summary.item_means
     item_noise = (1.0 + averages.item_doubt / averages.noise_variance).astype(np.float32)
     model = FactorModel(
         mean=averages.mean,
@@ -91,12 +91,12 @@ def published(
         item_factors=narrow.right,
         user_bias=user_bias,
         user_factors=narrow.left,
-        user_prior=crowd_prior(user_bias, narrow.left, user_counts, counted.spread**2, pool),
+        user_prior=estimate_user_prior(user_bias, narrow.left, user_counts, summary.spread**2, pool),
         noise_variance=averages.noise_variance,
         item_counts=item_counts,
         item_means=means,
         user_counts=user_counts,
-        popularity_shrinkage=learned_shrinkage(counted.item_counts, means, counted.mean, counted.variance),
+        popularity_shrinkage=learned_shrinkage(summary.item_counts, means, summary.mean, summary.variance),
         posterior=_with_hints(averages, np.column_stack([user_bias, narrow.left]), user_counts > 0, item_noise),
     )
     model = with_appeal(_with_doubt_of_users(model, ratings), averages.hints, averages.user_features)

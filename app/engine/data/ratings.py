@@ -71,13 +71,13 @@ def _is_canonical(users: Rows, items: Rows) -> bool:
 
 def _sorted(users: Rows, items: Rows, values: Vector32, n_users: int, n_items: int) -> tuple[Rows, Rows, Vector32]:
     """By item, then by user, each stable: linear time, where a comparison sort of 20 million takes seconds."""
-    from app.engine.data.sorting import sort_by
+    from app.engine.data.sorting import sort_by_first
 
-    first = (np.empty_like(items), np.empty_like(users), np.empty_like(values))
-    sort_by(items, users, values, n_items, *first)
-    second = (np.empty_like(users), np.empty_like(items), np.empty_like(values))
-    sort_by(first[1], first[0], first[2], n_users, *second)
-    return second
+    by_item = (np.empty_like(items), np.empty_like(users), np.empty_like(values))
+    sort_by_first((items, users, values), n_items, by_item)
+    by_user = (np.empty_like(users), np.empty_like(items), np.empty_like(values))
+    sort_by_first((by_item[1], by_item[0], by_item[2]), n_users, by_user)
+    return by_user
 
 
 def _refuse_duplicates(users: Rows, items: Rows) -> None:

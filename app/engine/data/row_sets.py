@@ -1,8 +1,6 @@
-"""Sets of matrix rows as bits: what a list may hold, combined 64 rows at a time."""
+"""Sets of matrix rows as bits, combined 64 rows at a time."""
 
 from __future__ import annotations
-
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +13,7 @@ _WORD = 64
 
 
 class RowSet:
-    """Rows below `n_rows`; never changed. Row i is bit i % 64 of word i // 64, and bits beyond n_rows are zero."""
+    """An immutable set of rows below `n_rows`. Row i is bit i % 64 of word i // 64, and bits beyond n_rows are zero."""
 
     def __init__(self, words: Words, n_rows: int) -> None:
         self.words = words
@@ -23,7 +21,7 @@ class RowSet:
 
     @classmethod
     def of(cls, rows: Rows, n_rows: int) -> RowSet:
-        """These rows, in any order; -1 is passed over, other rows outside raise InvalidArray."""
+        """These rows, in any order; -1 is ignored, other rows outside the range raise InvalidArray."""
         refuse_rows_outside(rows, n_rows, "rows", unknown_allowed=True)
         mask = np.zeros(n_rows, np.bool_)
         mask[rows[rows >= 0]] = True
@@ -38,12 +36,8 @@ class RowSet:
         return cls(words, mask.size)
 
     @classmethod
-    def everything(cls, n_rows: int) -> RowSet:
+    def full(cls, n_rows: int) -> RowSet:
         return cls.where(np.ones(n_rows, np.bool_))
-
-    @cached_property
-    def n_members(self) -> int:
-        return int(np.bitwise_count(self.words).sum())
 
     def rows(self) -> Rows:
         """The members, ascending."""

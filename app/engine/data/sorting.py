@@ -1,35 +1,22 @@
 """The kernel that puts ratings in canonical order."""
 
 import numpy as np
-from numba import float32, int32, int64, njit, void
+from numba import int64, njit, void
 
 from app.engine.arrays import Rows, Vector32
-from app.engine.numba_types import READ_ROWS, READ_VECTOR
+from app.engine.numba_types import RATINGS, ROWS, VECTOR, group
+
+Columns = tuple[Rows, Rows, Vector32]
 
 
-@njit(
-    void(
-        READ_ROWS,
-        READ_ROWS,
-        READ_VECTOR,
-        int64,
-        int32[::1],
-        int32[::1],
-        float32[::1],
-    ),
-    nogil=True,
-    cache=True,
-)
-def sort_by(
-    keys: Rows,
-    others: Rows,
-    values: Vector32,
-    n_keys: int,
-    sorted_keys: Rows,
-    sorted_others: Rows,
-    sorted_values: Vector32,
-) -> None:
-    """Stable counting sort by keys, each 0..n_keys - 1, in two passes over n ratings.   last three [n], overwritten"""
+@njit(void(RATINGS, int64, group(ROWS, ROWS, VECTOR)), nogil=True, cache=True)
+def sort_by_first(ratings: Columns, n_keys: int, result: Columns) -> None:
+    """Stable counting sort of three columns by the first, each entry 0..n_keys - 1, in two passes over n ratings.
+
+    result: three columns [n], overwritten
+    """
+    keys, others, values = ratings
+    sorted_keys, sorted_others, sorted_values = result
     next_free = np.zeros(n_keys + 1, np.int64)
     for at in range(keys.size):
         next_free[keys[at] + 1] += 1

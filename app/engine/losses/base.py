@@ -1,4 +1,4 @@
-"""What a loss is: an error and a penalty as text, the link from scores to ratings, and numbers for its parameters."""
+"""A loss: an error and a penalty as text, the link from scores to ratings, and values of its parameters."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
-    Numbers = npt.NDArray[np.float64]
+    from app.engine.arrays import Vector64
 
 Link = Literal["identity", "sigmoid", "exp"]
 LINKS: tuple[Link, ...] = get_args(Link)
@@ -21,7 +20,7 @@ L2 = "theta**2 / 2"
 NO_PENALTY = "0"
 
 _EDGE = 1e-3
-"""How near, as a share of the range, a sigmoid may begin to its ends: at an end its inverse is infinite."""
+"""Least distance, as a share of the range, of a sigmoid's first score from its ends, where its inverse is infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +37,12 @@ class Loss:
     penalty: str = L2
     link: Link = "identity"
     parameters: tuple[tuple[str, float], ...] = ()
-    """Numbers that the texts call by name; they become part of the compiled kernel."""
+    """Named numbers of the texts; they become part of the compiled kernel."""
     rating_range: tuple[float, float] | None = None
-    """What a sigmoid link is scaled to, and what `low` and `high` stand for."""
+    """Range of a sigmoid link, and the values of `low` and `high`."""
     unit: float = 1.0
     divisor: float = 1.0
-    """Set for training only: error(unit * r, unit * r_hat) / divisor is what is minimised (see `units`)."""
+    """Set for training only: error(unit * r, unit * r_hat) / divisor is minimised (see `units`)."""
 
     @property
     def names(self) -> dict[str, float]:
@@ -52,20 +51,13 @@ class Loss:
         return {**ends, **dict(self.parameters)}
 
     @property
-    def is_scale_free(self) -> bool:
-        """error(c r, c r_hat) = c^n error(r, r_hat), found out from the text: then any unit will do."""
-        from app.engine.losses.units import degree_of
-
-        return self.link == "identity" and degree_of(self) is not None
-
-    @property
     def is_squared(self) -> bool:
         """Whether folding in has a closed form."""
         return self.link == "identity" and self.error == "(r - r_hat)**2 / 2"
 
-    def rating_of(self, score: npt.ArrayLike) -> Numbers:
+    def rating_of(self, score: npt.ArrayLike) -> Vector64:
         """link(score)."""
-        import numpy as np  # here, not above: settings know losses, and `palate --help` needs no numbers
+        import numpy as np  # here, not above: settings import losses, and `palate --help` should not load NumPy
 
         scores = np.asarray(score, np.float64)
         if self.link == "sigmoid":
@@ -73,7 +65,7 @@ class Loss:
             return np.asarray(low + (high - low) * (0.5 + 0.5 * np.tanh(scores / 2)))
         return np.exp(np.minimum(scores, 700.0)) if self.link == "exp" else scores
 
-    def rating_slope_of(self, score: npt.ArrayLike) -> Numbers:
+    def rating_slope_of(self, score: npt.ArrayLike) -> Vector64:
         """d link / d score."""
         import numpy as np
 
@@ -85,14 +77,14 @@ class Loss:
         return np.exp(np.minimum(scores, 700.0)) if self.link == "exp" else np.ones_like(scores)
 
     def score_of(self, rating: float) -> float:
-        """link^-1(rating), of the nearest rating that has one."""
+        """link^-1 of the nearest rating that has one."""
         if self.link == "sigmoid":
             low, high = self._ends()
             share = min(max((rating - low) / (high - low), _EDGE), 1 - _EDGE)
             return math.log(share / (1 - share))
         return math.log(max(rating, 1e-3)) if self.link == "exp" else rating
 
-    def scores_of(self, ratings: npt.ArrayLike) -> Numbers:
+    def scores_of(self, ratings: npt.ArrayLike) -> Vector64:
         """link^-1 of each rating, infinite at the ends of a link's range."""
         import numpy as np
 
@@ -104,7 +96,7 @@ class Loss:
             return np.log(values) if self.link == "exp" else values
 
     def to_dict(self) -> dict[str, Any]:
-        """What was declared, ready for JSON."""
+        """The declaration, ready for JSON."""
         return {
             "name": self.name,
             "error": self.error,
@@ -115,10 +107,8 @@ class Loss:
         }
 
     @classmethod
-    def from_dict(cls, mapping: Mapping[str, Any] | str) -> Self:
-        """The inverse of `to_dict`; a plain text is the error of a loss of before there were others."""
-        if isinstance(mapping, str):
-            return cls(name="squared", error=mapping)
+    def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
         ends = mapping.get("rating_range")
         return cls(
             name=mapping["name"],

@@ -8,8 +8,8 @@ from app.engine.losses.base import L2, NO_PENALTY, Link, Loss
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A loss that can be asked for by name. `parameters` are the defaults of what it can be told."""
+class CatalogEntry:
+    """A loss that has a name. `parameters` are the default values of its parameters."""
 
     name: str
     error: str
@@ -21,22 +21,22 @@ class Entry:
 
 
 ENTRIES = (
-    Entry(
+    CatalogEntry(
         name="squared",
         error="(r - r_hat)**2 / 2",
         formula="e^2 / 2, e = r - r_hat",
         source="Koren, Bell & Volinsky 2009, eq. 5",
         when="The default: r_hat is the expected rating, and RMSE is what you care about.",
     ),
-    Entry(
+    CatalogEntry(
         name="absolute",
         error="sqrt((r - r_hat)**2 + width**2) - width",
         formula="|e|, rounded off within `width` of zero",
         source="Charbonnier et al. 1994, eq. 13",
-        when="r_hat is the median rating; wild ratings pull no harder than others.",
+        when="r_hat is the median rating; outliers weigh no more than other ratings.",
         parameters={"width": 0.1},
     ),
-    Entry(
+    CatalogEntry(
         name="huber",
         error="huber(r - r_hat, delta)",
         formula="e^2 / 2 within `delta`, delta (|e| - delta / 2) beyond",
@@ -44,15 +44,15 @@ ENTRIES = (
         when="Some ratings are noise: like squared for small errors, like absolute for large ones.",
         parameters={"delta": 1.0},
     ),
-    Entry(
+    CatalogEntry(
         name="log_cosh",
         error="log(cosh((r - r_hat) / width)) * width**2",
         formula="width^2 log cosh(e / width)",
         source="Green 1990, section 3",
-        when="As huber, but smooth: the pull grows like tanh.",
+        when="As huber, but smooth: the slope grows like tanh.",
         parameters={"width": 1.0},
     ),
-    Entry(
+    CatalogEntry(
         name="quantile",
         error="(sqrt((r - r_hat)**2 + width**2) - width) / 2 + (level - 0.5) * (r - r_hat)",
         formula="level e for e > 0, (level - 1) e else, rounded off within `width`",
@@ -60,15 +60,15 @@ ENTRIES = (
         when="r_hat is a low or high estimate: level 0.1 is exceeded by nine ratings in ten.",
         parameters={"level": 0.5, "width": 0.1},
     ),
-    Entry(
+    CatalogEntry(
         name="logistic",
         error="-((r - low) * log(r_hat - low) + (high - r) * log(high - r_hat)) / (high - low)",
         formula="-(y log y_hat + (1 - y) log(1 - y_hat)), y = (r - low) / (high - low)",
         source="Cox 1958, section 2",
-        when="Like or dislike, or grades at both ends: r_hat stays inside the rating range.",
+        when="Like or dislike, or ratings that crowd at both ends: r_hat stays inside the rating range.",
         link="sigmoid",
     ),
-    Entry(
+    CatalogEntry(
         name="poisson",
         error="r_hat - r * log(r_hat)",
         formula="r_hat - r log r_hat, without the terms in r alone",

@@ -1,7 +1,7 @@
 """From a declared loss to the text of its slope, as the kernel template takes it.
 
-SymPy differentiates (see `symbols`); it is imported on first use only, since a kernel that was compiled before needs
-none of it.
+SymPy differentiates (see `symbols`); it is imported on first use only, since a kernel that is compiled already does
+not need it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ FUNCTIONS = (
     *("absolute", "clamp", "cosh", "exponential", "huber", "log_cosh", "logarithm", "logarithm_of_1_plus", "power"),
     *("quotient", "root", "select", "sigmoid", "sign", "sinh", "softplus", "square", "tanh"),
 )
-"""What the statements call, all of `functions`: a template imports these names from there."""
+"""Names that the statements call, all defined in `functions`: the template imports them from there."""
 
 _INFIX = {"less": "<", "less_or_equal": "<=", "equal": "==", "different": "!=", "both": "&", "either": "|"}
 _KNOWN_DECAY: dict[str, float | None] = {PENALTIES["elastic_net"][0]: None, L2: 1.0, NO_PENALTY: 0.0}
 _MAX_POWER = 512
 _LARGEST = 3e38
-_TIDY_BELOW = 60
-"""Operations up to which common factors are taken out of a slope: quick, and what people write is shorter."""
+_FACTOR_BELOW = 60
+"""Operations below which common factors are taken out of a slope: quick, and enough for most losses."""
 
 
 def slope_statements(loss: Loss) -> str:
@@ -39,7 +39,7 @@ def slope_statements(loss: Loss) -> str:
     error, rating = symbols.error_of(loss)
     slope = symbols.derivative(error, symbols.SCORE, loss.error)
     _refuse_high_powers(slope, loss.error)
-    if sympy.count_ops(slope) < _TIDY_BELOW:
+    if sympy.count_ops(slope) < _FACTOR_BELOW:
         slope = min(slope, sympy.factor_terms(slope), key=sympy.count_ops)
     return _statements({"r_hat": rating, "slope": slope})
 
@@ -57,9 +57,9 @@ def bias_penalty_statements(loss: Loss) -> str:
 
 
 def decay_of(loss: Loss) -> float | None:
-    """c where the penalty's slope is c theta for every parameter, so that a step shrinks them all; None elsewhere.
+    """c if the penalty is weight decay, its slope c theta for every parameter; else None.
 
-    Such a penalty goes through the vector kernel, any other one through the plain loop.
+    Weight decay uses the vector kernel, any other penalty the plain loop.
     """
     if loss.penalty in _KNOWN_DECAY:
         return _KNOWN_DECAY[loss.penalty]
@@ -67,7 +67,7 @@ def decay_of(loss: Loss) -> float | None:
 
     from app.engine.losses import symbols
 
-    if "theta" in (found := _names_of(symbols.penalty_of(loss))) or not found:
+    if "theta" in (names := _names_of(symbols.penalty_of(loss))) or not names:
         theta = sympy.Symbol("theta", real=True)
         slope = symbols.derivative(symbols.penalty_of(loss), theta, loss.penalty)
         ratio = sympy.expand(slope / theta) if sympy.count_ops(slope) < 50 else slope
@@ -76,7 +76,7 @@ def decay_of(loss: Loss) -> float | None:
 
 
 def sources() -> list[str]:
-    """The text of every module that decides what a statement says or does: part of a kernel's name."""
+    """The text of every module that determines the statements and their meaning: part of a kernel's name."""
     here = Path(__file__).parent
     return [(here / name).read_text() for name in ("codegen.py", "symbols.py", "functions.py", "grammar.py")]
 
@@ -95,10 +95,10 @@ def _penalty_slopes(loss: Loss) -> list[Any]:
         slopes = [slope.subs(theta, group) for group in groups]
     else:
         slopes = [symbols.derivative(penalty, group, loss.penalty) for group in groups]
-    for slope, mates in zip(slopes, (groups[:2], groups[:2], groups[2:], groups[2:]), strict=True):
-        if slope.free_symbols - set(mates):
-            hint = "write a sum of terms in p and q and of terms in b_u and b_i"
-            raise InvalidLoss(loss.penalty, 0, "this penalty mixes biases with vectors", hint)
+    for slope, allowed in zip(slopes, (groups[:2], groups[:2], groups[2:], groups[2:]), strict=True):
+        if slope.free_symbols - set(allowed):
+            advice = "write a sum of terms in p and q and of terms in b_u and b_i"
+            raise InvalidLoss(loss.penalty, 0, "this penalty mixes biases with vectors", advice)
     return slopes
 
 
@@ -114,14 +114,14 @@ def _refuse_high_powers(expression: Any, text: str) -> None:
             raise InvalidLoss(text, 0, f"a power of a power is as high as {each.exp}", f"at most {_MAX_POWER}")
 
 
-def _statements(wanted: dict[str, Any], prefix: str = "t_") -> str:
-    """One line per common subexpression, then one per wanted value."""
+def _statements(results: dict[str, Any], prefix: str = "t_") -> str:
+    """One line per common subexpression, then one per result."""
     import sympy
 
     fresh = (sympy.Symbol(f"{prefix}{number}", real=True) for number in range(100_000))
-    shared, found = sympy.cse(list(wanted.values()), symbols=fresh, order="canonical")
+    shared, reduced = sympy.cse(list(results.values()), symbols=fresh, order="canonical")
     lines = [f"{symbol} = {_text(expression)}" for symbol, expression in shared]
-    lines += [f"{name} = {_text(expression)}" for name, expression in zip(wanted, found, strict=True)]
+    lines += [f"{name} = {_text(expression)}" for name, expression in zip(results, reduced, strict=True)]
     return "\n".join(lines)
 
 
@@ -150,7 +150,7 @@ def _text(expression: Any) -> str:
 
 
 def _constant(number: Any) -> float:
-    """What a float32 can hold: more is a product of numbers that were each within bounds."""
+    """A number that a float32 can hold; the product of valid numbers may be larger."""
     if not abs(number) < _LARGEST:
         raise InvalidLoss(str(number)[:40], 0, "this number is too large for a kernel")
     return float(number)
@@ -158,10 +158,12 @@ def _constant(number: Any) -> float:
 
 def _sum(expression: Any) -> str:
     terms = [(str(term.could_extract_minus_sign()), term) for term in expression.as_ordered_terms()]
-    terms.sort(key=lambda term: term[0])  # what is added first, so that no sum begins with a minus where it need not
-    first, *others = (term for _, term in terms)
+    terms.sort(
+        key=lambda term: term[0]
+    )  # added terms first, so that a sum starts with a minus only if all terms are negative
+    first, *rest = (term for _, term in terms)
     text = _text(first)
-    for term in others:
+    for term in rest:
         text += f" - {_text(-term)}" if term.could_extract_minus_sign() else f" + {_text(term)}"
     return f"({text})"
 
@@ -185,7 +187,7 @@ def _quotient(over: list[Any], under: list[Any]) -> str:
 
 
 def _power(expression: Any) -> str:
-    """Products and squares: no power is taken at run time."""
+    """Products and squares: powers are expanded before run time."""
     base = _text(expression.base)
 
     def raised(exponent: int) -> str:

@@ -1,4 +1,4 @@
-"""From what a person writes down to a loss that is known to make sense."""
+"""Builds a valid `Loss` from what a person writes."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def declare(
 
     link: that of the catalog's loss, or identity. parameters: numbers by name; each must be used by a text.
     """
-    given = dict(parameters or {})
-    _refuse_unknown_word(error, {*BY_NAME, *grammar.ERROR_NAMES, *grammar.RANGE_NAMES, *given}, "loss", BY_NAME)
-    _refuse_unknown_word(penalty, {*PENALTIES, *grammar.PENALTY_NAMES, *given}, "penalty", PENALTIES)
+    values = dict(parameters or {})
+    _refuse_unknown_word(error, {*BY_NAME, *grammar.ERROR_NAMES, *grammar.RANGE_NAMES, *values}, "loss", BY_NAME)
+    _refuse_unknown_word(penalty, {*PENALTIES, *grammar.PENALTY_NAMES, *values}, "penalty", PENALTIES)
     entry = BY_NAME.get(error)
     penalty_text, defaults = PENALTIES.get(penalty, (penalty, {}))
     text = entry.error if entry else error
     chosen = link or (entry.link if entry else "identity")
     if chosen not in LINKS:
         raise InvalidLoss(chosen, 0, f"the link {chosen[:40]!a} is not known", f"there are {', '.join(LINKS)}")
-    _refuse_unusable(given)
-    numbers = {**(entry.parameters if entry else {}), **defaults, **given}
+    _refuse_unusable(values)
+    numbers = {**(entry.parameters if entry else {}), **defaults, **values}
     ends = _ends(rating_range)
     loss = Loss(
         name=entry.name if entry else "declared",
@@ -46,11 +46,11 @@ def declare(
         parameters=tuple(sorted(numbers.items())),
         rating_range=ends,
     )
-    _refuse_nonsense(loss, given)
+    _refuse_inconsistent(loss, values)
     if not (chosen == "sigmoid" or _uses_range(loss)):
-        loss = loss.replace(rating_range=None)  # not part of what it is
+        loss = loss.replace(rating_range=None)  # not part of this loss
     elif ends is None:
-        raise InvalidLoss(text, 0, "this loss needs a rating range", "give rating_range=(low, high)")
+        raise InvalidLoss(text, 0, "this loss needs a rating range", "pass rating_range=(low, high)")
     return loss
 
 
@@ -65,26 +65,26 @@ def penalty_tree(loss: Loss) -> grammar.Node:
 
 
 def words_of(*texts: str) -> set[str]:
-    """Every name in these texts: of parameters, of functions, and of what an expression is in."""
+    """Every name in these texts: parameters, functions and variables."""
     return set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", " ".join(texts)))
 
 
 def _refuse_unknown_word(text: str, known: Collection[str], what: str, listed: Collection[str]) -> None:
-    """A single word is most likely a name of the catalog, misspelt."""
+    """A single word is most likely a misspelt name of the catalog."""
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,39}", text) and text not in known:
-        hint = f"there are {', '.join(listed)}, and expressions"
-        raise InvalidLoss(text, 0, f"the {what} {text} is not known", hint)
+        advice = f"there are {', '.join(listed)}, and expressions"
+        raise InvalidLoss(text, 0, f"the {what} {text} is not known", advice)
 
 
-def _refuse_nonsense(loss: Loss, given: Mapping[str, float]) -> None:
+def _refuse_inconsistent(loss: Loss, parameters: Mapping[str, float]) -> None:
     if "r_hat" not in names_in(error_tree(loss)):
         raise InvalidLoss(loss.error, 0, "the error does not depend on r_hat", "for example (r - r_hat)**2 / 2")
     used = names_in(penalty_tree(loss))
     if "theta" in used and len(used) > 1:
-        hint = "write it in theta alone, or in p, q, b_u and b_i"
-        raise InvalidLoss(loss.penalty, 0, "a penalty cannot mix theta with other names", hint)
+        advice = "write it in theta alone, or in p, q, b_u and b_i"
+        raise InvalidLoss(loss.penalty, 0, "a penalty cannot mix theta with other names", advice)
     words = words_of(loss.error, loss.penalty)
-    for name in given:
+    for name in parameters:
         if name not in words:
             raise InvalidLoss(name, 0, f"the parameter {name} is used nowhere", f"the error is {loss.error}")
 
@@ -114,7 +114,7 @@ def _ends(rating_range: tuple[float, float] | None) -> tuple[float, float] | Non
 
 
 def _with_ends(loss: Loss) -> dict[str, float]:
-    """The named numbers; without a range, any will do to see whether the text makes sense."""
+    """The named numbers; without a range, any ends will do to parse the text."""
     return {"low": 0.0, "high": 1.0, **loss.names}
 
 

@@ -1,4 +1,4 @@
-"""The derived derivatives of a loss as functions of float64 arrays, for whoever needs a second one too."""
+"""A loss's value and its first and second derivative as functions of float64 arrays."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from app.engine.arrays import Vector64
 from app.engine.losses import evaluate
 from app.engine.losses.base import Loss
 
-Numbers = npt.NDArray[np.float64]
-Derivatives = Callable[[Numbers, Numbers], tuple[Numbers, Numbers, Numbers]]
+Derivatives = Callable[[Vector64, Vector64], tuple[Vector64, Vector64, Vector64]]
 
 ON_ARRAYS: dict[str, Any] = {
     "absolute": np.abs,
@@ -39,7 +38,7 @@ ON_ARRAYS: dict[str, Any] = {
     "both": lambda *parts: np.logical_and.reduce(np.broadcast_arrays(*parts)),
     "either": lambda *parts: np.logical_or.reduce(np.broadcast_arrays(*parts)),
 }
-"""What the functions of `symbols` do to float64 arrays."""
+"""The functions of `symbols` on float64 arrays."""
 
 
 @lru_cache(maxsize=32)
@@ -60,11 +59,11 @@ def derivatives_of(loss: Loss) -> Derivatives:
     bend = symbols.derivative(before.diff(symbols.RATING), symbols.RATING, loss.error)
     gauss_newton = bend.subs({symbols.R: loss.unit * symbols.R, symbols.RATING: loss.unit * rating})
     gauss_newton *= (loss.unit * rating.diff(symbols.SCORE)) ** 2 / loss.divisor
-    wanted = [error, slope, second, gauss_newton]
-    # The text that this compiles is SymPy's print of a tree of our own nodes, as the kernels are.
-    compiled: Any = sympy.lambdify([symbols.R, symbols.SCORE], wanted, modules=[ON_ARRAYS, "numpy"], cse=True)
+    results = [error, slope, second, gauss_newton]
+    # The text that this compiles is SymPy's print of a tree of our own nodes, as with the kernels.
+    compiled: Any = sympy.lambdify([symbols.R, symbols.SCORE], results, modules=[ON_ARRAYS, "numpy"], cse=True)
 
-    def derivatives(r: Numbers, score: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    def derivatives(r: Vector64, score: Vector64) -> tuple[Vector64, Vector64, Vector64]:
         with np.errstate(all="ignore"):
             errors, slopes, curvatures, without_bend = (
                 np.broadcast_to(np.asarray(part, np.float64), score.shape) for part in compiled(r, score)

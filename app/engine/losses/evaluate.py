@@ -1,4 +1,4 @@
-"""The value of an expression in float64, node by node: what every derivative and every kernel is checked against."""
+"""The value of an expression in float64, node by node: the reference for every derivative and every kernel."""
 
 from __future__ import annotations
 
@@ -9,39 +9,36 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from app.engine.arrays import Vector64
 from app.engine.losses.grammar import Node
-
-Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """Where an expression stops being a number: the node, what it does there, and which of the points it was."""
+class NotFinite:
+    """An operation without a finite result: its node, the reason, and the index of the point."""
 
     node: Node
     what: str
     point: int
 
 
-def value_of(node: Node, names: Mapping[str, npt.ArrayLike]) -> Numbers:
-    """The expression at arrays of values by name, all of one shape; outside its domain NaN or an infinity."""
+def value_of(node: Node, names: Mapping[str, npt.ArrayLike]) -> Vector64:
+    """The expression at arrays of values by name, all of one shape; NaN or infinite outside its domain."""
     with np.errstate(all="ignore"):
         return np.asarray(_value(node, names), np.float64)
 
 
-def first_trouble(node: Node, names: Mapping[str, npt.ArrayLike]) -> Trouble | None:
-    """The innermost operation that gives no finite number of finite ones, at the first point where one does."""
+def first_not_finite(node: Node, names: Mapping[str, npt.ArrayLike]) -> NotFinite | None:
+    """The innermost operation whose result is not finite, at the first such point; None if there is none."""
     for argument in node.arguments:
-        if node.operation != "where" and (found := first_trouble(argument, names)):
-            return found
+        if node.operation != "where" and (inner := first_not_finite(argument, names)):
+            return inner
     values = np.atleast_1d(value_of(node, names))
-    if node.operation in _TRUTHS or np.isfinite(values).all():
+    if node.operation in _CONDITIONS or np.isfinite(values).all():
         return None
     if node.operation == "where":
-        return next((found for each in node.arguments[1:] if (found := first_trouble(each, names))), None)
-    return Trouble(
-        node, _WHAT.get(node.operation, "this becomes too large a number"), int(np.argmin(np.isfinite(values)))
-    )
+        return next((inner for each in node.arguments[1:] if (inner := first_not_finite(each, names))), None)
+    return NotFinite(node, _REASONS.get(node.operation, _OVERFLOW), int(np.argmin(np.isfinite(values))))
 
 
 def sigmoid(u: Any) -> Any:
@@ -77,7 +74,7 @@ def _value(node: Node, names: Mapping[str, npt.ArrayLike]) -> Any:
     return _OPERATIONS[node.operation](*(_value(argument, names) for argument in node.arguments))
 
 
-_TRUTHS = ("<", "<=", ">", ">=", "==", "!=", "and", "or")
+_CONDITIONS = ("<", "<=", ">", ">=", "==", "!=", "and", "or")
 
 _OPERATIONS: dict[str, Any] = {
     "negate": np.negative,
@@ -111,10 +108,11 @@ _OPERATIONS: dict[str, Any] = {
     "where": np.where,
 }
 
-_WHAT = {
+_OVERFLOW = "this overflows"
+_REASONS = {
     "/": "this divides by zero",
     "log": "this takes the logarithm of zero or a negative number",
     "log1p": "this takes the logarithm of zero or a negative number",
     "sqrt": "this takes the root of a negative number",
-    "**": "this is no number (a root of a negative one, or a power of zero)",
+    "**": "this has no value (a root of a negative number, or a negative power of zero)",
 }

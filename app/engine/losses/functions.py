@@ -1,8 +1,8 @@
-"""Functions of one float32 for kernels: no branch, no call, no float64, and right at infinities and NaN.
+"""Functions of one float32 for kernels: no branch, no call, no float64, and correct for infinities and NaN.
 
-Library functions are calls, which keep a loop from being one stretch of code; these are polynomials that the kernel's
-own code takes in. Relative errors are below 1e-6 unless a docstring says otherwise. Kernels are named by this file's
-text too, so a change here compiles them anew. Plain arithmetic without fast-math: rounding tricks must not be undone.
+Calls of library functions would keep LLVM from optimising a loop as a whole; these are polynomials that are inlined.
+Relative errors are below 1e-6 unless a docstring says otherwise. Kernels are named by this file's text too, so a change
+here recompiles them. Plain arithmetic without fast-math: compensated rounding must not be optimised away.
 """
 
 import math
@@ -21,7 +21,7 @@ from app.engine.simd.float_vectors import (
     two_to_the,
 )
 
-__all__ = ["absolute", "root", "select"]  # these are the processor's own
+__all__ = ["absolute", "root", "select"]  # these are instructions of the processor
 _inlined: Any = njit(forceinline=True, error_model="numpy", fastmath={"contract"})
 
 
@@ -92,18 +92,18 @@ def logarithm(u: Any) -> Any:
     y = fused(count, float32(-2.12194440e-4), y)
     y = fused(float32(-0.5), z, y)
     y = fused(count, float32(0.693359375), m + y)
-    y = select(u < float32(math.inf), y, u)  # infinity and NaN are their own
+    y = select(u < float32(math.inf), y, u)  # infinity and NaN stay
     y = select(u == float32(0.0), float32(-math.inf), y)
     return select(u < float32(0.0), float32(math.nan), y)
 
 
 @_inlined
 def logarithm_of_1_plus(u: Any) -> Any:
-    """log(1 + u), corrected by what 1 + u has lost to rounding (Goldberg 1991, theorem 4)."""
+    """log(1 + u), corrected for the rounding error of 1 + u (Goldberg 1991, theorem 4)."""
     v = float32(1.0) + u
     lost = u - (v - float32(1.0))
-    found = logarithm(v) + select(absolute(v) < float32(1e30), quotient(lost, v), float32(0.0))
-    return select(v == float32(0.0), float32(-math.inf), found)
+    corrected = logarithm(v) + select(absolute(v) < float32(1e30), quotient(lost, v), float32(0.0))
+    return select(v == float32(0.0), float32(-math.inf), corrected)
 
 
 @_inlined
@@ -132,7 +132,7 @@ def cosh(u: Any) -> Any:
 
 @_inlined
 def sinh(u: Any) -> Any:
-    """The difference of exponentials, or the Taylor series where that would cancel."""
+    """The difference of exponentials, or the Taylor series where the difference would cancel."""
     size = absolute(u)
     half = float32(0.5) * exponential(size)
     large = half - quotient(float32(0.25), half)

@@ -1,7 +1,7 @@
-"""The language that losses are written in: arithmetic, a list of names and a list of functions, and nothing else.
+"""The language of losses: arithmetic, a list of names and a list of functions, and nothing else.
 
-Text from outside is read by Python's parser for its syntax alone. Of the tree that comes back only what is listed here
-is taken over, node by node, into a tree of our own; everything else is refused with its position. Nothing is evaluated.
+Python's parser reads the text for its syntax alone. From its tree only what is listed here is copied, node by node, to
+a tree of our own; anything else is refused with its position. Nothing is evaluated.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _WORDS: Mapping[type[ast.AST], str] = {
 
 
 class InvalidLoss(ValueError):
-    """A loss that cannot be: what is wrong with it, where in its text (from 0), and what would do instead."""
+    """An invalid loss: what is wrong with it, where in its text (from 0), and what to write instead."""
 
     def __init__(self, text: str, position: int, what: str, hint: str = "") -> None:
         self.text = text if len(text) <= MAX_LENGTH else text[:MAX_LENGTH] + "..."
@@ -76,15 +76,15 @@ class InvalidLoss(ValueError):
         self.what = what
         self.hint = hint
         shown = _excerpt(text, position)
-        told = f"{what} at character {position + 1}" + (f", at {shown!r}" if shown else "")
-        super().__init__(told + (f"; {hint}" if hint else ""))
+        message = f"{what} at character {position + 1}" + (f", at {shown!r}" if shown else "")
+        super().__init__(message + (f"; {hint}" if hint else ""))
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A number, a name, or an operation on other nodes; `position` is where it begins in the text.
+    """A number, a name, or an operation on other nodes; `position` is its start in the text.
 
-    operation: "number" with `value`, "name" with `name`, "negate", an operator or comparison as it is written, "and",
+    operation: "number" with `value`, "name" with `name`, "negate", an operator or comparison as written, "and",
     "or", or the name of a function.
     """
 
@@ -97,21 +97,21 @@ class Node:
 
 def parse(text: str, names: Collection[str], parameters: Mapping[str, float] | None = None) -> Node:
     """The tree of an expression in these names and parameters, which become numbers; raises InvalidLoss only."""
-    begins = _refuse_by_text(text)
+    start = _start_of_expression(text)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            tree = ast.parse(text[begins:], mode="eval")
+            tree = ast.parse(text[start:], mode="eval")
     except (SyntaxError, SyntaxWarning) as error:
         column = (error.offset or 1) - 1 if isinstance(error, SyntaxError) else 0
-        told = str(error.msg if isinstance(error, SyntaxError) else error)
-        place = min(max(begins + column, 0), max(len(text) - 1, 0))
-        raise InvalidLoss(text, place, f"this is not an expression ({told})") from None
+        reason = str(error.msg if isinstance(error, SyntaxError) else error)
+        position = min(max(start + column, 0), max(len(text) - 1, 0))
+        raise InvalidLoss(text, position, f"this is not an expression ({reason})") from None
     except (MemoryError, RecursionError):
-        raise InvalidLoss(text, begins, "this is nested too deeply", f"at most {MAX_DEPTH} levels") from None
+        raise InvalidLoss(text, start, "this is nested too deeply", f"at most {MAX_DEPTH} levels") from None
     except ValueError as error:
-        raise InvalidLoss(text, begins, f"this cannot be read ({error})") from None
-    return _Reader(text, begins, names, parameters or {}).read(tree.body)
+        raise InvalidLoss(text, start, f"this cannot be read ({error})") from None
+    return _Converter(text, start, names, parameters or {}).convert(tree.body)
 
 
 def names_in(node: Node) -> set[str]:
@@ -121,8 +121,8 @@ def names_in(node: Node) -> set[str]:
     return set().union(*(names_in(argument) for argument in node.arguments))
 
 
-def _refuse_by_text(text: str) -> int:
-    """Where the expression begins; what a parser should not even see is refused before."""
+def _start_of_expression(text: str) -> int:
+    """Position of the first character that is not a space; refuses text that the parser should not get."""
     if len(text) > MAX_LENGTH:
         raise InvalidLoss(text, MAX_LENGTH, "this is too long", f"at most {MAX_LENGTH} characters")
     for position, character in enumerate(text):
@@ -134,24 +134,24 @@ def _refuse_by_text(text: str) -> int:
                 "write it in plain ASCII on one line",
             )
         if character in "\"'#\\@`$?;:{}[]":
-            raise InvalidLoss(text, position, f"the character {character!r} is not allowed", _hint())
-    begins = len(text) - len(text.lstrip(" "))
-    if begins == len(text):
+            raise InvalidLoss(text, position, f"the character {character!r} is not allowed", _allowed())
+    start = len(text) - len(text.lstrip(" "))
+    if start == len(text):
         raise InvalidLoss(text, 0, "there is no expression", "for example (r - r_hat)**2 / 2")
-    return begins
+    return start
 
 
-class _Reader:
-    """From Python's tree to ours."""
+class _Converter:
+    """Converts Python's tree to ours."""
 
-    def __init__(self, text: str, begins: int, names: Collection[str], parameters: Mapping[str, float]) -> None:
+    def __init__(self, text: str, start: int, names: Collection[str], parameters: Mapping[str, float]) -> None:
         self.text = text
-        self.begins = begins
+        self.start = start
         self.names = names
         self.parameters = parameters
         self.n_nodes = 0
 
-    def read(self, tree: ast.expr, depth: int = 0, *, is_condition: bool = False) -> Node:
+    def convert(self, tree: ast.expr, depth: int = 0, *, is_condition: bool = False) -> Node:
         self.n_nodes += 1
         if depth > MAX_DEPTH:
             raise self.refusal(tree, "this is nested too deeply", f"at most {MAX_DEPTH} levels")
@@ -165,37 +165,37 @@ class _Reader:
             case ast.Name():
                 return self.variable(tree)
             case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
-                inner = self.read(tree.operand, depth + 1)
-                return inner if isinstance(tree.op, ast.UAdd) else self.made(tree, "negate", inner)
+                inner = self.convert(tree.operand, depth + 1)
+                return inner if isinstance(tree.op, ast.UAdd) else self.node(tree, "negate", inner)
             case ast.BinOp() if type(tree.op) in _ARITHMETIC:
                 return self.arithmetic(tree, depth)
             case ast.Call():
                 return self.call(tree, depth)
             case ast.Compare() | ast.BoolOp():
                 raise self.refusal(tree, "a comparison is not a number", "compare inside where(condition, a, b)")
-        raise self.refusal(tree, f"{_word(tree)} is not allowed", _hint())
+        raise self.refusal(tree, f"{_word(tree)} is not allowed", _allowed())
 
     def number(self, tree: ast.Constant) -> Node:
         if isinstance(tree.value, bool) or not isinstance(tree.value, (int, float)):
-            raise self.refusal(tree, f"{_word(tree)} is not a number", _hint())
+            raise self.refusal(tree, f"{_word(tree)} is not a number", _allowed())
         value: int | float = tree.value
         if not -MAX_NUMBER <= value <= MAX_NUMBER:
             raise self.refusal(tree, "this number is too large", f"at most {MAX_NUMBER:g}")
         exact = Fraction(repr(value)) if isinstance(value, float) else Fraction(value)
-        return Node("number", self.position(tree), value=_handy(exact))
+        return Node("number", self.position(tree), value=_simplified(exact))
 
     def variable(self, tree: ast.Name) -> Node:
         if tree.id in self.names:
             return Node("name", self.position(tree), name=tree.id)
         if tree.id in self.parameters:
             value = Fraction(repr(float(self.parameters[tree.id])))
-            return Node("number", self.position(tree), value=_handy(value))
+            return Node("number", self.position(tree), value=_simplified(value))
         known = [*self.names, *self.parameters]
-        hint = f"{tree.id} is a function: write {tree.id}(...)" if tree.id in FUNCTIONS else _names_hint(known)
+        hint = f"{tree.id} is a function: write {tree.id}(...)" if tree.id in FUNCTIONS else _known_names(known)
         raise self.refusal(tree, f"the name {tree.id[:40]} is not known here", hint)
 
     def arithmetic(self, tree: ast.BinOp, depth: int) -> Node:
-        left, right = self.read(tree.left, depth + 1), self.read(tree.right, depth + 1)
+        left, right = self.convert(tree.left, depth + 1), self.convert(tree.right, depth + 1)
         operation = _ARITHMETIC[type(tree.op)]
         if operation == "/" and right.operation == "number" and right.value == 0:
             raise self.refusal(tree, "this divides by zero")
@@ -204,11 +204,11 @@ class _Reader:
                 raise self.refusal(tree.right, "an exponent must be a number", "exp(b * log(a)) raises a to b")
             if not -MAX_EXPONENT <= right.value <= MAX_EXPONENT:
                 raise self.refusal(tree.right, "this exponent is too large", f"at most {MAX_EXPONENT}")
-        return self.made(tree, operation, left, right)
+        return self.node(tree, operation, left, right)
 
     def call(self, tree: ast.Call, depth: int) -> Node:
         if not isinstance(tree.func, ast.Name):
-            raise self.refusal(tree.func, f"{_word(tree.func)} cannot be called", _hint())
+            raise self.refusal(tree.func, f"{_word(tree.func)} cannot be called", _allowed())
         name = tree.func.id
         if name not in FUNCTIONS:
             raise self.refusal(tree.func, f"the function {name[:40]} is not known", f"there are {', '.join(FUNCTIONS)}")
@@ -218,27 +218,27 @@ class _Reader:
             raise self.refusal(tree, f"{name} takes {FUNCTIONS[name]} arguments, not {len(tree.args)}")
         is_choice = name == "where"
         arguments = (
-            self.read(argument, depth + 1, is_condition=is_choice and place == 0)
-            for place, argument in enumerate(tree.args)
+            self.convert(argument, depth + 1, is_condition=is_choice and number == 0)
+            for number, argument in enumerate(tree.args)
         )
-        return self.made(tree, name, *arguments)
+        return self.node(tree, name, *arguments)
 
     def condition(self, tree: ast.expr, depth: int) -> Node:
         match tree:
             case ast.Compare() if all(type(op) in _COMPARISONS for op in tree.ops):
-                sides = [self.read(side, depth + 1) for side in (tree.left, *tree.comparators)]
+                sides = [self.convert(side, depth + 1) for side in (tree.left, *tree.comparators)]
                 parts = [
-                    Node(_COMPARISONS[type(op)], self.position(tree), (sides[place], sides[place + 1]))
-                    for place, op in enumerate(tree.ops)
+                    Node(_COMPARISONS[type(op)], self.position(tree), (sides[number], sides[number + 1]))
+                    for number, op in enumerate(tree.ops)
                 ]
                 return parts[0] if len(parts) == 1 else Node("and", self.position(tree), tuple(parts))
             case ast.BoolOp():
-                parts = [self.read(value, depth + 1, is_condition=True) for value in tree.values]
+                parts = [self.convert(value, depth + 1, is_condition=True) for value in tree.values]
                 return Node(_LOGIC[type(tree.op)], self.position(tree), tuple(parts))
         raise self.refusal(tree, "where needs a comparison first", "for example where(r > r_hat, a, b)")
 
-    def made(self, tree: ast.expr, operation: str, *arguments: Node) -> Node:
-        """The operation, or the number that it gives where all that it takes are numbers."""
+    def node(self, tree: ast.expr, operation: str, *arguments: Node) -> Node:
+        """The operation, or its value if all its arguments are numbers."""
         position = self.position(tree)
         if operation in _EXACT and all(argument.operation == "number" for argument in arguments):
             try:
@@ -249,11 +249,11 @@ class _Reader:
                 raise InvalidLoss(self.text, position, "this divides by zero") from None
             except (OverflowError, ValueError):
                 raise InvalidLoss(self.text, position, "this is not a number that can be used") from None
-            return Node("number", position, value=_handy(value))
+            return Node("number", position, value=_simplified(value))
         return Node(operation, position, arguments)
 
     def position(self, tree: ast.expr) -> int:
-        return self.begins + tree.col_offset
+        return self.start + tree.col_offset
 
     def refusal(self, tree: ast.expr, what: str, hint: str = "") -> InvalidLoss:
         return InvalidLoss(self.text, self.position(tree), what, hint)
@@ -267,11 +267,11 @@ _EXACT: dict[str, Any] = {
     "/": lambda a, b: a / b,
     "**": lambda a, b: float(a) ** float(b) if isinstance(b, float) or b.denominator != 1 else a ** int(b),
 }
-"""What numbers give among themselves, exactly as long as they are short."""
+"""Arithmetic of numbers, exact as long as they are short."""
 
 
-def _handy(value: Fraction | float) -> Fraction | float:
-    """A fraction of few digits, or else the float next to it: exact arithmetic must not grow without bounds."""
+def _simplified(value: Fraction | float) -> Fraction | float:
+    """A fraction of few digits, or else the nearest float: exact arithmetic must not grow without bounds."""
     if isinstance(value, float):
         if not math.isfinite(value):
             raise OverflowError
@@ -292,9 +292,9 @@ def _word(tree: ast.expr) -> str:
     return _WORDS.get(type(tree), "this")
 
 
-def _hint() -> str:
+def _allowed() -> str:
     return "allowed are numbers, names, + - * / ** and the functions " + ", ".join(FUNCTIONS)
 
 
-def _names_hint(known: Collection[str]) -> str:
+def _known_names(known: Collection[str]) -> str:
     return "there are " + ", ".join(known) + "; other names are declared as parameters"

@@ -1,12 +1,12 @@
 """The units in which a loss is trained, so that one learning rate suits every loss and every rating scale.
 
-With s the ratings' standard deviation, the identity link lets any loss be trained on ratings in units of s: what is
-minimised is error(s r, s r_hat) with r and r_hat in those units. Where the error is homogeneous the factor comes out
-and any s will do; elsewhere s becomes a constant of the kernel, rounded so that few kernels are ever compiled. Behind
-another link scores have a unit of their own, and nothing is rescaled.
+With the identity link, ratings are divided by their standard deviation s, and error(s r, s r_hat) is minimised with r
+and r_hat in those units. If the error is homogeneous, the factor comes out and any s will do; otherwise s becomes a
+constant of the kernel, rounded so that few kernels are ever compiled. With another link scores have a unit of their
+own, and nothing is rescaled.
 
-The error is divided by its slope one unit away from the rating. For (r - r_hat)^2 / 2 that is 1; for every other loss
-it makes a step about as long as that of the squared error, and a penalty weigh about as much.
+The error is divided by its slope one unit away from the rating. For (r - r_hat)^2 / 2 that is 1; any other loss then
+takes steps about as long as those of the squared error, and a penalty weighs about as much.
 """
 
 from __future__ import annotations
@@ -31,31 +31,32 @@ Degree = Fraction | str | None
 
 @dataclass(frozen=True, slots=True)
 class TrainingUnits:
-    """How a fit of certain ratings is run: `loss` as the kernel gets it, on ratings divided by `scale`."""
+    """`loss` as the kernel gets it, on ratings divided by `scale`."""
 
     loss: Loss
     scale: float
     mean: float
-    """Score that every prediction begins with, not yet divided by `scale`."""
+    """Mean score that every prediction starts from, not yet divided by `scale`."""
 
 
 def training_units(loss: Loss, mean: float, spread: float) -> TrainingUnits:
     """For ratings of this mean and standard deviation."""
     score = loss.score_of(mean)
     if loss.link != "identity":
-        return TrainingUnits(loss.replace(divisor=_slope_of_a_unit(loss, score)), 1.0, score)
-    scale = spread if loss.is_scale_free else _rounded(spread)
-    in_units = loss if loss.is_scale_free else loss.replace(unit=scale)
-    return TrainingUnits(in_units.replace(divisor=_slope_of_a_unit(in_units, mean / scale)), scale, score)
+        return TrainingUnits(loss.replace(divisor=_slope_at_one_unit(loss, score)), 1.0, score)
+    is_homogeneous = degree_of(loss) is not None
+    scale = spread if is_homogeneous else _rounded(spread)
+    in_units = loss if is_homogeneous else loss.replace(unit=scale)
+    return TrainingUnits(in_units.replace(divisor=_slope_at_one_unit(in_units, mean / scale)), scale, score)
 
 
 def degree_of(loss: Loss) -> Fraction | None:
-    """n where error(c r, c r_hat) = c^n error(r, r_hat) for every c > 0, read off the expression; None where not."""
+    """n where error(c r, c r_hat) = c^n error(r, r_hat) for every c > 0, from the expression; else None."""
     degree = _degree(error_tree(loss))
     return degree if isinstance(degree, Fraction) else None
 
 
-def _slope_of_a_unit(loss: Loss, score: float) -> float:
+def _slope_at_one_unit(loss: Loss, score: float) -> float:
     """|d error / d score| where the score is one unit above or below the one that fits the rating; their mean."""
     tree, slopes = error_tree(loss), []
     score = _rounded(score) if loss.link == "exp" else score
@@ -65,8 +66,8 @@ def _slope_of_a_unit(loss: Loss, score: float) -> float:
         below, above = value_of(tree, {"r": r, "r_hat": r_hat})
         with np.errstate(invalid="ignore"):
             slopes.append(abs(above - below) / 2e-4)
-    found = float(np.mean(slopes))
-    return _rounded(found) if math.isfinite(found) and found > 0 else 1.0
+    slope = float(np.mean(slopes))
+    return _rounded(slope) if math.isfinite(slope) and slope > 0 else 1.0
 
 
 def _rounded(number: float) -> float:
@@ -106,7 +107,7 @@ def _plus(left: Degree, right: Degree, sign: int) -> Degree:
 
 
 _SAME = {"negate", "abs", "+", "-", "minimum", "maximum", "<", "<=", ">", ">=", "==", "!="}
-"""Operations of arguments that must be of one degree, which is the result's."""
+"""Operations whose arguments must have one degree, which is that of the result."""
 
 _DEGREES: dict[str, Callable[[Node, list[Degree]], Degree]] = {
     "name": lambda _node, _degrees: Fraction(1),

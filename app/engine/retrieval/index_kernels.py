@@ -20,14 +20,13 @@ from app.engine.simd.int8_vectors import (
     GROUP_BYTES,
     N_TOGETHER,
     blocks_reaching,
-    fetch_line,
     float_at,
     lowest_bit,
     n_set,
     row_at,
     sum_of_products,
 )
-from app.engine.simd.lanes import LANES
+from app.engine.simd.lanes import LANES, fetch_line
 
 _tuple_of: Any = types.UniTuple  # Numba is typed in part
 _single: Any = float32

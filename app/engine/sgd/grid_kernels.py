@@ -1,33 +1,49 @@
-"""The kernels that bring ratings into bundles. A run is what one user has in one block."""
+"""The kernels that arrange ratings in bundles. A run is the ratings of one user in one block."""
 
 import numpy as np
 import numpy.typing as npt
-from numba import boolean, float32, int32, int64, njit, uint32, uint64, void
+from numba import float32, int64, njit, uint32, uint64, void
 
-from app.engine.arrays import Offsets, Rows, Vector32
-from app.engine.numba_types import READ_OFFSETS, READ_ROW_TABLE, READ_ROWS, READ_VECTOR
-from app.engine.simd.lanes import claim, prefetch_line
+from app.engine.arrays import Mask, Offsets, Rows, Vector32
+from app.engine.numba_types import (
+    MASK,
+    OFFSET_TABLE,
+    OFFSETS,
+    PART,
+    READ_OFFSETS,
+    READ_ROW_TABLE,
+    READ_ROWS,
+    READ_VECTOR,
+    ROW_TABLE,
+    ROWS,
+    VECTOR,
+    group,
+)
+from app.engine.simd.lanes import fetch_increment, prefetch_line
 
-_MOST_FETCHED = 512
-"""Ratings of the next user that are asked for ahead: what follows, the processor sees coming."""
+_MAX_PREFETCHED = 512
+"""Ratings of the next user that are prefetched: the processor foresees the rest by itself."""
 
 
-@njit(void(int64, int64, int64, READ_OFFSETS, READ_ROWS, READ_ROWS, READ_ROWS, int32[:, ::1]), nogil=True, cache=True)
+@njit(void(*PART, group(READ_OFFSETS, READ_ROWS), READ_ROWS, READ_ROWS, ROW_TABLE), nogil=True, cache=True)
 def count_runs(
     first: int,
     last: int,
     _part: int,
-    user_starts: Offsets,
-    item_rows: Rows,
-    user_place_of: Rows,
+    ratings: tuple[Offsets, Rows],
+    user_positions: Rows,
     item_groups: Rows,
     runs: Rows,
 ) -> None:
-    """runs[place, h], zero before: ratings of items of group h by each of the users from row first to row last."""
+    """runs[position, h], zero before: ratings of items of group h by each of the users from row first to row last.
+
+    ratings: start of each user's ratings, and their item rows
+    """
+    user_starts, item_rows = ratings
     for user in range(first, last):
-        place = user_place_of[user]
+        position = user_positions[user]
         for at in range(user_starts[user], user_starts[user + 1]):
-            runs[place, item_groups[item_rows[at]]] += 1
+            runs[position, item_groups[item_rows[at]]] += 1
 
 
 @njit(nogil=True, cache=True)
@@ -45,48 +61,38 @@ def sort_runs(lengths: Rows) -> tuple[Rows, Rows]:
 
 
 @njit(
-    void(
-        READ_OFFSETS,
-        int64[::1],
-        int32[:, ::1],
-        int32[:, ::1],
-        int32[::1],
-        boolean[::1],
-        int64[::1],
-        int32[:, ::1],
-        int64[:, ::1],
-    ),
+    void(READ_OFFSETS, OFFSETS, ROW_TABLE, group(ROW_TABLE, ROWS, MASK), group(OFFSETS, ROW_TABLE), OFFSET_TABLE),
     nogil=True,
     cache=True,
 )
 def bundle_blocks(
     group_starts: Offsets,
-    turn: Offsets,
+    next_block: Offsets,
     runs: Rows,
-    bundle_users: Rows,
-    bundle_lengths: Rows,
-    bundle_continues: npt.NDArray[np.bool_],
-    bundle_starts: Offsets,
-    next_pieces: Rows,
-    table: Offsets,
+    bundles: tuple[Rows, Rows, Mask],
+    pieces: tuple[Offsets, Rows],
+    table: npt.NDArray[np.int64],
 ) -> None:
     """Bundles of each block that this caller claims: which users, how many ratings of each, and where they go.
 
-    The users with most ratings left make the next bundle, which is as long as the least of them allows: what the others
-    have beyond that, they bring to a later one. So users of nearly equal counts meet, and bundles are long.
+    The users with most ratings left make the next bundle, which is as long as the fewest of them allow: the rest of
+    their ratings go to a later one. So users of nearly equal counts meet, and bundles are long.
 
-    A piece is what a user brings to a bundle: number bundle * n_streams + stream.
-    turn [1]: next block to claim   runs [n_users, n_groups]: lengths, replaced by each run's first piece
-    next_pieces [n_bundles, n_streams]: the piece of the same run after each one   bundle_starts: first rating of each
-    table [n_blocks, 4]: see `Grid`; first two columns given, last two filled in   the other arrays are overwritten
+    A piece is the ratings of one user in one bundle: number bundle * n_streams + stream.
+    next_block [1]: next block to claim   runs [n_users, n_groups]: lengths, replaced by each run's first piece
+    bundles: users [n_bundles, n_streams], lengths and continues [n_bundles] of `Grid`, overwritten
+    pieces: first rating of each bundle; the next piece of the same run after each piece [n_bundles, n_streams]
+    table [n_blocks, 4]: see `Grid`; its first two columns are read, the last two filled in
     """
+    bundle_users, bundle_lengths, bundle_continues = bundles
+    bundle_starts, next_pieces = pieces
     n_streams, n_groups = bundle_users.shape[1], runs.shape[1]
     chosen = np.zeros(n_streams, np.int64)
-    block = claim(turn.ctypes.data)
+    block = fetch_increment(next_block.ctypes.data)
     while block < table.shape[0]:
-        group, other = block // n_groups, block % n_groups
-        first_place = group_starts[group]
-        left = runs[first_place : group_starts[group + 1], other].copy()
+        user_group, item_group = block // n_groups, block % n_groups
+        first_position = group_starts[user_group]
+        left = runs[first_position : group_starts[user_group + 1], item_group].copy()
         heads, following = sort_runs(left)
         longest = heads.size - 1
         last_pieces = np.full(left.size, -1, np.int64)
@@ -105,10 +111,10 @@ def bundle_blocks(
                 run = heads[longest]
                 heads[longest] = following[run]
                 chosen[stream] = run
-                bundle_users[bundle, stream] = first_place + run
+                bundle_users[bundle, stream] = first_position + run
                 piece, before = bundle * n_streams + stream, last_pieces[run]
                 if before < 0:
-                    runs[first_place + run, other] = piece
+                    runs[first_position + run, item_group] = piece
                 else:
                     next_pieces[before // n_streams, before % n_streams] = piece
                     continues |= before // n_streams == bundle - 1
@@ -127,28 +133,13 @@ def bundle_blocks(
             to += length * width
             table[block, 2 if width == n_streams else 3] += 1
             bundle += 1
-        block = claim(turn.ctypes.data)
+        block = fetch_increment(next_block.ctypes.data)
 
 
 @njit(
     void(
-        int64,
-        int64,
-        int64,
-        READ_OFFSETS,
-        READ_ROWS,
-        READ_VECTOR,
-        float32,
-        READ_ROWS,
-        READ_ROWS,
-        READ_ROWS,
-        READ_ROW_TABLE,
-        READ_ROW_TABLE,
-        READ_ROWS,
-        READ_OFFSETS,
-        READ_ROW_TABLE,
-        int32[::1],
-        float32[::1],
+        *(*PART, group(READ_OFFSETS, READ_ROWS, READ_VECTOR), float32, group(READ_ROWS, READ_ROWS, READ_ROWS)),
+        *(READ_ROW_TABLE, READ_ROW_TABLE, READ_ROWS, group(READ_OFFSETS, READ_ROW_TABLE), ROWS, VECTOR),
     ),
     nogil=True,
     cache=True,
@@ -157,47 +148,47 @@ def place_ratings(
     first: int,
     last: int,
     _part: int,
-    user_starts: Offsets,
-    item_rows: Rows,
-    values: Vector32,
-    share: float,
-    user_row_at: Rows,
-    item_groups: Rows,
-    item_place_of: Rows,
+    ratings: tuple[Offsets, Rows, Vector32],
+    factor: float,
+    partitions: tuple[Rows, Rows, Rows],
     runs: Rows,
     bundle_users: Rows,
     bundle_lengths: Rows,
-    bundle_starts: Offsets,
-    next_pieces: Rows,
-    item_places: Rows,
+    pieces: tuple[Offsets, Rows],
+    placed_items: Rows,
     placed_values: Vector32,
 ) -> None:
-    """Puts the ratings of the users at places first to last where `bundle_blocks` wants them, in units of scale.
+    """Puts the ratings of the users at positions first to last where `bundle_blocks` assigns them, times factor.
 
-    Users of one group follow each other here: what they write lies near together, and is whole before it leaves the
-    cache.   item_places, placed_values [n], overwritten
+    ratings: start of each user's ratings, their item rows and values   partitions: the user row at each position; the
+    group and the position of each item row   runs, bundles, pieces: as `bundle_blocks` leaves them
+    placed_items, placed_values [n], overwritten. Users of one group are handled one after the other: they write near
+    each other, and each cache line is complete before it leaves the cache.
     """
+    user_starts, item_rows, values = ratings
+    user_row_at, item_groups, item_positions = partitions
+    bundle_starts, next_pieces = pieces
     n_streams, n_groups = bundle_users.shape[1], runs.shape[1]
     coming, left = np.empty(n_groups, np.int64), np.empty(n_groups, np.int64)
     to, stride = np.empty(n_groups, np.int64), np.empty(n_groups, np.int64)
-    for place in range(first, last):
-        user, soon = user_row_at[place], user_row_at[min(place + 1, last - 1)]
-        for at in range(user_starts[soon], min(user_starts[soon + 1], user_starts[soon] + _MOST_FETCHED), 16):
+    for position in range(first, last):
+        user, soon = user_row_at[position], user_row_at[min(position + 1, last - 1)]
+        for at in range(user_starts[soon], min(user_starts[soon + 1], user_starts[soon] + _MAX_PREFETCHED), 16):
             prefetch_line(item_rows.ctypes.data + at * 4)
             prefetch_line(values.ctypes.data + at * 4)
-        for group in range(n_groups):
-            coming[group], left[group] = runs[place, group], 0
+        for item_group in range(n_groups):
+            coming[item_group], left[item_group] = runs[position, item_group], 0
         for at in range(user_starts[user], user_starts[user + 1]):
             item = uint32(item_rows[at])
-            group = uint32(item_groups[item])
-            if left[group] == 0:
-                piece = uint64(coming[group])
+            item_group = uint32(item_groups[item])
+            if left[item_group] == 0:
+                piece = uint64(coming[item_group])
                 bundle, stream = piece // uint64(n_streams), piece % uint64(n_streams)
-                to[group], left[group] = bundle_starts[bundle] + int64(stream), bundle_lengths[bundle]
-                stride[group] = n_streams if bundle_users[bundle, n_streams - 1] >= 0 else 1
-                coming[group] = next_pieces[bundle, stream]
-            here = uint64(to[group])
-            to[group] += stride[group]
-            left[group] -= 1
-            item_places[here] = item_place_of[item]
-            placed_values[here] = values[at] * share
+                to[item_group], left[item_group] = bundle_starts[bundle] + int64(stream), bundle_lengths[bundle]
+                stride[item_group] = n_streams if bundle_users[bundle, n_streams - 1] >= 0 else 1
+                coming[item_group] = next_pieces[bundle, stream]
+            here = uint64(to[item_group])
+            to[item_group] += stride[item_group]
+            left[item_group] -= 1
+            placed_items[here] = item_positions[item]
+            placed_values[here] = values[at] * factor

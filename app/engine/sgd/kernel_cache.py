@@ -1,8 +1,8 @@
-"""The one SGD kernel, written to a file of its own, imported, cached; `kernel_source` has its text.
+"""Writes each SGD kernel to a file of its own, imports it, and so has Numba cache it; `kernel_template` has its text.
 
-Numba caches only what it can find in a file. So each kernel is a file named by everything that it is made of (loss,
-row length, template and the vector code): the same kernel is compiled once per machine, and a changed one never meets
-the old one's cache.
+Numba caches only functions that come from a file. So each kernel is a file named by a hash of all its parts (loss, row
+length, template and the vector code): the same kernel is compiled once per machine, and a changed one never uses the
+cache of the old one.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from app.engine.simd import float_vectors, lanes
 
 log = logging.getLogger(__name__)
 
-LearnBlocks = Callable[..., int]
+SgdKernel = Callable[..., int]
 
 _import_lock = threading.Lock()
 
 
-def load_kernel(loss: Loss, n_columns: int, folder: Path, *, explicit_vectors: bool = True) -> LearnBlocks:
+def load_kernel(loss: Loss, n_columns: int, folder: Path, *, explicit_vectors: bool = True) -> SgdKernel:
     """The compiled `learn_blocks` for a loss and a row length (a multiple of 16), from the folder's cache if there.
 
     A folder that cannot be written costs one warning and a compilation in a private temporary folder.
-    explicit_vectors=False gives the plain loop: the reference that the vector steps are tested against. Penalties other
-    than weight decay always go through it.
+    explicit_vectors=False gives the plain loop: the reference that the vector steps are tested against, and the only
+    kernel for penalties other than weight decay.
     """
     from app.engine.losses.codegen import decay_of
 
@@ -47,7 +47,7 @@ def load_kernel(loss: Loss, n_columns: int, folder: Path, *, explicit_vectors: b
         module = sys.modules.get(_module_name(name))
         if module is None:
             module = _load(name, loss, n_columns, folder, explicit_vectors)
-    learn_blocks: LearnBlocks = module.learn_blocks
+    learn_blocks: SgdKernel = module.learn_blocks
     return learn_blocks
 
 
@@ -60,9 +60,9 @@ def default_kernel_folder() -> Path:
 def _kernel_name(loss: Loss, n_columns: int, explicit_vectors: bool) -> str:
     from app.engine.losses import codegen
 
-    made_of = [repr(loss), str((n_columns, explicit_vectors)), *codegen.sources()]
-    made_of += [Path(module.__file__ or "").read_text() for module in (lanes, float_vectors, kernel_template)]
-    return f"sgd_{hashlib.sha256(chr(0).join(made_of).encode()).hexdigest()[:16]}"
+    parts = [repr(loss), str((n_columns, explicit_vectors)), *codegen.sources()]
+    parts += [Path(module.__file__ or "").read_text() for module in (lanes, float_vectors, kernel_template)]
+    return f"sgd_{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
 
 
 def _module_name(kernel_name: str) -> str:
@@ -74,8 +74,8 @@ def _load(name: str, loss: Loss, n_columns: int, folder: Path, explicit_vectors:
         return _import(name, _kernel_file(name, loss, n_columns, folder, explicit_vectors))
     except (OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "cannot cache" not in str(error):
-            raise  # RuntimeError is also how Numba says that it finds no place for its cache
-        log.warning("kernels cannot be kept in %s (%s); compiling this one anew", folder, error)
+            raise  # Numba raises RuntimeError too when it cannot write its cache
+        log.warning("kernels cannot be stored in %s (%s); compiling this one again", folder, error)
         private = Path(tempfile.mkdtemp(prefix="palate-kernels-"))
         return _import(name, _kernel_file(name, loss, n_columns, private, explicit_vectors))
 
@@ -92,7 +92,7 @@ def _kernel_file(name: str, loss: Loss, n_columns: int, folder: Path, explicit_v
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the file is there and is what was written: damaged text must not be imported."""
+    """Whether the file exists and is complete: a damaged one must not be imported."""
     try:
         first, _, source = path.read_text().partition("\n")
     except (OSError, UnicodeDecodeError):

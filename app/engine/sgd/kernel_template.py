@@ -1,13 +1,13 @@
-"""The text of the one SGD kernel: a template with a seam for the loss, unrolled for a row length.
+"""The text of the SGD kernel: a template with a seam for the loss, unrolled for a row length.
 
-Ratings come in bundles (see `blocks`): up to four users at a time, whose vectors stay in registers while their ratings
-pass, one rating of each at every step. A step has two halves. It *looks* at the next ratings, one of each user: dot
-products, errors, slopes. Then it *pulls* the vectors of the ratings that were looked at one step before. So the sums
-of a look, which take long, are ready when they are needed, and every prediction is made one step early: its vectors
-lack the pull of the rating just before.
+Ratings come in bundles (see `grid`): up to four users at a time, whose vectors stay in registers while their ratings
+are learned, one rating of each at every step. A step has two halves. It predicts the next ratings, one of each user:
+dot products, errors, slopes. Then it updates the vectors of the ratings that were predicted one step before. So the
+sums of a prediction, which take long, are ready when they are needed, and every prediction is made one step early: its
+vectors lack the update of the rating just before.
 
-Penalties are paid in instalments, since the processor's multipliers are what bounds the speed: a user's vector pays for
-a bundle half before and half after it, the vectors of items pay for two steps at every second one.
+Weight decay is applied in instalments, since the processor's multipliers bound the speed: a user's vector decays for a
+bundle half before and half after it, the vectors of items decay for two steps at every second one.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ RATINGS_OF_A_STEP = 4
 
 
 def n_streams_for(n_columns: int) -> int:
-    """Users side by side in a bundle: more hide more waiting, until their vectors no longer fit in registers."""
+    """Users of a bundle: more of them hide more latency, until their vectors no longer fit in registers."""
     if n_columns <= 48:
         return 4
     return 2 if n_columns <= 128 else 1
 
 
-def n_turns_for(n_columns: int) -> int:
-    """Ratings of each user in a step: two share the sums and slopes of one look, where registers are left for that."""
+def n_rounds_for(n_columns: int) -> int:
+    """Ratings of each user in a step: two share the sums and slopes of one prediction where registers are left."""
     return 2 if 48 < n_columns <= 96 else 1
 
 
 def kernel_source(loss: Loss, n_columns: int, *, explicit_vectors: bool = True) -> str:
     """The Python text of a kernel. Derives the loss's slope, so imports SymPy; raises InvalidLoss.
 
-    A penalty that is no weight decay needs explicit_vectors=False.
+    A penalty other than weight decay needs explicit_vectors=False.
     """
     from app.engine.losses import codegen
 
@@ -47,15 +47,15 @@ def kernel_source(loss: Loss, n_columns: int, *, explicit_vectors: bool = True) 
         penalty=loss.penalty,
         n_columns=n_columns,
         functions=", ".join(codegen.FUNCTIONS),
-        inlining=_COMPILED_ONCE if calls else _TAKEN_IN,
+        inlining=_COMPILED_ONCE if calls else _INLINED,
         slope_statements=_indented(statements, 1),
     )
     return head + (_vector_kernel(n_columns) if explicit_vectors else _plain_kernel(loss, n_columns))
 
 
-_TAKEN_IN = 'inline="always"'
+_INLINED = 'inline="always"'
 _COMPILED_ONCE = 'forceinline=True, error_model="numpy", fastmath=set(FAST_MATH)'
-"""For longer slopes: they are typed once for all of the places where they end up."""
+"""For longer slopes: Numba infers their types once, not once per place where they are inlined."""
 
 
 def _indented(statements: str, depth: int) -> str:
@@ -74,11 +74,13 @@ import numpy as np
 from numba import boolean, float32, float64, int32, int64, njit, uint32, uint64
 
 from app.engine.numba_types import (
-    READ_MASK, READ_OFFSET_TABLE, READ_OFFSETS, READ_ROW_TABLE, READ_ROWS, READ_VECTOR,
+    OFFSETS, PARAMETERS, READ_MASK, READ_OFFSET_TABLE, READ_OFFSETS, READ_ROW_TABLE, READ_ROWS, READ_VECTOR, VECTOR64,
+    group,
 )
-from app.engine.simd.lanes import FAST_MATH, announce, claim, heard
+from app.engine.simd.lanes import FAST_MATH, fetch_increment, increment_release, load_acquire
 from app.engine.simd.float_vectors import (
-    four_high, four_load, four_low, four_of, four_spread, lane_0, lane_1, lane_2, lane_3, rows_of, sums_of_four,
+    four_high, four_load, four_low, four_of, four_spread, lane_0, lane_1, lane_2, lane_3, row_functions,
+    sums_of_four,
     wide_lane_0, wide_lane_1, wide_lane_2, wide_lane_3, wide_of, wide_sum, wide_zero,
 )
 from app.engine.losses.functions import ({functions})
@@ -94,36 +96,36 @@ def slope_of(r, r_hat_raw):
 
 _SIGNATURE = '''
 @njit(
-    int64(READ_ROW_TABLE, READ_ROWS, READ_MASK, READ_ROWS, READ_VECTOR, READ_OFFSET_TABLE, READ_OFFSETS, READ_VECTOR,
-          int64[::1], int64, float32, float32, float32,
-          float32[:, ::1], float32[:, ::1], float32[::1], float32[::1], float64[::1]),
+    int64(group(READ_ROW_TABLE, READ_ROWS, READ_MASK, READ_ROWS, READ_VECTOR, READ_OFFSET_TABLE),
+          group(READ_OFFSETS, READ_VECTOR), OFFSETS, int64, float32, float32, float32, PARAMETERS, VECTOR64),
     nogil=True, cache=True, fastmath=set(FAST_MATH), boundscheck=False,
 )
-def learn_blocks(users, lengths, continues, items, values, table, blocks, learning_rates,
-                 progress, resume, mean, regularization, reg_bias,
-                 user_factors, item_factors, user_bias, item_bias, squared_errors):
+def learn_blocks(grid, schedule, progress, resume, mean, regularization, reg_bias, parameters, squared_errors):
     """One step per rating of the blocks that this caller claims.
 
-    users [n_bundles, n_streams], lengths, continues [n_bundles], items, values [n], table [n_blocks, 4]: see `Grid`
-    blocks [n_groups * n_strata]: numbers of blocks, stratum after stratum   learning_rates [n_strata]
-    progress [1 + 2 n_groups], zeros at first: next place in `blocks` to claim; strata done of each group of users; of
-    each group of items   resume: -1, or what the call before returned
-    factors [n_rows, n_columns], 64-byte aligned, and biases [n_rows] are learned in place
+    grid: users [n_bundles, n_streams], lengths, continues [n_bundles], items, values [n], table [n_blocks, 4]: see
+    `Grid`   schedule: blocks [n_groups * n_strata], their numbers, stratum after stratum; learning_rates [n_strata]
+    progress [1 + 2 n_groups], zeros at first: next position in `blocks` to claim; strata done by each group of users;
+    by each group of items   resume: -1, or what the call before returned
+    parameters: factors [n_rows, n_columns], 64-byte aligned, and biases [n_rows] of users and items, learned in place
     squared_errors [n_blocks]: overwritten for the claimed ones
-    Returns -1 when no block is left, or the place in `blocks` of the one claimed whose turn did not come while waiting.
+    Returns -1 when no block is left, or the position of the claimed one if it still waits for blocks before it.
     """
+    users, lengths, continues, items, values, table = grid
+    blocks, learning_rates = schedule
+    user_factors, item_factors, user_bias, item_bias = parameters
     n_groups = (progress.size - 1) // 2
     counters = progress.ctypes.data
-    mine = resume if resume >= 0 else claim(counters)
-    while mine < blocks.size:
-        block, stratum = blocks[mine], mine // n_groups
-        user_turn = counters + 8 * (1 + block // n_groups)
-        item_turn = counters + 8 * (1 + n_groups + block % n_groups)
-        patience = {patience}
-        while heard(user_turn) < stratum or heard(item_turn) < stratum:
-            patience -= 1
-            if patience == 0:
-                return mine
+    claimed = resume if resume >= 0 else fetch_increment(counters)
+    while claimed < blocks.size:
+        block, stratum = blocks[claimed], claimed // n_groups
+        user_progress = counters + 8 * (1 + block // n_groups)
+        item_progress = counters + 8 * (1 + n_groups + block % n_groups)
+        spins_left = {spins}
+        while load_acquire(user_progress) < stratum or load_acquire(item_progress) < stratum:
+            spins_left -= 1
+            if spins_left == 0:
+                return claimed
         learning_rate = learning_rates[stratum]
         keep = float32(1) - learning_rate * regularization
         keep_bias = float32(1) - learning_rate * reg_bias
@@ -135,20 +137,20 @@ def learn_blocks(users, lengths, continues, items, values, table, blocks, learni
 
 _END = """\
         squared_errors[block] = total
-        announce(user_turn)
-        announce(item_turn)
-        mine = claim(counters)
+        increment_release(user_progress)
+        increment_release(item_progress)
+        claimed = fetch_increment(counters)
     return -1
 """
 
-_PATIENCE = 20_000
-"""Looks at the counters, some tens of microseconds of them, before the caller is asked to sleep in between."""
+_SPINS = 20_000
+"""Reads of the counters, some tens of microseconds of them, before the kernel returns so that the caller can sleep."""
 _BUNDLES_AHEAD = 3
-"""Bundles between asking for the vectors of users and looking at their first ratings."""
+"""Bundles between prefetching the vectors of users and predicting their first ratings."""
 _RATINGS_AHEAD = 4
-"""Ratings of a user between asking for the vector of an item and looking at it."""
+"""Ratings of a user between prefetching the vector of an item and using it."""
 _LONG_ROW = 64
-"""Columns from which the vectors of items are asked for ahead: shorter ones are near enough."""
+"""Columns from which the vectors of items are prefetched: shorter ones stay in a near cache."""
 
 
 class _Text:
@@ -165,23 +167,24 @@ class _Text:
 
 
 def _vector_kernel(n_columns: int) -> str:
-    rows = f"\nload, store, scaled, dot, pull, pull_and_shrink, shrink_there, prefetch = rows_of({n_columns})\n\n"
-    return rows + _SIGNATURE.format(patience=_PATIENCE) + str(_VectorBody(n_columns).block()) + _END
+    functions = "load, store, scaled, dot, update, update_and_decay, update_and_decay_stored, prefetch"
+    rows = f"\n{functions} = row_functions({n_columns})\n\n"
+    return rows + _SIGNATURE.format(spins=_SPINS) + str(_VectorBody(n_columns).block()) + _END
 
 
 class _VectorBody:
-    """The work on one block, unrolled over streams: p<stream> is a user's vector, in registers.
+    """The steps of one block, unrolled over streams: p<stream> is a user's vector, in registers.
 
-    A step takes n_turns ratings of each of n_streams users, one in each lane of a Four.
+    A step takes n_rounds ratings of each of n_streams users, one in each lane of a Four.
     """
 
     def __init__(self, n_columns: int) -> None:
         self.n_bytes = n_columns * 4
         self.n_streams = n_streams_for(n_columns)
-        self.n_turns = n_turns_for(n_columns)
-        self.streams, self.turns = range(self.n_streams), range(self.n_turns)
-        self.lanes = range(self.n_streams * self.n_turns)
-        self.asks_ahead = n_columns >= _LONG_ROW
+        self.n_rounds = n_rounds_for(n_columns)
+        self.streams, self.rounds = range(self.n_streams), range(self.n_rounds)
+        self.lanes = range(self.n_streams * self.n_rounds)
+        self.prefetches_items = n_columns >= _LONG_ROW
         self.text = _Text()
 
     def block(self) -> _Text:
@@ -192,61 +195,61 @@ class _VectorBody:
         add(2, "keep_wide, keep_twice, keep_bias_four = wide_of(keep), wide_of(keep * keep), four_spread(keep_bias)")
         add(2, "half_penalty = float32(0.5) * learning_rate * regularization")
         add(2, "rate_four, mean_four = four_spread(-learning_rate), four_spread(mean)")
-        add(2, "is_looked_at = False")
+        add(2, "is_predicted = False")
         add(2, "next_steps = next_squares = four_spread(float32(0))")
         for lane in self.lanes:
             add(2, f"next_i{lane}, next_q{lane} = uint64(0), q_rows")
         add(2, "while bundle < end:")
-        add(3, "if not is_looked_at:")
-        self.look_at_bundle(4, "bundle")
-        self.step_on(3)
-        self.take_users(3)
+        add(3, "if not is_predicted:")
+        self.predict_bundle(4, "bundle")
+        self.advance(3)
+        self.load_users(3)
         add(3, "errors = four_spread(float32(0))")
         add(3, "for _ in range((lengths[bundle] - 1) // 2):")
-        if self.n_turns == 1:
-            self.whole_step(4, ["shrink_there({}, keep_twice)"])
-            self.whole_step(4, ["pull({})"])
+        if self.n_rounds == 1:
+            self.whole_step(4, ["update_and_decay_stored({}, keep_twice)"])
+            self.whole_step(4, ["update({})"])
             add(3, "if (lengths[bundle] - 1) % 2:")
-            self.whole_step(4, ["shrink_there({}, keep_wide)"])
+            self.whole_step(4, ["update_and_decay_stored({}, keep_wide)"])
         else:
-            self.whole_step(4, ["shrink_there({}, keep_twice)", "pull({})"])
+            self.whole_step(4, ["update_and_decay_stored({}, keep_twice)", "update({})"])
         self.end_of_bundle()
         add(2, "while bundle < last:  # users by themselves")
-        self.learn_alone(3)
+        self.learn_single_user(3)
         add(3, "bundle += 1")
         return self.text
 
-    def whole_step(self, depth: int, pulls: list[str]) -> None:
-        """A look at the next ratings, and the pulls of those before them, one for each turn."""
-        self.look(depth)
+    def whole_step(self, depth: int, updates: list[str]) -> None:
+        """Predicts the next ratings and updates the vectors of those before them, one update for each round."""
+        self.predict(depth)
         self.text.add(depth, "errors = errors + squares")
-        for turn, pull in enumerate(pulls):
-            self.pull(depth, turn, pull)
-        self.step_on(depth)
+        for number, update in enumerate(updates):
+            self.update(depth, number, update)
+        self.advance(depth)
 
     def end_of_bundle(self) -> None:
-        """What was looked at last is pulled, as far as it belongs to the bundle; before that, a look at the next."""
+        """Predicts the first ratings of the next bundle, then makes the last updates of this one."""
         add = self.text.add
-        if self.n_turns == 2:
+        if self.n_rounds == 2:
             add(3, "is_whole = lengths[bundle] % 2 == 0", "if not is_whole:")
             add(4, f"at -= uint64({self.n_streams})")
         add(3, "following = bundle + 1")
-        add(3, "is_looked_at = following < end and not continues[following]")
-        add(3, "if is_looked_at:")
-        self.look_at_bundle(4, "following")
-        for turn in self.turns:
-            depth = 3 if turn == 0 else 4
-            if turn:
+        add(3, "is_predicted = following < end and not continues[following]")
+        add(3, "if is_predicted:")
+        self.predict_bundle(4, "following")
+        for number in self.rounds:
+            depth = 3 if number == 0 else 4
+            if number:
                 add(3, "if is_whole:")
-            of_turn = [f"float64(lane_{self.lane(turn, s)}(squares))" for s in self.streams]
-            add(depth, "total += " + " + ".join(of_turn))
-            self.pull(depth, turn, "shrink_there({}, keep_wide)")
-        self.put_users_back(3)
+            of_round = [f"float64(lane_{self.lane(number, s)}(squares))" for s in self.streams]
+            add(depth, "total += " + " + ".join(of_round))
+            self.update(depth, number, "update_and_decay_stored({}, keep_wide)")
+        self.store_users(3)
         add(3, "total += " + " + ".join(f"float64(lane_{lane}(errors))" for lane in self.lanes))
         add(3, "bundle = following")
 
-    def lane(self, turn: int, stream: int) -> int:
-        return turn * self.n_streams + stream
+    def lane(self, round_number: int, stream: int) -> int:
+        return round_number * self.n_streams + stream
 
     def user_address(self, row: str) -> str:
         return f"p_rows + int64({row}) * {self.n_bytes}"
@@ -254,8 +257,8 @@ class _VectorBody:
     def item_address(self, row: str) -> str:
         return f"q_rows + int64({row}) * {self.n_bytes}"
 
-    def look_at_bundle(self, depth: int, bundle: str) -> None:
-        """Look at the first ratings of a bundle whose users are not in registers yet."""
+    def predict_bundle(self, depth: int, bundle: str) -> None:
+        """Predict the first ratings of a bundle whose users are not in registers yet."""
         add = self.text.add
         add(depth, f"soon = min({bundle} + {_BUNDLES_AHEAD}, end - 1)")
         for s in self.streams:
@@ -263,20 +266,20 @@ class _VectorBody:
         for s in self.streams:
             add(depth, f"u{s} = uint64(uint32(users[{bundle}, {s}]))")
             add(depth, f"first_p{s} = load({self.user_address(f'u{s}')})")
-        add(depth, f"paid = float32(1) / (float32(1) + half_penalty * float32(lengths[{bundle}]))")
-        self.look_with(depth, "first_p", self.user_biases(), " * paid")
+        add(depth, f"first_decay = float32(1) / (float32(1) + half_penalty * float32(lengths[{bundle}]))")
+        self.predict_with(depth, "first_p", self.user_biases(), " * first_decay")
 
-    def look(self, depth: int) -> None:
-        """Look at the next ratings of the users in registers."""
-        self.look_with(depth, "p", "biases", "")
+    def predict(self, depth: int) -> None:
+        """Predict the next ratings of the users in registers."""
+        self.predict_with(depth, "p", "biases", "")
 
-    def look_with(self, depth: int, row: str, biases: str, factor: str) -> None:
+    def predict_with(self, depth: int, row: str, biases: str, factor: str) -> None:
         """next_i<lane>, next_q<lane>: items and their addresses; next_steps: -learning_rate times the slopes.
 
-        At the end of a bundle the lanes of the second turn see ratings that are not its own: nobody asks for these.
+        At the end of a bundle the lanes of the second round hold ratings of the next one; these results are not used.
         """
         add = self.text.add
-        if self.asks_ahead:
+        if self.prefetches_items:
             for lane in self.lanes:
                 ahead = f"items[min(at + uint64({_RATINGS_AHEAD * self.n_streams + lane}), last_rating)]"
                 add(depth, f"prefetch({self.item_address(ahead)})")
@@ -296,39 +299,39 @@ class _VectorBody:
         """Of the users u<stream>, each in the lanes of its ratings."""
         return _four([f"user_bias[u{lane % self.n_streams}]" for lane in self.lanes])
 
-    def take_users(self, depth: int) -> None:
+    def load_users(self, depth: int) -> None:
         add = self.text.add
-        add(depth, "half_paid = float32(1) / (float32(1) + half_penalty * float32(lengths[bundle]))")
+        add(depth, "half_decay = float32(1) / (float32(1) + half_penalty * float32(lengths[bundle]))")
         for s in self.streams:
             add(depth, f"u{s} = uint64(uint32(users[bundle, {s}]))", f"row{s} = {self.user_address(f'u{s}')}")
-            add(depth, f"p{s} = scaled(load(row{s}), half_paid)")
+            add(depth, f"p{s} = scaled(load(row{s}), half_decay)")
         add(depth, f"biases = {self.user_biases()}")
 
-    def put_users_back(self, depth: int) -> None:
+    def store_users(self, depth: int) -> None:
         for s in self.streams:
-            self.text.add(depth, f"store(row{s}, scaled(p{s}, half_paid))")
+            self.text.add(depth, f"store(row{s}, scaled(p{s}, half_decay))")
             self.text.add(depth, f"user_bias[uint64(uint32(users[bundle, {s}]))] = lane_{s}(biases)")
 
-    def pull(self, depth: int, turn: int, pull: str) -> None:
-        """p, q, b_u and b_i of the ratings of one turn that were looked at one step before."""
+    def update(self, depth: int, round_number: int, update: str) -> None:
+        """Updates p, q, b_u and b_i of the ratings of one round that were predicted one step before."""
         add = self.text.add
-        if self.n_turns == 1:
+        if self.n_rounds == 1:
             add(depth, "biases = keep_bias_four * biases + steps")
         else:  # every user has two lanes
-            add(depth, f"biases = keep_bias_four * biases + four_{'high' if turn else 'low'}(steps)")
+            add(depth, f"biases = keep_bias_four * biases + four_{'high' if round_number else 'low'}(steps)")
         for s in self.streams:
-            lane = self.lane(turn, s)
+            lane = self.lane(round_number, s)
             add(depth, f"item_bias[i{lane}] = keep_bias * item_bias[i{lane}] + lane_{lane}(steps)")
-            add(depth, f"p{s} = " + pull.format(f"p{s}, q{lane}, wide_lane_{lane}(steps)"))
+            add(depth, f"p{s} = " + update.format(f"p{s}, q{lane}, wide_lane_{lane}(steps)"))
 
-    def step_on(self, depth: int) -> None:
-        """What was looked at is what is pulled next."""
+    def advance(self, depth: int) -> None:
+        """The ratings just predicted are the next to be updated."""
         self.text.add(depth, "steps, squares = next_steps, next_squares")
         for lane in self.lanes:
             self.text.add(depth, f"i{lane}, q{lane} = next_i{lane}, next_q{lane}")
 
-    def learn_alone(self, depth: int) -> None:
-        """The ratings of one user by themselves, each looked at with everything before it pulled."""
+    def learn_single_user(self, depth: int) -> None:
+        """The ratings of one user by themselves, each predicted after all updates before it."""
         add, inner = self.text.add, depth + 1
         add(depth, "u0 = uint64(uint32(users[bundle, 0]))", f"row0 = {self.user_address('u0')}")
         add(depth, "p0, bias = load(row0), user_bias[u0]", "for _ in range(lengths[bundle]):")
@@ -336,7 +339,7 @@ class _VectorBody:
         add(inner, "score_alone = mean + bias + item_bias[i0] + wide_sum(dot(p0, q0))")
         add(inner, "slope, r_hat = slope_of(four_spread(rating), four_spread(score_alone))  # typed once, for Fours")
         add(inner, "step_alone, miss = lane_0(rate_four * slope), rating - lane_0(r_hat)")
-        add(inner, "p0 = pull_and_shrink(p0, q0, wide_of(step_alone), keep_wide, keep_wide)")
+        add(inner, "p0 = update_and_decay(p0, q0, wide_of(step_alone), keep_wide, keep_wide)")
         add(inner, "bias = keep_bias * bias + step_alone")
         add(inner, "item_bias[i0] = keep_bias * item_bias[i0] + step_alone")
         add(inner, "total += float64(miss * miss)", "at += uint64(1)")
@@ -354,25 +357,25 @@ def _plain_kernel(loss: Loss, n_columns: int) -> str:
         n_columns=n_columns,
         penalty_statements=_indented(codegen.penalty_statements(loss), 2),
         bias_penalty_statements=_indented(codegen.bias_penalty_statements(loss), 1),
-        pays_in_instalments=codegen.decay_of(loss) is not None,
+        decays_in_instalments=codegen.decay_of(loss) is not None,
     )
-    body = _PLAIN_BODY.format(n_lanes=RATINGS_OF_A_STEP, n_turns=n_turns_for(n_columns))
-    return steps + _SIGNATURE.format(patience=_PATIENCE) + body + _END
+    body = _PLAIN_BODY.format(n_lanes=RATINGS_OF_A_STEP, n_rounds=n_rounds_for(n_columns))
+    return steps + _SIGNATURE.format(spins=_SPINS) + body + _END
 
 
 _PLAIN_STEPS = """\
 
 @njit(inline="always")
-def look(user, item, r, mean, paid, user_factors, item_factors, user_bias, item_bias):
+def predict(user, item, r, mean, factor, user_factors, item_factors, user_bias, item_bias):
     dot = float32(0)
     for f in range({n_columns}):
         dot += user_factors[user, f] * item_factors[item, f]
-    slope, r_hat = slope_of(r, mean + user_bias[user] + item_bias[item] + paid * dot)
+    slope, r_hat = slope_of(r, mean + user_bias[user] + item_bias[item] + factor * dot)
     return slope, (r - r_hat) * (r - r_hat)
 
 
 @njit(inline="always")
-def pull(user, item, step, keep_user, keep_item, keep_bias, user_factors, item_factors, user_bias, item_bias):
+def update(user, item, step, keep_user, keep_item, keep_bias, user_factors, item_factors, user_bias, item_bias):
     for f in range({n_columns}):
         p, q = user_factors[user, f], item_factors[item, f]
 {penalty_statements}
@@ -385,62 +388,62 @@ def pull(user, item, step, keep_user, keep_item, keep_bias, user_factors, item_f
 
 
 @njit(inline="always")
-def pay(user, paid, user_factors):
+def decay_user(user, factor, user_factors):
     for f in range({n_columns}):
-        user_factors[user, f] *= paid
+        user_factors[user, f] *= factor
 
 
-PAYS_IN_INSTALMENTS = {pays_in_instalments}
+DECAYS_IN_INSTALMENTS = {decays_in_instalments}
 
 """
 
 _PLAIN_BODY = """\
         at = first
         n_streams = users.shape[1]
-        n_turns = {n_turns}
+        n_rounds = {n_rounds}
         slopes, next_slopes = np.zeros({n_lanes}, np.float32), np.zeros({n_lanes}, np.float32)
-        half_penalty = float32(0.5) * learning_rate * regularization if PAYS_IN_INSTALMENTS else float32(0)
-        is_looked_at = False
+        half_penalty = float32(0.5) * learning_rate * regularization if DECAYS_IN_INSTALMENTS else float32(0)
+        is_predicted = False
         while bundle < last:
             is_full, length = bundle < end, lengths[bundle]
-            width, turns = (n_streams, n_turns) if is_full else (1, 1)
-            paid = float32(1) / (float32(1) + half_penalty * float32(length)) if is_full else float32(1)
-            for done in range(0, length, turns):
-                n_now = min(turns, length - done)
-                if not is_looked_at:
+            width, n_each = (n_streams, n_rounds) if is_full else (1, 1)
+            half_decay = float32(1) / (float32(1) + half_penalty * float32(length)) if is_full else float32(1)
+            for done in range(0, length, n_each):
+                n_now = min(n_each, length - done)
+                if not is_predicted:
                     for lane in range(n_now * width):
-                        slopes[lane], square = look(users[bundle, lane % width], items[at + lane], values[at + lane],
-                                                    mean, paid if done == 0 else float32(1),
+                        slopes[lane], square = predict(users[bundle, lane % width], items[at + lane], values[at + lane],
+                                                    mean, half_decay if done == 0 else float32(1),
                                                     user_factors, item_factors, user_bias, item_bias)
                         total += float64(square)
                 if done == 0:
                     for s in range(width):
-                        pay(users[bundle, s], paid, user_factors)
-                is_last = done + turns >= length
+                        decay_user(users[bundle, s], half_decay, user_factors)
+                is_last = done + n_each >= length
                 ahead = bundle + 1 if is_last else bundle
-                is_looked_at = is_full and ahead < end and (ahead == bundle or not continues[ahead])
-                if is_looked_at:
+                is_predicted = is_full and ahead < end and (ahead == bundle or not continues[ahead])
+                if is_predicted:
                     to = at + n_now * width
-                    n_ahead = min(turns, lengths[ahead] if is_last else length - done - turns)
+                    n_ahead = min(n_each, lengths[ahead] if is_last else length - done - n_each)
                     factor = float32(1)
                     if is_last:
                         factor /= float32(1) + half_penalty * float32(lengths[ahead])
                     for lane in range(n_ahead * width):
-                        next_slopes[lane], square = look(users[ahead, lane % width], items[to + lane],
+                        next_slopes[lane], square = predict(users[ahead, lane % width], items[to + lane],
                                                          values[to + lane], mean, factor,
                                                          user_factors, item_factors, user_bias, item_bias)
                         total += float64(square)
                 for lane in range(n_now * width):
                     keep_user, keep_item = keep, keep
-                    if PAYS_IN_INSTALMENTS and is_full:
+                    if DECAYS_IN_INSTALMENTS and is_full:
                         keep_user = float32(1)
-                        if done + lane // width < (length - 1) // 2 * 2:  # the first of two ratings pays for both
+                        if done + lane // width < (length - 1) // 2 * 2:  # the first of two ratings decays for both
                             keep_item = keep * keep if (done + lane // width) % 2 == 0 else float32(1)
-                    pull(users[bundle, lane % width], items[at + lane], -learning_rate * slopes[lane],
+                    update(users[bundle, lane % width], items[at + lane], -learning_rate * slopes[lane],
                          keep_user, keep_item, keep_bias, user_factors, item_factors, user_bias, item_bias)
                 slopes[:] = next_slopes
                 at += n_now * width
             for s in range(width):
-                pay(users[bundle, s], paid, user_factors)
+                decay_user(users[bundle, s], half_decay, user_factors)
             bundle += 1
 """

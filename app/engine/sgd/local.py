@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from app.engine.arrays import Matrix32, Rows, Vector32, Vector64
 from app.engine.data.ratings import Ratings
-from app.engine.data.statistics import Tally, mean_and_variance, tally
+from app.engine.data.statistics import mean_and_variance, rating_statistics
 from app.engine.evaluation import errors_of, mean_error, rmse
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
@@ -25,48 +25,54 @@ from app.engine.losses.codegen import decay_of
 from app.engine.losses.derivatives import derivatives_of
 from app.engine.losses.units import TrainingUnits, training_units
 from app.engine.parallel import ROWS_OF_A_PART, in_parts, n_parts_of, run_all, usable_cores
-from app.engine.sgd.check_loss import check_loss, kernel_slopes
-from app.engine.sgd.finalize import finish
-from app.engine.sgd.grid import lay_out
-from app.engine.sgd.kernel_cache import LearnBlocks, default_kernel_folder, load_kernel
+from app.engine.sgd.epoch_kernels import copy_rows, draw, sum_squared_errors
+from app.engine.sgd.finalize import finalize
+from app.engine.sgd.gradient_check import check_gradient, kernel_slopes
+from app.engine.sgd.grid import Grid, build_grid
+from app.engine.sgd.kernel_cache import SgdKernel, default_kernel_folder, load_kernel
 from app.engine.sgd.trainer import Diverged, EpochReport, Fit, FitCancelled, NoRatings, WarmStart
 from app.engine.simd.lanes import aligned_matrix, padded
 
-log = logging.getLogger(__name__)
-
 _RATINGS_PER_THREAD = 250_000
 """Fewer ratings than this per thread cost more in hand-over than a further thread saves."""
-_RATINGS_AT_ONCE = 20_000_000
-"""Learned in some tenths of a second, between two looks at whether the fit is cancelled; threads wait there."""
-_NAP_SECONDS = 50e-6
-_EXPLODED = 3.0
-"""An error this many times that of predicting the mean for everybody is not on its way anywhere."""
-
-
-_LOOKED_AT = 100_000
-"""Ratings looked at together in search of one that is no number."""
+_RATINGS_PER_CALL = 20_000_000
+"""Learned in some tenths of a second between two checks for cancellation; threads wait for each other there."""
+_SLEEP_SECONDS = 50e-6
+_DIVERGED = 3.0
+"""An error this many times that of predicting the mean means divergence."""
+_RATINGS_PER_SCAN = 100_000
+"""Ratings whose predictions are checked together when the error is not finite."""
 
 
 @dataclass(slots=True)
-class _State:
-    """The parameters in the grid's order of rows, in units of `scale`, rows padded with zeros to 16 lanes."""
+class _Parameters:
+    """What is learned, in the grid's order of rows, in units of `scale`, rows padded with zeros to 16 lanes."""
 
     user_factors: Matrix32
     item_factors: Matrix32
     user_bias: Vector32
     item_bias: Vector32
 
-    def copy_to(self, other: _State, pool: Executor) -> None:
+    @classmethod
+    def zeros(cls, n_users: int, n_items: int, n_columns: int) -> Self:
+        factors = (aligned_matrix(n, n_columns) for n in (n_users, n_items))
+        return cls(*factors, *(np.zeros(n, np.float32) for n in (n_users, n_items)))
+
+    @property
+    def arrays(self) -> tuple[Matrix32, Matrix32, Vector32, Vector32]:
+        """As the kernels take them."""
+        return self.user_factors, self.item_factors, self.user_bias, self.item_bias
+
+    def copy_to(self, other: _Parameters, pool: Executor) -> None:
         """Bit by bit, on the threads of the pool."""
-        parts = [(getattr(self, name), getattr(other, name)) for name in self.__slots__]
-        halves = [(to[at::2], source[at::2]) for source, to in parts for at in range(2)]
-        run_all(pool, np.copyto, halves)
+        pairs = zip(other.arrays, self.arrays, strict=True)
+        run_all(pool, np.copyto, [(to[at::2], source[at::2]) for to, source in pairs for at in range(2)])
 
 
 class LocalTrainer:
     """Fits by grid-blocked SGD on n_threads threads (default: the cores this process may use).
 
-    Compiled kernels are kept in kernel_folder (default: the user's cache folder). The number of threads changes the
+    Compiled kernels are stored in kernel_folder (default: the user's cache folder). The number of threads changes the
     time of a fit and not one bit of its result.
     """
 
@@ -86,68 +92,74 @@ class LocalTrainer:
         is_cancelled: Callable[[], bool] | None = None,
     ) -> Fit:
         """See `Trainer.fit`."""
-        lesson = start.lesson if start else ratings
-        if not len(lesson):
+        ratings_to_learn = start.ratings_to_learn if start else ratings
+        if not len(ratings_to_learn):
             raise NoRatings
-        n_threads = max(1, min(self.n_threads, len(lesson) // _RATINGS_PER_THREAD))
+        n_threads = max(1, min(self.n_threads, len(ratings_to_learn) // _RATINGS_PER_THREAD))
         with ThreadPoolExecutor(n_threads, thread_name_prefix="palate-sgd") as pool:
-            counted = tally(ratings, pool)
-            mean = float(self.loss.rating_of(start.mean)) if start else counted.mean
-            units = training_units(self.loss, mean, counted.spread)
-            kernel = load_kernel(units.loss, padded(hyperparameters.n_factors), self.kernel_folder)
-            slopes_of = kernel_slopes(kernel, padded(hyperparameters.n_factors))
-            check_loss(units, slopes_of, float(ratings.values.min()), float(ratings.values.max()))
-            if not self.loss.is_squared:
-                derivatives_of(self.loss)  # what folding in needs: better refused now than after the fit
-            run = _Run(ratings, hyperparameters, holdout, start, self.loss, units, counted, kernel, pool, n_threads)
+            run = _SgdRun(self, ratings, hyperparameters, holdout, start, pool, n_threads)
             return run.fit(on_epoch or (lambda _: None), is_cancelled or (lambda: False))
 
 
-class _Run:
-    """One fit, from the layout to the model."""
+class _SgdRun:
+    """One fit, from the grid to the model."""
 
     def __init__(
         self,
+        trainer: LocalTrainer,
         ratings: Ratings,
         hyperparameters: Hyperparameters,
         holdout: Ratings | None,
         start: WarmStart | None,
-        loss: Loss,
-        units: TrainingUnits,
-        counted: Tally,
-        kernel: LearnBlocks,
         pool: ThreadPoolExecutor,
         n_threads: int,
     ) -> None:
         self.ratings = ratings
         self.settings = hyperparameters
         self.holdout = holdout if holdout is not None and len(holdout) else None
-        self.lesson = start.lesson if start else ratings
-        self.kernel = kernel
+        self.ratings_to_learn = start.ratings_to_learn if start else ratings
         self.pool = pool
         self.n_threads = n_threads
-        self.counted = counted
-        self.loss = loss
+        self.n_columns = padded(hyperparameters.n_factors)
+        self.loss = loss = trainer.loss
         self.decay = 1.0 if (decay := decay_of(loss)) is None else decay
-        self.mean = start.mean if start else units.mean
-        self.scale = units.scale
-        self.units = units
+        self.statistics = rating_statistics(ratings, pool)
+        self.units = self._training_units(start)
+        self.mean = start.mean if start else self.units.mean
+        self.scale = self.units.scale
+        self.kernel = self._checked_kernel(trainer.kernel_folder)
         started = time.perf_counter()
-        of_lesson = counted if self.lesson is ratings else None
-        n_columns = padded(hyperparameters.n_factors)
-        self.grid = lay_out(self.lesson, n_columns, pool, n_threads, counted=of_lesson, scale=self.scale)
+        self.grid = self._grid()
         self.layout_seconds = time.perf_counter() - started
-        # A warm fit has few epochs, perhaps one: falling in between, its steps still end at zero.
-        self.noise_before = start.noise_variance if start else None
+        self.earlier_noise = start.noise_variance if start else None
+        # A warm fit has few epochs, perhaps one: its step falls within each epoch, so that it still ends at zero.
         self.falls_within_epochs = start is not None and hyperparameters.schedule == "linear"
         seeds = np.random.SeedSequence(hyperparameters.seed).spawn(2)
         self.first_factors, self.strata_order = (np.random.default_rng(seed) for seed in seeds)
-        self.state = self._state_of(start) if start else self._first_state()
+        self.parameters = self._parameters_of(start) if start else self._first_parameters()
+
+    def _training_units(self, start: WarmStart | None) -> TrainingUnits:
+        mean = float(self.loss.rating_of(start.mean)) if start else self.statistics.mean
+        return training_units(self.loss, mean, self.statistics.spread)
+
+    def _checked_kernel(self, folder: Path) -> SgdKernel:
+        """The compiled kernel of the loss; raises InvalidLoss where the loss has no usable derivatives."""
+        kernel = load_kernel(self.units.loss, self.n_columns, folder)
+        low, high = float(self.ratings.values.min()), float(self.ratings.values.max())
+        check_gradient(self.units, kernel_slopes(kernel, self.n_columns), low, high)
+        if not self.loss.is_squared:
+            derivatives_of(self.loss)  # folding in needs them: better refused now than after the fit
+        return kernel
+
+    def _grid(self) -> Grid:
+        known = self.statistics if self.ratings_to_learn is self.ratings else None
+        arguments = (self.ratings_to_learn, self.n_columns, self.pool, self.n_threads)
+        return build_grid(*arguments, statistics=known, scale=self.scale)
 
     def fit(self, on_epoch: Callable[[EpochReport], None], is_cancelled: Callable[[], bool]) -> Fit:
-        """Epochs until the schedule, the patience or the caller ends them."""
+        """Runs epochs until the schedule, the patience or the caller ends them."""
         reports: list[EpochReport] = []
-        best = self._empty_state()
+        best = self._zeros()
         best_epoch = 0
         limits = self._error_limits()
         for epoch in range(1, self.settings.last_epoch + 1):
@@ -158,45 +170,36 @@ class _Run:
             if _is_better(report, reports[best_epoch - 1] if best_epoch else None):
                 best_epoch = epoch
                 if self.holdout is not None and epoch < self.settings.last_epoch:
-                    self.state.copy_to(best, self.pool)
+                    self.parameters.copy_to(best, self.pool)
             elif epoch - best_epoch >= self.settings.patience:
                 break
-        state = self.state if best_epoch == len(reports) else best
-        model = self._model(state, reports[best_epoch - 1])
+        parameters = self.parameters if best_epoch == len(reports) else best
+        model = self._model(parameters, reports[best_epoch - 1])
         return Fit(model, tuple(reports), best_epoch, self.layout_seconds)
 
-    def _empty_state(self) -> _State:
-        n_users, n_items = self.ratings.n_users, self.ratings.n_items
-        n_columns = padded(self.settings.n_factors)
-        return _State(
-            aligned_matrix(n_users, n_columns),
-            aligned_matrix(n_items, n_columns),
-            np.zeros(n_users, np.float32),
-            np.zeros(n_items, np.float32),
-        )
+    def _zeros(self) -> _Parameters:
+        return _Parameters.zeros(self.ratings.n_users, self.ratings.n_items, self.n_columns)
 
-    def _first_state(self) -> _State:
-        from app.engine.sgd.epoch_kernels import draw
-
-        state = self._empty_state()
-        for factors in (state.user_factors, state.item_factors):
+    def _first_parameters(self) -> _Parameters:
+        parameters = self._zeros()
+        for factors in (parameters.user_factors, parameters.item_factors):
             drawn = (int(self.first_factors.integers(2**62)), self.settings.n_factors, self.settings.initial_scale)
             in_parts(self.pool, draw, factors.shape[0], *drawn, factors, least=ROWS_OF_A_PART)
-        return state
+        return parameters
 
-    def _state_of(self, start: WarmStart) -> _State:
-        """A model's numbers in the grid's order and units: the inverse of `_model`."""
-        state = self._empty_state()
+    def _parameters_of(self, start: WarmStart) -> _Parameters:
+        """A model's parameters in the grid's order and units: the inverse of `_model`."""
+        parameters = self._zeros()
         users, items = self.grid.users.row_at, self.grid.items.row_at
         scale = np.float32(self.scale)
-        self._copy_rows(start.user_factors, users, 1.0 / math.sqrt(self.scale), state.user_factors)
-        self._copy_rows(start.item_factors, items, 1.0 / math.sqrt(self.scale), state.item_factors)
-        np.divide(start.user_bias[users], scale, out=state.user_bias)
-        np.divide(start.item_bias[items], scale, out=state.item_bias)
-        return state
+        self._copy_rows(start.user_factors, users, 1.0 / math.sqrt(self.scale), parameters.user_factors)
+        self._copy_rows(start.item_factors, items, 1.0 / math.sqrt(self.scale), parameters.item_factors)
+        np.divide(start.user_bias[users], scale, out=parameters.user_bias)
+        np.divide(start.item_bias[items], scale, out=parameters.item_bias)
+        return parameters
 
     def _epoch(self, epoch: int, is_cancelled: Callable[[], bool]) -> EpochReport:
-        """Every stratum once, in an order drawn from the seed."""
+        """Learns every stratum once, in an order drawn from the seed."""
         started = time.perf_counter()
         learning_rate = self.settings.learning_rate_of(epoch)
         n_strata = self.grid.n_groups
@@ -204,131 +207,122 @@ class _Run:
         fall = learning_rate / (self.settings.n_epochs - epoch + 1) if self.falls_within_epochs else 0.0
         rates = (learning_rate - fall * np.arange(n_strata) / n_strata).astype(np.float32)
         squared_errors = np.zeros(n_strata**2)
-        at_once = max(1, n_strata * _RATINGS_AT_ONCE // max(1, len(self.lesson)))
-        for first in range(0, n_strata, at_once):
+        n_per_call = max(1, n_strata * _RATINGS_PER_CALL // max(1, len(self.ratings_to_learn)))
+        for first in range(0, n_strata, n_per_call):
             if is_cancelled():
                 raise FitCancelled(epoch=epoch)
-            part = slice(first, first + at_once)
+            part = slice(first, first + n_per_call)
             self._learn_strata(strata[part], rates[part], squared_errors)
         seconds = max(time.perf_counter() - started, 1e-9)
         return EpochReport(
             epoch=epoch,
             n_epochs=self.settings.last_epoch,
             learning_rate=learning_rate,
-            train_rmse=self.scale * math.sqrt(squared_errors.sum() / len(self.lesson)),
+            train_rmse=self.scale * math.sqrt(squared_errors.sum() / len(self.ratings_to_learn)),
             holdout_rmse=self._rmse(self.holdout) if self.holdout is not None else None,
-            ratings_per_second=len(self.lesson) / seconds,
+            ratings_per_second=len(self.ratings_to_learn) / seconds,
             holdout_error=self._holdout_error(),
         )
 
     def _learn_strata(self, strata: npt.NDArray[np.int64], rates: Vector32, squared_errors: Vector64) -> None:
         """Strata one after the other: a block waits for those before it that share its users or its items."""
-        grid, state = self.grid, self.state
-        ratings = (grid.bundle_users, grid.bundle_lengths, grid.bundle_continues, grid.item_places, grid.values)
+        grid = self.grid
         blocks = np.concatenate([grid.stratum(number) for number in strata.tolist()])
         progress = np.zeros(1 + 2 * grid.n_groups, np.int64)
         penalties = (self.settings.regularization * self.decay, self.settings.reg_bias * self.decay)
-        learned = (state.user_factors, state.item_factors, state.user_bias, state.item_bias, squared_errors)
-        call = (*ratings, grid.table, blocks, rates, progress)
-        rest = (self.mean / self.scale, *penalties, *learned)
-        run_all(self.pool, self._learn_blocks, [(call, rest)] * self.n_threads)
+        what = (grid.kernel_arguments, (blocks, rates), progress)
+        how = (self.mean / self.scale, *penalties, self.parameters.arrays, squared_errors)
+        run_all(self.pool, self._learn_blocks, [(what, how)] * self.n_threads)
 
-    def _learn_blocks(self, call: tuple[object, ...], rest: tuple[object, ...]) -> None:
-        """The kernel until no block is left, asleep where it would only wait: its core may be wanted by others."""
-        waiting = self.kernel(*call, -1, *rest)
+    def _learn_blocks(self, what: tuple[object, ...], how: tuple[object, ...]) -> None:
+        """Runs the kernel until no block is left; sleeps where it would only wait, so that others can use the core."""
+        waiting = self.kernel(*what, -1, *how)
         while waiting >= 0:
-            time.sleep(_NAP_SECONDS)
-            waiting = self.kernel(*call, waiting, *rest)
+            time.sleep(_SLEEP_SECONDS)
+            waiting = self.kernel(*what, waiting, *how)
 
     def _rmse(self, ratings: Ratings) -> float:
-        from app.engine.sgd.epoch_kernels import sum_squared_errors
-
         if self.loss.link != "identity":
-            users, items = self.grid.users.place_of[ratings.user_rows], self.grid.items.place_of[ratings.item_rows]
-            return rmse(self.loss.rating_of(self._scores(users, items)), ratings.values)
-        state, sums = self.state, np.zeros(n_parts_of(len(ratings)))
+            return rmse(self.loss.rating_of(self._scores(ratings.user_rows, ratings.item_rows)), ratings.values)
+        sums = np.zeros(n_parts_of(len(ratings)))
+        columns = (ratings.user_rows, ratings.item_rows, ratings.values)
+        positions = (self.grid.users.position_of, self.grid.items.position_of)
         in_parts(
-            *(self.pool, sum_squared_errors, len(ratings), ratings.user_rows, ratings.item_rows, ratings.values),
-            *(self.scale, self.mean / self.scale, self.grid.users.place_of, self.grid.items.place_of),
-            *(state.user_factors, state.item_factors, state.user_bias, state.item_bias, sums),
+            *(self.pool, sum_squared_errors, len(ratings), columns, self.scale, self.mean / self.scale, positions),
+            *(self.parameters.arrays, sums),
         )
         return self.scale * math.sqrt(sums.sum() / len(ratings))
 
-    def _scores(self, user_places: Rows, item_places: Rows) -> Vector32:
+    def _scores(self, user_rows: Rows, item_rows: Rows) -> Vector32:
         """mean + b_u + b_i + p.q, in the units of training."""
-        state = self.state
-        dots = np.einsum("nk,nk->n", state.user_factors[user_places], state.item_factors[item_places])
-        scores = np.float32(self.mean / self.scale) + state.user_bias[user_places] + state.item_bias[item_places] + dots
+        users, items = self.grid.users.position_of[user_rows], self.grid.items.position_of[item_rows]
+        user_factors, item_factors, user_bias, item_bias = self.parameters.arrays
+        dots = np.einsum("nk,nk->n", user_factors[users], item_factors[items])
+        scores = np.float32(self.mean / self.scale) + user_bias[users] + item_bias[items] + dots
         return np.asarray(scores, np.float32)
 
     def _holdout_error(self) -> float | None:
-        """Mean declared error of the hold-out, by which the best epoch is chosen; squared errors have their RMSE."""
+        """Mean declared error of the hold-out, by which the best epoch is chosen; None for squared errors."""
         if self.holdout is None or self.loss.is_squared:
             return None
-        users, items = self.grid.users.place_of, self.grid.items.place_of
-        scores = self._scores(users[self.holdout.user_rows], items[self.holdout.item_rows]) * self.scale
+        scores = self._scores(self.holdout.user_rows, self.holdout.item_rows) * self.scale
         return mean_error(self.loss, scores, self.holdout.values)
 
     def _error_limits(self) -> tuple[float, float]:
-        """Train and hold-out errors beyond which the fit has exploded, from those of predicting the mean."""
-        limit = _EXPLODED * self.counted.spread
+        """Train and hold-out errors beyond which the fit has diverged, from those of predicting the mean."""
+        limit = _DIVERGED * self.statistics.spread
         if self.holdout is None:
             return limit, limit
         mean, variance = mean_and_variance(self.holdout.values)
         off = mean - float(self.loss.rating_of(self.mean))
-        return limit, max(limit, _EXPLODED * math.hypot(off, math.sqrt(variance)))
+        return limit, max(limit, _DIVERGED * math.hypot(off, math.sqrt(variance)))
 
     def _first_not_finite(self) -> str:
-        """Which rating of the lesson has a prediction or a step that is no number, in words."""
-        users, items = self.grid.users.place_of, self.grid.items.place_of
-        for first in range(0, len(self.lesson), _LOOKED_AT):
-            part = slice(first, first + _LOOKED_AT)
+        """Names the first rating whose prediction or error is not finite."""
+        ratings = self.ratings_to_learn
+        for first in range(0, len(ratings), _RATINGS_PER_SCAN):
+            part = slice(first, first + _RATINGS_PER_SCAN)
             with np.errstate(all="ignore"):
-                scores = self._scores(users[self.lesson.user_rows[part]], items[self.lesson.item_rows[part]])
-                errors = errors_of(self.units.loss, scores, self.lesson.values[part] / np.float32(self.scale))
+                scores = self._scores(ratings.user_rows[part], ratings.item_rows[part])
+                errors = errors_of(self.units.loss, scores, ratings.values[part] / np.float32(self.scale))
             bad = np.flatnonzero(~(np.isfinite(scores) & np.isfinite(errors)))
             if bad.size:
-                place = first + int(bad[0])
-                user_row, item_row = self.lesson.user_rows[place], self.lesson.item_rows[place]
-                return (
-                    f", first at rating {place} ({self.lesson.values[place]:g} by user row {user_row} of item row "
-                    f"{item_row})"
-                )
+                at = first + int(bad[0])
+                user_row, item_row = ratings.user_rows[at], ratings.item_rows[at]
+                return f", first at rating {at} ({ratings.values[at]:g} by user row {user_row} of item row {item_row})"
         return ""
 
-    def _model(self, state: _State, report: EpochReport) -> FactorModel:
-        users, items = self.grid.users.place_of, self.grid.items.place_of
+    def _model(self, parameters: _Parameters, report: EpochReport) -> FactorModel:
+        users, items = self.grid.users.position_of, self.grid.items.position_of
         scale = np.float32(self.scale)
-        return finish(
+        return finalize(
             self.ratings,
             loss=self.loss,
             mean=self.mean,
-            item_bias=state.item_bias[items] * scale,
-            item_factors=self._rows(state.item_factors, items),
-            user_bias=state.user_bias[users] * scale,
-            user_factors=self._rows(state.user_factors, users),
+            item_bias=parameters.item_bias[items] * scale,
+            item_factors=self._rows(parameters.item_factors, items),
+            user_bias=parameters.user_bias[users] * scale,
+            user_factors=self._rows(parameters.user_factors, users),
             train_rmse=report.train_rmse,
             holdout=self.holdout,
             seed=self.settings.seed,
-            counted=self.counted,
+            statistics=self.statistics,
             pool=self.pool,
-            noise_before=self.noise_before,
+            earlier_noise=self.earlier_noise,
         )
 
-    def _rows(self, factors: Matrix32, places: Rows) -> Matrix32:
-        """The model's vectors out of the grid's."""
-        found = np.empty((places.size, self.settings.n_factors), np.float32)
-        self._copy_rows(factors, places, math.sqrt(self.scale), found)
-        return found
+    def _rows(self, factors: Matrix32, positions: Rows) -> Matrix32:
+        """The model's vectors, in the order of its rows."""
+        vectors = np.empty((positions.size, self.settings.n_factors), np.float32)
+        self._copy_rows(factors, positions, math.sqrt(self.scale), vectors)
+        return vectors
 
     def _copy_rows(self, source: Matrix32, rows: Rows, factor: float, target: Matrix32) -> None:
-        from app.engine.sgd.epoch_kernels import copy_rows
-
         in_parts(self.pool, copy_rows, rows.size, source, rows, factor, target, least=ROWS_OF_A_PART)
 
 
 def _is_better(report: EpochReport, best: EpochReport | None) -> bool:
-    """Lower on the hold-out; without one, every later epoch is taken for better."""
+    """Whether the hold-out error is lower; without a hold-out, every later epoch is better."""
     if best is None or report.holdout_rmse is None or best.holdout_rmse is None:
         return True
     if report.holdout_error is not None and best.holdout_error is not None:

@@ -1,4 +1,4 @@
-"""Learning the hold-out too: what is published has seen every rating."""
+"""Training on every rating, the hold-out included: the model that is published."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def refit(
 ) -> Fit:
     """A fit of all ratings with the schedule of the first fit, ended after its best epoch.
 
-    The noise is the first fit's: only ratings that were held out can tell it.
+    The noise is that of the first fit: it can only be measured on held-out ratings.
     """
     settings = hyperparameters.replace(stop_after=first.best_epoch)
     fit = trainer.fit(ratings, settings, start=start, on_epoch=on_epoch, is_cancelled=is_cancelled)

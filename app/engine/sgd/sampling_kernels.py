@@ -1,56 +1,43 @@
-"""Kernels that take a random share of millions of ratings, one part of them each."""
+"""Kernels that take a random share of millions of ratings, each call for one part of them."""
 
 from typing import Any
 
-from numba import bool_, float32, int32, int64, njit, uint64, void
+from numba import bool_, int64, njit, uint64, void
 
 from app.engine.arrays import Mask, Offsets, Rows, Vector32
-from app.engine.numba_types import READ_MASK, READ_OFFSETS, READ_ROWS, READ_VECTOR
+from app.engine.numba_types import OFFSETS, PART, RATINGS, READ_MASK, READ_OFFSETS, ROWS, VECTOR, group
 from app.engine.splitmix64 import GOLDEN, mixed
 
+_SAMPLE = group(uint64, uint64, READ_MASK)
+"""A key, a limit and a mask: taken are the ratings that the mask marks, and those whose mixed position is below it."""
+Sample = tuple[Any, Any, Mask]
+Columns = tuple[Rows, Rows, Vector32]
 
-@njit(bool_(int64, uint64, uint64, READ_MASK), nogil=True, cache=True, inline="always")
-def _is_taken(at: int, key: Any, limit: Any, is_always_taken: Mask) -> Any:
+
+@njit(bool_(int64, _SAMPLE), nogil=True, cache=True, inline="always")
+def _is_taken(at: int, sample: Sample) -> Any:
+    key, limit, is_always_taken = sample
     return is_always_taken[at] or mixed(key + uint64(at) * GOLDEN) < limit
 
 
-@njit(void(int64, int64, int64, uint64, uint64, READ_MASK, int64[::1]), nogil=True, cache=True)
-def count_taken(start: int, end: int, part: int, key: Any, limit: Any, is_always_taken: Mask, counts: Offsets) -> None:
-    """counts[part]: how many of the ratings from start to end are taken: all that is_always_taken marks, of the others
-    those whose place, mixed with the key, is less than limit.
-    """
+@njit(void(*PART, _SAMPLE, OFFSETS), nogil=True, cache=True)
+def count_taken(start: int, end: int, part: int, sample: Sample, counts: Offsets) -> None:
+    """counts[part]: how many of the ratings from start to end are taken."""
     n = 0
     for at in range(start, end):
-        n += _is_taken(at, key, limit, is_always_taken)
+        n += _is_taken(at, sample)
     counts[part] = n
 
 
-@njit(
-    void(
-        *(int64, int64, int64, uint64, uint64, READ_MASK, READ_OFFSETS, READ_ROWS, READ_ROWS, READ_VECTOR),
-        *(int32[::1], int32[::1], float32[::1]),
-    ),
-    nogil=True,
-    cache=True,
-)
+@njit(void(*PART, _SAMPLE, READ_OFFSETS, RATINGS, group(ROWS, ROWS, VECTOR)), nogil=True, cache=True)
 def copy_taken(
-    start: int,
-    end: int,
-    part: int,
-    key: Any,
-    limit: Any,
-    is_always_taken: Mask,
-    offsets: Offsets,
-    user_rows: Rows,
-    item_rows: Rows,
-    values: Vector32,
-    to_users: Rows,
-    to_items: Rows,
-    to_values: Vector32,
+    start: int, end: int, part: int, sample: Sample, offsets: Offsets, ratings: Columns, taken: Columns
 ) -> None:
-    """The same ratings, in their order, to the arrays from offsets[part] on."""
+    """Copies the same ratings, in their order, to `taken` from offsets[part] on."""
+    user_rows, item_rows, values = ratings
+    to_users, to_items, to_values = taken
     to = offsets[part]
     for at in range(start, end):
-        if _is_taken(at, key, limit, is_always_taken):
+        if _is_taken(at, sample):
             to_users[to], to_items[to], to_values[to] = user_rows[at], item_rows[at], values[at]
             to += 1

@@ -1,4 +1,4 @@
-"""What every trainer keeps to, and what a fit reports."""
+"""The interface of trainers, and the reports and errors of a fit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.engine.hyperparameters import Hyperparameters
 
 @dataclass(frozen=True, slots=True)
 class EpochReport:
-    """One pass over the ratings. train_rmse is measured on the way, each rating just before its own step."""
+    """One pass over the ratings. train_rmse is measured during the epoch, each rating just before its own step."""
 
     epoch: int
     """Counted from 1."""
@@ -24,7 +24,7 @@ class EpochReport:
     holdout_rmse: float | None
     ratings_per_second: float
     holdout_error: float | None = None
-    """Mean declared error of the hold-out, which then chooses the best epoch; None for squared errors."""
+    """Mean declared error of the hold-out, by which the best epoch is then chosen; None for squared errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Fit:
     epochs: tuple[EpochReport, ...]
     best_epoch: int
     layout_seconds: float = 0.0
-    """What it took to bring the ratings into the order in which they are learned."""
+    """Time to arrange the ratings in the order in which they are learned."""
 
     @property
     def best(self) -> EpochReport:
@@ -45,9 +45,9 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class WarmStart:
-    """Where a fit goes on from instead of random vectors, and which of its ratings it learns.
+    """The parameters that a fit starts from instead of random vectors, and which of its ratings it learns.
 
-    Vectors and biases are a model's, one for each row of the ratings; `lesson` are some of them, over the same rows.
+    Vectors and biases are those of a model, one for each row; `ratings_to_learn` are over the same rows.
     """
 
     mean: float
@@ -56,7 +56,7 @@ class WarmStart:
     item_factors: Matrix32
     user_bias: Vector32
     item_bias: Vector32
-    lesson: Ratings
+    ratings_to_learn: Ratings
 
 
 class Trainer(Protocol):
@@ -80,7 +80,7 @@ class Trainer(Protocol):
 
 
 class Diverged(Exception):
-    """The fit left the numbers that mean anything; carries what happened, when, and at which step size."""
+    """The error exploded; carries what happened, when, and at which step size."""
 
     def __init__(self, *, epoch: int, learning_rate: float, reason: str) -> None:
         super().__init__(
@@ -93,7 +93,7 @@ class Diverged(Exception):
 
 
 class FitCancelled(Exception):
-    """The fit ended because it was asked to, before a model was complete."""
+    """The fit was cancelled before a model was complete."""
 
     def __init__(self, *, epoch: int) -> None:
         super().__init__(f"training was cancelled in epoch {epoch}")

@@ -1,24 +1,27 @@
-"""How rows of float32 lie in memory, and what the processor is told of memory: prefetches, shared counters."""
+"""Memory layout of float32 rows, LLVM building blocks for Numba intrinsics, prefetches and atomic counters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numba.extending
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from app.engine.arrays import Matrix32
 
 LANES = 16
-"""Numbers in the widest register: rows are a multiple of it long."""
+"""float32 numbers in the widest register; rows are padded to a multiple of it."""
 ALIGNMENT = 64
 LANE_BYTES = LANES * 4
-_intrinsic: Any = intrinsic  # what it makes is called from kernels only, with other arguments than it is written with
 FAST_MATH = ("reassoc", "contract", "nsz", "arcp", "afn")
-"""Reordering and fusing, but NaN and infinity keep their meaning: with them gone a divergence check sees nothing."""
+"""Reordering and fusing, but NaN and infinity keep their meaning: without them divergence could not be detected."""
 
-_INT64 = ir.IntType(64)
+FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+WIDE, FOUR = ir.VectorType(FLOAT, LANES), ir.VectorType(FLOAT, 4)
+
+# Numba is typed in part, and kernels call intrinsics with other arguments than they are written with.
+intrinsic: Any = numba.extending.intrinsic
 
 
 def padded(n_factors: int) -> int:
@@ -33,54 +36,99 @@ def aligned_matrix(n_rows: int, n_columns: int) -> Matrix32:
     return room[skip : skip + n_rows * n_columns].reshape(n_rows, n_columns)
 
 
-def prefetch_for_writing(builder: Any, pointer: Any) -> None:
+def intrinsic_of(emit: Callable[..., Any], result: Any, *arguments: Any) -> Any:
+    """A function for kernels of these Numba types, from one that emits its code: emit(builder, *values) -> result."""
+
+    def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        value = emit(builder, *values)
+        return context.get_dummy_value() if result is types.void else value
+
+    return intrinsic_with_context(generate, result, *arguments)
+
+
+def intrinsic_with_context(generate: Callable[..., Any], result: Any, *arguments: Any) -> Any:
+    """As `intrinsic_of`, from Numba's own generate(context, builder, signature, values)."""
+    return with_parameters(len(arguments), lambda _arguments: (result(*arguments), generate))
+
+
+def with_parameters(n_parameters: int, typed: Callable[[Sequence[Any]], Any]) -> Any:
+    """An intrinsic of so many parameters; typed(argument types) -> its signature and generator."""
+    by_number: dict[int, Callable[..., Any]] = {  # Numba counts the parameters that are written here
+        0: lambda _typing: typed(()),
+        1: lambda _typing, a: typed((a,)),
+        2: lambda _typing, a, b: typed((a, b)),
+        3: lambda _typing, a, b, c: typed((a, b, c)),
+        4: lambda _typing, a, b, c, d: typed((a, b, c, d)),
+        5: lambda _typing, a, b, c, d, e: typed((a, b, c, d, e)),
+        7: lambda _typing, a, b, c, d, e, f, g: typed((a, b, c, d, e, f, g)),
+    }
+    return intrinsic(by_number[n_parameters])
+
+
+def declared(builder: Any, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> Any:
+    """LLVM's function of this name, declared once per module."""
+    known = builder.module.globals.get(name)
+    return known or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def fused(builder: Any, left: Any, right: Any, addend: Any) -> Any:
+    """left right + addend of float vectors, rounded once."""
+    kind = left.type
+    return builder.call(declared(builder, f"llvm.fma.v{kind.count}f32", kind, [kind] * 3), [left, right, addend])
+
+
+def shuffle(builder: Any, left: Any, right: Any, lanes: Sequence[int]) -> Any:
+    """The lanes of these numbers, counted through both vectors."""
+    return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(INT32, len(lanes)), list(lanes)))
+
+
+def pick(builder: Any, vector: Any, lanes: Sequence[int]) -> Any:
+    """The lanes of these numbers."""
+    return shuffle(builder, vector, vector, lanes)
+
+
+def broadcast(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
+    """The scalar in every lane."""
+    single = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(INT32, 0))
+    return pick(builder, single, [0] * vector.count)
+
+
+def prefetch(builder: Any, pointer: Any, *, for_writing: bool) -> None:
     """Emits a hint that the 64 bytes there should come to the nearest cache."""
-    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-    hint = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-    function = builder.module.globals.get(_PREFETCH) or ir.Function(builder.module, hint, _PREFETCH)
-    write, nearest, of_data = (ir.Constant(number, choice) for choice in (1, 3, 1))
-    builder.call(function, [builder.bitcast(pointer, byte), write, nearest, of_data])
+    byte = ir.IntType(8).as_pointer()
+    function = declared(builder, "llvm.prefetch.p0", ir.VoidType(), [byte, INT32, INT32, INT32])
+    choices = (ir.Constant(INT32, choice) for choice in (int(for_writing), 3, 1))  # to the nearest cache, of data
+    builder.call(function, [builder.bitcast(pointer, byte), *choices])
 
 
-_PREFETCH = "llvm.prefetch.p0"
+def _prefetch_at(builder: Any, address: Any, for_writing: bool) -> None:
+    prefetch(builder, builder.inttoptr(address, ir.IntType(8).as_pointer()), for_writing=for_writing)
 
 
-@_intrinsic
-def prefetch_line(_typing: Any, _address: Any) -> Any:
-    """prefetch_line(address): the 64 bytes there are on their way to the nearest cache, for writing."""
-
-    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        prefetch_for_writing(builder, builder.inttoptr(arguments[0], ir.IntType(8).as_pointer()))
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
+prefetch_line = intrinsic_of(lambda builder, at: _prefetch_at(builder, at, True), types.void, types.int64)
+"""prefetch_line(address): requests the 64 bytes there for writing."""
+fetch_line = intrinsic_of(lambda builder, at: _prefetch_at(builder, at, False), types.void, types.int64)
+"""fetch_line(address): requests the 64 bytes there for reading."""
 
 
-@_intrinsic
-def claim(_typing: Any, _address: Any) -> Any:
-    """claim(address of an int64) -> its value, raised by one in the same atomic step: a turn nobody else gets."""
-    return types.int64(types.int64), _raise_by_one("monotonic")
+def _counter_at(builder: Any, address: Any) -> Any:
+    return builder.inttoptr(address, INT64.as_pointer())
 
 
-@_intrinsic
-def announce(_typing: Any, _address: Any) -> Any:
-    """announce(address of an int64): raises it by one; who sees that with `heard` sees all that was written before."""
-    return types.int64(types.int64), _raise_by_one("release")
+def _incremented(ordering: str) -> Any:
+    one = ir.Constant(INT64, 1)
+    return intrinsic_of(
+        lambda builder, address: builder.atomic_rmw("add", _counter_at(builder, address), one, ordering),
+        types.int64,
+        types.int64,
+    )
 
 
-@_intrinsic
-def heard(_typing: Any, _address: Any) -> Any:
-    """heard(address of an int64) -> its value, and all that was written before it was announced."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.load_atomic(builder.inttoptr(arguments[0], _INT64.as_pointer()), "acquire", 8)
-
-    return types.int64(types.int64), generate
-
-
-def _raise_by_one(ordering: str) -> Callable[..., Any]:
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        counter = builder.inttoptr(arguments[0], _INT64.as_pointer())
-        return builder.atomic_rmw("add", counter, ir.Constant(_INT64, 1), ordering)
-
-    return generate
+fetch_increment = _incremented("monotonic")
+"""fetch_increment(address of an int64) -> its value, atomically incremented: no two threads get the same one."""
+increment_release = _incremented("release")
+"""increment_release(address of an int64): who reads the new value by `load_acquire` sees all writes before it."""
+load_acquire = intrinsic_of(
+    lambda builder, address: builder.load_atomic(_counter_at(builder, address), "acquire", 8), types.int64, types.int64
+)
+"""load_acquire(address of an int64) -> its value."""

@@ -12,7 +12,6 @@ def of(*rows: int, n_rows: int = 130) -> RowSet:
 def test_a_set_has_its_members_once_and_in_order():
     members = of(129, 3, 64, 3, -1)
     assert members.rows().tolist() == [3, 64, 129]
-    assert members.n_members == 3
 
 
 def test_sets_are_joined_cut_and_taken_from_each_other():
@@ -24,8 +23,7 @@ def test_sets_are_joined_cut_and_taken_from_each_other():
 
 @pytest.mark.parametrize("n_rows", [0, 1, 63, 64, 65])
 def test_everything_is_no_more_than_the_rows_there_are(n_rows):
-    assert RowSet.everything(n_rows).rows().tolist() == list(range(n_rows))
-    assert RowSet.everything(n_rows).n_members == n_rows
+    assert RowSet.full(n_rows).rows().tolist() == list(range(n_rows))
 
 
 def test_rows_outside_and_sets_of_other_sizes_are_refused():

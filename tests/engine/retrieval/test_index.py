@@ -284,4 +284,4 @@ def test_rows_outside_the_model_are_refused():
     with pytest.raises(InvalidArray, match="candidates holds row 700"):
         index.search([Query(np.ones(8, np.float32))], 1, candidates=outside)
     with pytest.raises(InvalidArray, match="among is of 5 rows"):
-        index.search([Query(np.ones(8, np.float32))], 1, among=RowSet.everything(5))
+        index.search([Query(np.ones(8, np.float32))], 1, among=RowSet.full(5))

@@ -45,4 +45,4 @@ def test_both_find_the_same_rows_and_scores_with_every_filter(cosine: bool) -> N
 
 def test_a_set_of_another_model_is_refused() -> None:
     with pytest.raises(InvalidArray, match="among"):
-        BruteForceRetriever(model(10)).search([Query(np.ones(8, np.float32))], 1, among=RowSet.everything(11))
+        BruteForceRetriever(model(10)).search([Query(np.ones(8, np.float32))], 1, among=RowSet.full(11))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from app.engine.data.ratings import Ratings
-from app.engine.sgd.grid import deal, lay_out, n_groups_for
+from app.engine.sgd.grid import build_grid, n_groups_for, partition
 from tests.engine.worlds import planted
 
 
@@ -13,9 +13,9 @@ def world():
     return planted().ratings
 
 
-def laid_out(ratings, n_threads):
+def grid_of(ratings, n_threads):
     with ThreadPoolExecutor(n_threads) as pool:
-        return lay_out(ratings, 16, pool, n_threads)
+        return build_grid(ratings, 16, pool, n_threads)
 
 
 def block_of(grid, number, n_streams):
@@ -26,7 +26,7 @@ def block_of(grid, number, n_streams):
         width = n_streams if current < bundle + n_full else 1
         n = int(grid.bundle_lengths[current]) * width
         users.append(np.resize(grid.bundle_users[current, :width], n))
-        items.append(grid.item_places[at : at + n])
+        items.append(grid.item_positions[at : at + n])
         at += n
     none = np.empty(0, np.int32)
     return np.concatenate([none, *users]), np.concatenate([none, *items])
@@ -41,7 +41,7 @@ def blocks_of(grid):
 @pytest.mark.parametrize("n_columns", [16, 64, 144], ids=["four users a bundle", "two", "one"])
 def test_every_rating_is_in_the_grid_once(world, n_columns):
     with ThreadPoolExecutor(1) as pool:
-        grid = lay_out(world, n_columns, pool, 1)
+        grid = build_grid(world, n_columns, pool, 1)
     _, _, users, items = zip(*blocks_of(grid), strict=True)
     user_rows, item_rows = grid.users.row_at[np.concatenate(users)], grid.items.row_at[np.concatenate(items)]
     order = np.lexsort((item_rows, user_rows))
@@ -51,14 +51,14 @@ def test_every_rating_is_in_the_grid_once(world, n_columns):
 
 
 def test_each_block_holds_its_own_groups_only(world):
-    grid = laid_out(world, 1)
+    grid = grid_of(world, 1)
     for group, other, users, items in blocks_of(grid):
         assert ((grid.users.starts[group] <= users) & (users < grid.users.starts[group + 1])).all()
         assert ((grid.items.starts[other] <= items) & (items < grid.items.starts[other + 1])).all()
 
 
 def test_the_blocks_of_a_stratum_share_no_user_and_no_item_and_the_strata_cover_the_grid(world):
-    grid = laid_out(world, 1)
+    grid = grid_of(world, 1)
     strata = [grid.stratum(number) for number in range(grid.n_groups)]
     for blocks in strata:
         assert sorted(blocks // grid.n_groups) == list(range(grid.n_groups))
@@ -68,8 +68,8 @@ def test_the_blocks_of_a_stratum_share_no_user_and_no_item_and_the_strata_cover_
 
 @pytest.mark.parametrize("n_threads", [2, 3])
 def test_the_grid_is_the_same_for_every_number_of_threads(world, n_threads):
-    one, several = laid_out(world, 1), laid_out(world, n_threads)
-    for name in ("item_places", "values", "table"):
+    one, several = grid_of(world, 1), grid_of(world, n_threads)
+    for name in ("item_positions", "values", "table"):
         assert np.array_equal(getattr(one, name), getattr(several, name))
     used = np.concatenate([np.arange(first, first + full + alone) for _, first, full, alone in one.table])
     for name in ("bundle_users", "bundle_lengths", "bundle_continues"):
@@ -80,7 +80,7 @@ def test_the_grid_is_the_same_for_every_number_of_threads(world, n_threads):
 
 
 def test_the_users_of_a_bundle_are_different_and_a_user_in_two_bundles_running_is_marked():
-    grid = laid_out(planted(n_ratings=50_000).ratings, 1)
+    grid = grid_of(planted(n_ratings=50_000).ratings, 1)
     for _, first, n_full, _ in grid.table.tolist():
         users = grid.bundle_users[first : first + n_full]
         assert all(len(set(row)) == len(row) for row in users.tolist())
@@ -94,13 +94,13 @@ def test_a_user_with_most_of_the_ratings_is_in_many_bundles():
     users = np.repeat(np.arange(9, dtype=np.int32), [200, 3, 3, 3, 3, 3, 3, 3, 3])
     items = np.concatenate([np.arange(200), np.tile(np.arange(3), 8)]).astype(np.int32)
     ratings = Ratings(users, items, np.ones(users.size, np.float32), 9, 200)
-    grid = laid_out(ratings, 1)
+    grid = grid_of(ratings, 1)
     _, _, places, _ = zip(*blocks_of(grid), strict=True)
     assert np.bincount(grid.users.row_at[np.concatenate(places)]).tolist() == [200, 3, 3, 3, 3, 3, 3, 3, 3]
 
 
 def test_bundles_are_long_where_users_have_many_ratings():
-    grid = laid_out(planted(n_ratings=50_000).ratings, 1)
+    grid = grid_of(planted(n_ratings=50_000).ratings, 1)
     in_full = sum(int(grid.bundle_lengths[f : f + n].sum()) * 4 for _, f, n, _ in grid.table.tolist())
     assert in_full > 0.97 * 50_000
     counts = np.bincount(planted(n_ratings=50_000).ratings.user_rows)
@@ -110,12 +110,12 @@ def test_bundles_are_long_where_users_have_many_ratings():
 
 def test_groups_are_dealt_evenly():
     counts = (100_000 / np.arange(50, 1050)).astype(np.int32)
-    dealt = deal(counts, 8)
+    dealt = partition(counts, 8)
     sizes = np.diff(dealt.starts)
     loads = np.bincount(dealt.group_of, weights=counts)
     assert sizes.max() - sizes.min() <= 1
     assert loads.max() <= 1.05 * loads.min()
-    assert np.array_equal(dealt.place_of[dealt.row_at], np.arange(1000))
+    assert np.array_equal(dealt.position_of[dealt.row_at], np.arange(1000))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from app.engine.data.ratings import Ratings
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
-from app.engine.sgd.grid import lay_out
+from app.engine.sgd.grid import build_grid
 from app.engine.sgd.kernel_cache import load_kernel
 from app.engine.sgd.kernel_template import kernel_source
 from app.engine.simd.lanes import aligned_matrix, padded
@@ -23,7 +23,7 @@ def learn(loss, n_columns, *, explicit_vectors, n_ratings=400, sweeps=3):
     values = rng.normal(0, 1, n_ratings).astype(np.float32)
     ratings = Ratings((pairs // 30).astype(np.int32), (pairs % 30).astype(np.int32), values, 20, 30)
     with ThreadPoolExecutor(1) as pool:
-        grid = lay_out(ratings, n_columns, pool, 1)
+        grid = build_grid(ratings, n_columns, pool, 1)
     factors = [aligned_matrix(20, n_columns), aligned_matrix(30, n_columns)]
     for matrix in factors:
         matrix[:] = rng.normal(0, 0.3, matrix.shape)
@@ -31,17 +31,16 @@ def learn(loss, n_columns, *, explicit_vectors, n_ratings=400, sweeps=3):
     errors = np.zeros(grid.n_groups**2)
     kernel = load_kernel(loss, n_columns, KERNELS, explicit_vectors=explicit_vectors)
     for _ in range(sweeps):
-        kernel(*in_order(grid, range(grid.n_groups)), -1, 0.1, 0.2, 0.4, *factors, *biases, errors)
+        kernel(*in_order(grid, range(grid.n_groups)), -1, 0.1, 0.2, 0.4, (*factors, *biases), errors)
     return [*factors, *biases, errors]
 
 
 def in_order(grid, strata, learning_rate=0.05):
-    """What the kernel takes first: the grid, and a plan for these strata."""
+    """The kernel's first arguments: the grid, a schedule of these strata, and no progress."""
     blocks = np.concatenate([grid.stratum(number) for number in strata])
     rates = np.full(len(strata), learning_rate, np.float32)
     progress = np.zeros(1 + 2 * grid.n_groups, np.int64)
-    bundles = (grid.bundle_users, grid.bundle_lengths, grid.bundle_continues)
-    return (*bundles, grid.item_places, grid.values, grid.table, blocks, rates, progress)
+    return grid.kernel_arguments, (blocks, rates), progress
 
 
 @pytest.mark.parametrize("n_columns", [16, 32, 48, 64, 128, 144])
@@ -60,8 +59,8 @@ def one_block(users, items, values, n_streams, *, n_bundles=0, n_alone=0, length
     table = np.array([[0, 0, n_bundles, n_alone]], np.int64)
     flags = np.zeros(n_bundles + n_alone, np.bool_)
     ratings = (np.array([*items, 0, 0, 0], np.int32), np.array([*values, 0, 0, 0], np.float32))
-    plan = (np.zeros(1, np.int64), np.full(1, 0.1, np.float32), np.zeros(3, np.int64))
-    return (bundle_users, np.array(lengths, np.int32), flags, *ratings, table, *plan)
+    schedule = (np.zeros(1, np.int64), np.full(1, 0.1, np.float32))
+    return (bundle_users, np.array(lengths, np.int32), flags, *ratings, table), schedule, np.zeros(3, np.int64)
 
 
 def test_one_step_is_the_one_on_paper():
@@ -70,7 +69,7 @@ def test_one_step_is_the_one_on_paper():
     p[0, :2], q[0, :2] = [0.5, 0.2], [1.0, -0.5]
     b_u, b_i = np.array([0.1], np.float32), np.array([-0.3], np.float32)
     errors = np.zeros(1)
-    kernel(*one_block([0], [0], [4], 4, n_alone=1), -1, 3.0, 1.0, 2.0, p, q, b_u, b_i, errors)
+    kernel(*one_block([0], [0], [4], 4, n_alone=1), -1, 3.0, 1.0, 2.0, (p, q, b_u, b_i), errors)
     error = 4 - (3.0 + 0.1 - 0.3 + 0.5 * 1.0 - 0.2 * 0.5)
     assert p[0, :3].tolist() == pytest.approx([0.9 * 0.5 + 0.1 * error, 0.9 * 0.2 - 0.1 * error * 0.5, 0])
     assert q[0, :3].tolist() == pytest.approx([0.9 * 1.0 + 0.1 * error * 0.5, -0.9 * 0.5 + 0.1 * error * 0.2, 0])
@@ -78,13 +77,13 @@ def test_one_step_is_the_one_on_paper():
     assert errors[0] == pytest.approx(error**2)
 
 
-def test_a_bundle_learns_one_rating_of_each_of_its_users_and_pays_half_of_the_users_penalty_on_each_side():
+def test_a_bundle_learns_one_rating_of_each_of_its_users_and_applies_half_of_the_users_decay_on_each_side():
     kernel = load_kernel(SQUARED, 16, KERNELS)
     p, q = aligned_matrix(4, 16), aligned_matrix(4, 16)
     p[:, 0], q[:, 0] = [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]
     b_u, b_i = np.zeros(4, np.float32), np.zeros(4, np.float32)
     values = [1.0, -1.0, 0.5, 0.0]
-    kernel(*one_block(range(4), range(4), values, 4, n_bundles=1), -1, 0.0, 1.0, 0.0, p, q, b_u, b_i, np.zeros(1))
+    kernel(*one_block(range(4), range(4), values, 4, n_bundles=1), -1, 0.0, 1.0, 0.0, (p, q, b_u, b_i), np.zeros(1))
     half = 1 / (1 + 0.5 * 0.1)  # implicit steps of half the penalty: 0.9 of the vector is left, and a little more
     for user, (r, p_0, q_0) in enumerate(zip(values, [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0], strict=True)):
         error = r - half * p_0 * q_0
@@ -93,24 +92,24 @@ def test_a_bundle_learns_one_rating_of_each_of_its_users_and_pays_half_of_the_us
         assert (b_u[user], b_i[user]) == pytest.approx((0.1 * error, 0.1 * error), rel=1e-5)
 
 
-def test_a_block_whose_turn_never_comes_is_handed_back_and_learned_later():
+def test_a_block_that_waits_too_long_is_returned_and_learned_later():
     with ThreadPoolExecutor(1) as pool:
-        grid = lay_out(planted().ratings, 16, pool, 1)
+        grid = build_grid(planted().ratings, 16, pool, 1)
     kernel = load_kernel(SQUARED, 16, KERNELS)
-    n_users, n_items = grid.users.place_of.size, grid.items.place_of.size
-    state = (
+    n_users, n_items = grid.users.row_at.size, grid.items.row_at.size
+    parameters = (
         aligned_matrix(n_users, 16),
         aligned_matrix(n_items, 16),
         *(np.zeros(n, np.float32) for n in (n_users, n_items)),
     )
     errors = np.full(grid.n_groups**2, -1.0)
-    plan = in_order(grid, range(grid.n_groups))
-    progress, rest = plan[-1], (0.0, 0.0, 0.0, *state, errors)
-    progress[0] = 3  # somebody else has taken the first three blocks, and is not done
-    waiting = kernel(*plan, -1, *rest)
+    arguments = in_order(grid, range(grid.n_groups))
+    progress, rest = arguments[-1], (0.0, 0.0, 0.0, parameters, errors)
+    progress[0] = 3  # another caller has claimed the first three blocks and is not done
+    waiting = kernel(*arguments, -1, *rest)
     assert waiting == grid.n_groups  # the first of stratum 1 shares its users with one that is not done
     progress[1 : 1 + 3] = progress[1 + grid.n_groups : 1 + grid.n_groups + 3] = 1
-    assert kernel(*plan, waiting, *rest) == -1
+    assert kernel(*arguments, waiting, *rest) == -1
     assert np.count_nonzero(errors < 0) == 3
 
 
@@ -153,4 +152,4 @@ def test_a_folder_that_cannot_hold_kernels_costs_a_warning_only(tmp_path, caplog
     with caplog.at_level(logging.WARNING):
         kernel = load_kernel(SQUARED, 16, tmp_path / "occupied" / "kernels")
     assert callable(kernel)
-    assert [record.getMessage()[:27] for record in caplog.records] == ["kernels cannot be kept in /"]
+    assert [record.getMessage()[:27] for record in caplog.records] == ["kernels cannot be stored in"]

@@ -4,11 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from app.engine.data.ratings import Ratings
-from app.engine.data.statistics import tally
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.sgd.local import LocalTrainer
-from app.engine.sgd.user_prior import crowd_prior, item_means, spread_of, with_measured_noise
+from app.engine.sgd.user_prior import estimate_user_prior, with_measured_noise
 from tests.conftest import KERNELS
 from tests.engine.worlds import planted
 
@@ -29,7 +27,7 @@ def crowd(n_users, seed=0):
 
 def test_many_users_reveal_the_crowd_they_come_from(pool):
     bias, factors, covariance = crowd(50_000)
-    prior = crowd_prior(bias, factors, np.ones(50_000, np.int32), value_variance=1.0, pool=pool)
+    prior = estimate_user_prior(bias, factors, np.ones(50_000, np.int32), value_variance=1.0, pool=pool)
     assert prior.mean == pytest.approx([0.1, 0.5, -0.2], abs=0.01)
     np.testing.assert_allclose(prior.covariance, covariance, atol=0.01)
 
@@ -38,15 +36,15 @@ def test_users_without_ratings_have_no_say(pool):
     bias, factors, _ = crowd(100)
     counts = np.ones(100, np.int32)
     counts[50:] = 0
-    some = crowd_prior(bias, factors, counts, 1.0, pool)
-    few = crowd_prior(bias[:50], factors[:50], counts[:50], 1.0, pool)
+    some = estimate_user_prior(bias, factors, counts, 1.0, pool)
+    few = estimate_user_prior(bias[:50], factors[:50], counts[:50], 1.0, pool)
     assert np.array_equal(some.covariance, few.covariance)
 
 
 @pytest.mark.parametrize("n_users", [1, 2, 5])
 def test_a_prior_from_hardly_any_users_is_positive_definite_and_lets_biases_vary(n_users, pool):
     bias, factors, _ = crowd(n_users)
-    prior = crowd_prior(bias, factors, np.ones(n_users, np.int32), value_variance=1.0, pool=pool)
+    prior = estimate_user_prior(bias, factors, np.ones(n_users, np.int32), value_variance=1.0, pool=pool)
     assert np.linalg.eigvalsh(prior.covariance).min() > 0
     assert 0.05 < prior.covariance[0, 0] < 0.5
 
@@ -56,7 +54,7 @@ def test_the_crowd_is_the_same_for_every_number_of_threads():
 
     def covariance(n_threads):
         with ThreadPoolExecutor(n_threads) as pool:
-            return crowd_prior(bias, factors, np.ones(5000, np.int32), 1.0, pool).covariance.tobytes()
+            return estimate_user_prior(bias, factors, np.ones(5000, np.int32), 1.0, pool).covariance.tobytes()
 
     assert covariance(1) == covariance(3)
 
@@ -88,13 +86,3 @@ def test_the_noise_is_the_same_for_every_number_of_threads():
             return with_measured_noise(model, world.ratings, world.unseen, 0, pool).noise_variance
 
     assert noise(1) == noise(3)
-
-
-def test_item_means_are_plain_and_the_overall_mean_where_nobody_rated(pool):
-    ratings = Ratings.of([0, 1, 0], [0, 0, 2], [1, 4, 4], n_users=2, n_items=3)
-    assert item_means(tally(ratings, pool)).tolist() == [2.5, 3.0, 4.0]
-
-
-@pytest.mark.parametrize(("values", "expected"), [([1, 3], 1.0), ([4, 4], 0.2), ([0, 0], 1.0), ([1e-7, 3e-7], 1e-7)])
-def test_ratings_that_are_all_equal_are_given_some_spread(values, expected):
-    assert spread_of(np.array(values, np.float32)) == pytest.approx(expected)

@@ -108,8 +108,8 @@ def test_changed_ratings_are_learned(world: PlantedWorld) -> None:
 def test_the_number_of_threads_changes_no_bit(world: PlantedWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "_RATINGS_PER_THREAD", 1)
     rows = np.arange(600, dtype=np.int32), np.arange(300, dtype=np.int32)
-    lesson = sample(world.ratings, np.arange(len(world.ratings)) % 50 == 0, 0.5, [0, 1])
-    start = carry_over(_fit(world.ratings), world.ratings, *rows, lesson)
+    ratings_to_learn = sample(world.ratings, np.arange(len(world.ratings)) % 50 == 0, 0.5, [0, 1])
+    start = carry_over(_fit(world.ratings), world.ratings, *rows, ratings_to_learn)
     digests = {
         LocalTrainer(n, KERNELS).fit(world.ratings, WARM, holdout=world.unseen, start=start).model.digest()
         for n in (1, 2, 4)
@@ -120,18 +120,18 @@ def test_the_number_of_threads_changes_no_bit(world: PlantedWorld, monkeypatch: 
 def test_a_sample_holds_every_changed_rating_and_its_share_of_the_others(world: PlantedWorld) -> None:
     is_changed = np.zeros(len(world.ratings), np.bool_)
     is_changed[::100] = True
-    lesson = sample(world.ratings, is_changed, 0.2, [3, 1])
+    ratings_to_learn = sample(world.ratings, is_changed, 0.2, [3, 1])
     width = world.ratings.n_items
     taken = np.isin(
         world.ratings.user_rows.astype(np.int64) * width + world.ratings.item_rows,
-        lesson.user_rows.astype(np.int64) * width + lesson.item_rows,
+        ratings_to_learn.user_rows.astype(np.int64) * width + ratings_to_learn.item_rows,
     )
     assert taken[is_changed].all()
     assert 0.19 < taken[~is_changed].mean() < 0.21
     assert sample(world.ratings, is_changed, 1.0, [3, 1]) is world.ratings
 
 
-def test_an_empty_lesson_is_refused(world: PlantedWorld) -> None:
+def test_an_empty_ratings_to_learn_is_refused(world: PlantedWorld) -> None:
     rows = np.arange(600, dtype=np.int32), np.arange(300, dtype=np.int32)
     nothing = world.ratings.take(np.zeros(len(world.ratings), np.bool_))
     start = carry_over(_fit(world.ratings), world.ratings, *rows, nothing)

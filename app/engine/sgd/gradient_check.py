@@ -1,7 +1,7 @@
-"""The self-check: what the compiled kernel steps along is the slope of what was declared, wherever the data may lead.
+"""A gradient check before each fit: the compiled kernel's slopes against finite differences of the declared error.
 
-The kernel that is about to train is itself asked for its slopes, and these are compared with differences of the error's
-value, which is computed another way (`evaluate`). So a mistake anywhere between the text and the machine code shows.
+The slopes come from the kernel that is about to train, the error's values from an independent evaluation (`evaluate`):
+a mistake anywhere between the text of a loss and its machine code shows.
 """
 
 from __future__ import annotations
@@ -9,100 +9,100 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 
+from app.engine.arrays import Vector64
 from app.engine.losses.base import Loss
 from app.engine.losses.declare import error_tree
-from app.engine.losses.evaluate import first_trouble, value_of
+from app.engine.losses.evaluate import first_not_finite, value_of
 from app.engine.losses.grammar import InvalidLoss, Node
 from app.engine.losses.units import TrainingUnits
-from app.engine.sgd.kernel_cache import LearnBlocks
+from app.engine.sgd.kernel_cache import SgdKernel
 from app.engine.sgd.kernel_template import n_streams_for
 from app.engine.simd.lanes import aligned_matrix
 
-Numbers = npt.NDArray[np.float64]
-
 N_POINTS = 256
 _TOLERANCE = 2e-3
-"""Of the largest slope: the kernel computes in float32, which a difference of two large numbers feels first."""
-_MOST_SCORE = 4.0
-"""Scores behind a sigmoid or an exponential are tried this far from the middle."""
+"""Share of the largest slope: the kernel computes in float32, where differences of large numbers lose digits."""
+_MAX_SCORE = 4.0
+"""Distance from the mean up to which scores before a sigmoid or an exponential are tried."""
 _SINGULAR = {"sqrt": 0, "log": 0, "log1p": 0, "/": 1, "**": 0}
 """Operations that have no finite slope where the argument of this number is zero."""
 
 
-def check_loss(
-    units: TrainingUnits, slopes_of: Callable[[Numbers, Numbers], Numbers], low: float, high: float, seed: int = 0
+def check_gradient(
+    units: TrainingUnits, slopes_of: Callable[[Vector64, Vector64], Vector64], low: float, high: float, seed: int = 0
 ) -> None:
-    """Raises InvalidLoss, with the position, where the error or its compiled slope is no number or not its slope.
+    """Raises InvalidLoss, with the position, where the error or its slope is not finite, or the slope is wrong.
 
     slopes_of: the kernel's slope at ratings and scores in units of training; low, high: the ratings' range.
     """
     loss, tree = units.loss, error_tree(units.loss)
     rng = np.random.default_rng(seed)
     r, score = _points(units, low, high, rng)
-    _refuse_no_number(loss, tree, r, score)
-    found = slopes_of(r, score)
-    _refuse_endless_slope(loss, tree, r, score, found)
+    _refuse_not_finite(loss, tree, r, score)
+    slopes = slopes_of(r, score)
+    _refuse_infinite_slope(loss, tree, r, score, slopes)
     _refuse_jump(loss, tree, r, score)
     step = 1e-4 * np.maximum(np.abs(score), 0.1)
     middle, below, above = (_errors(loss, tree, r, score + side) for side in (0.0, -step, step))
     left, right = (middle - below) / step, (above - middle) / step
     expected = (left + right) / 2
     largest = float(np.abs(expected).max())
-    off = np.abs(found - expected) > _TOLERANCE * largest + np.abs(left - right)  # a kink between: any slope of the two
+    off = np.abs(slopes - expected) > _TOLERANCE * largest + np.abs(
+        left - right
+    )  # at a kink, any slope between the two
     if off.any():
         at = int(np.argmax(off))
-        what = f"the compiled slope is {found[at]:.6g}, differences of the error give {expected[at]:.6g}"
+        what = f"the compiled slope is {slopes[at]:.6g}, differences of the error give {expected[at]:.6g}"
         raise InvalidLoss(loss.error, 0, what, _where(loss, r[at], score[at]))
 
 
-def kernel_slopes(kernel: LearnBlocks, n_columns: int) -> Callable[[Numbers, Numbers], Numbers]:
-    """The slopes that a compiled kernel steps along: what one step without decay does to an item bias of zero."""
+def kernel_slopes(kernel: SgdKernel, n_columns: int) -> Callable[[Vector64, Vector64], Vector64]:
+    """The slopes of a compiled kernel: how one step without decay changes an item bias of zero."""
 
-    def slopes_of(r: Numbers, score: Numbers) -> Numbers:
+    def slopes_of(r: Vector64, score: Vector64) -> Vector64:
         n = r.size
         rows, ones = np.arange(n, dtype=np.int32), np.ones(n, np.int32)
-        alone = np.array([[0, 0, 0, n]], np.int64)  # one block: n bundles of one user with one rating each
+        table = np.array([[0, 0, 0, n]], np.int64)  # one block: n bundles of one user with one rating each
         bundles = (np.repeat(rows[:, None], n_streams_for(n_columns), axis=1), ones, np.zeros(n, np.bool_))
-        plan = (np.zeros(1, np.int64), np.ones(1, np.float32), np.zeros(3, np.int64), -1)
+        grid = (*bundles, rows, r.astype(np.float32), table)
+        schedule = (np.zeros(1, np.int64), np.ones(1, np.float32))
         user_bias, item_bias = score.astype(np.float32), np.zeros(n, np.float32)
         factors = aligned_matrix(n, n_columns), aligned_matrix(n, n_columns)
-        learned = (*factors, user_bias, item_bias, np.zeros(1))
-        kernel(*bundles, rows, r.astype(np.float32), alone, *plan, 0.0, 0.0, 0.0, *learned)
+        kernel(grid, schedule, np.zeros(3, np.int64), -1, 0.0, 0.0, 0.0, (*factors, user_bias, item_bias), np.zeros(1))
         return -item_bias.astype(np.float64)
 
     return slopes_of
 
 
-def _points(units: TrainingUnits, low: float, high: float, rng: np.random.Generator) -> tuple[Numbers, Numbers]:
-    """Ratings and scores in units of training, as float32 has them; the last quarter predicts the rating itself."""
+def _points(units: TrainingUnits, low: float, high: float, rng: np.random.Generator) -> tuple[Vector64, Vector64]:
+    """Ratings and scores in units of training, rounded to float32; the last quarter predicts the rating itself."""
     r = rng.uniform(low, high, N_POINTS)
     r[:2] = low, high
     if units.loss.link == "identity":
         score = rng.uniform(low, high, N_POINTS)
         score[-N_POINTS // 4 :] = r[-N_POINTS // 4 :]
     else:
-        score = units.mean + rng.uniform(-_MOST_SCORE, _MOST_SCORE, N_POINTS)
+        score = units.mean + rng.uniform(-_MAX_SCORE, _MAX_SCORE, N_POINTS)
     rounded = ((part / units.scale).astype(np.float32).astype(np.float64) for part in (r, score))
     return next(rounded), next(rounded)
 
 
-def _names(loss: Loss, r: Numbers, score: Numbers) -> dict[str, Numbers]:
+def _names(loss: Loss, r: Vector64, score: Vector64) -> dict[str, Vector64]:
     return {"r": loss.unit * r, "r_hat": loss.unit * loss.rating_of(score)}
 
 
-def _errors(loss: Loss, tree: Node, r: Numbers, score: Numbers) -> Numbers:
+def _errors(loss: Loss, tree: Node, r: Vector64, score: Vector64) -> Vector64:
     return value_of(tree, _names(loss, r, score)) / loss.divisor
 
 
-def _refuse_no_number(loss: Loss, tree: Node, r: Numbers, score: Numbers) -> None:
-    if trouble := first_trouble(tree, _names(loss, r, score)):
-        at = trouble.point
-        raise InvalidLoss(loss.error, trouble.node.position, trouble.what, _where(loss, r[at], score[at]))
+def _refuse_not_finite(loss: Loss, tree: Node, r: Vector64, score: Vector64) -> None:
+    if problem := first_not_finite(tree, _names(loss, r, score)):
+        at = problem.point
+        raise InvalidLoss(loss.error, problem.node.position, problem.what, _where(loss, r[at], score[at]))
 
 
-def _refuse_endless_slope(loss: Loss, tree: Node, r: Numbers, score: Numbers, slopes: Numbers) -> None:
+def _refuse_infinite_slope(loss: Loss, tree: Node, r: Vector64, score: Vector64, slopes: Vector64) -> None:
     bad = np.flatnonzero(~np.isfinite(slopes))
     if not bad.size:
         return
@@ -111,8 +111,8 @@ def _refuse_endless_slope(loss: Loss, tree: Node, r: Numbers, score: Numbers, sl
     raise InvalidLoss(loss.error, position, "this has no finite slope", _where(loss, r[at[0]], score[at[0]]))
 
 
-def _refuse_jump(loss: Loss, tree: Node, r: Numbers, score: Numbers) -> None:
-    """Where the error rises most between two scores, it must not rise as much within a thousandth of the way."""
+def _refuse_jump(loss: Loss, tree: Node, r: Vector64, score: Vector64) -> None:
+    """Where the error rises most between two scores, it must not rise as much within a thousandth of that distance."""
     n = 512
     ratings, scores = np.repeat(r[:32], n), np.tile(np.linspace(score.min(), score.max(), n), 32)
     rises = np.abs(np.diff(_errors(loss, tree, ratings, scores)))
@@ -123,32 +123,32 @@ def _refuse_jump(loss: Loss, tree: Node, r: Numbers, score: Numbers) -> None:
     near = int(np.argmax(closer))
     if closer[near] > 0.5 * rises[at] > 0:
         before, after = (
-            _names(loss, ratings[place : place + 1], scores[place : place + 1]) for place in (near, near + 1)
+            _names(loss, ratings[point : point + 1], scores[point : point + 1]) for point in (near, near + 1)
         )
         position = _first(tree, lambda node: _changes(node, before, after))
-        what = "the error jumps here, which no step can follow"
+        what = "the error jumps here, so it has no gradient"
         raise InvalidLoss(loss.error, position, what, _where(loss, ratings[near], scores[near]))
 
 
-def _changes(node: Node, before: dict[str, Numbers], after: dict[str, Numbers]) -> bool:
+def _changes(node: Node, before: dict[str, Vector64], after: dict[str, Vector64]) -> bool:
     """Whether the node takes another branch after than before."""
     if node.operation == "where":
         return bool(np.any(value_of(node.arguments[0], before) != value_of(node.arguments[0], after)))
     return node.operation == "sign" and bool(np.any(value_of(node, before) != value_of(node, after)))
 
 
-def _is_singular(node: Node, names: dict[str, Numbers]) -> bool:
+def _is_singular(node: Node, names: dict[str, Vector64]) -> bool:
     if node.operation not in _SINGULAR or (node.operation == "**" and node.arguments[1].value >= 1):
         return False
     return bool(np.any(np.abs(value_of(node.arguments[_SINGULAR[node.operation]], names)) < 1e-12))
 
 
-def _first(tree: Node, is_it: Callable[[Node], bool]) -> int:
-    return next((node.position for node in _walk(tree) if is_it(node)), tree.position)
+def _first(tree: Node, matches: Callable[[Node], bool]) -> int:
+    return next((node.position for node in _walk(tree) if matches(node)), tree.position)
 
 
 def _walk(node: Node) -> Iterator[Node]:
-    """Innermost first."""
+    """Every node, innermost first."""
     for argument in node.arguments:
         yield from _walk(argument)
     yield node
