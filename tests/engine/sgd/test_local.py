@@ -125,7 +125,7 @@ def test_an_error_that_grows_but_stays_finite_is_divergence_too(world):
 
 
 def test_a_cancelled_fit_stops_before_its_epoch_is_over(world, monkeypatch):
-    monkeypatch.setattr(local, "_RATINGS_AT_ONCE", len(world.ratings) // 8)
+    monkeypatch.setattr(local, "_RATINGS_PER_CALL", len(world.ratings) // 8)
     asked = count()
     with pytest.raises(FitCancelled) as stop:
         trainer().fit(world.ratings, SMALL, is_cancelled=lambda: next(asked) >= 11)
