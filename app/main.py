@@ -40,7 +40,7 @@ from app.metrics.tracing import NoExporter, exports_traces
 from app.ratings.api import items_router as rated_items_router
 from app.ratings.api import router as ratings_router
 from app.ratings.api import users_router
-from app.ratings.group_commit import RatingWriter
+from app.ratings.group_commit import GroupCommitWriter
 from app.recommendations.api import lists_router, similar_router
 from app.recommendations.api import router as recommendations_router
 from app.recommendations.dispatch import Recommender
@@ -140,7 +140,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     trainer = EmbeddedTrainer(settings) if settings.trainer == "embedded" else None
     app.state.database, app.state.live = database, live
     app.state.keyring = keyring = Keyring(database)
-    app.state.rating_writer = rating_writer = RatingWriter(database)
+    app.state.rating_writer = rating_writer = GroupCommitWriter(database)
     app.state.recommender = recommender = Recommender(database, live, settings)
     app.state.collectors = (SharedFigures(database),)
     app.state.is_stopping = False

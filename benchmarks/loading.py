@@ -27,7 +27,7 @@ from sqlalchemy import Connection
 from app.db.engine import Database, open_database
 from app.db.revisions import revision
 from app.ratings import bulk_read, store
-from app.ratings.store import NewRating
+from app.ratings.models import NewRating
 from app.settings import Settings
 from app.training.snapshot import file
 from app.training.snapshot.take import take_snapshot

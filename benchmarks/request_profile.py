@@ -20,7 +20,7 @@ from app.engine.fold_in.fold_in import FoldIn
 from app.engine.retrieval.brute_force import BruteForceRetriever
 from app.engine.retrieval.index import TopNIndex
 from app.main import create_app
-from app.ratings import store
+from app.ratings import user_ratings
 from app.recommendations import api, lists
 from app.recommendations.catalog import CatalogView
 from app.recommendations.dispatch import Recommender
@@ -32,8 +32,8 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("reading the query string", api, "_parse_query"),
     ("is the cached list still current?", CachedUser, "is_current"),
     ("model, items and changes in memory", Recommender, "_context_on_loop"),
-    ("reading the ratings", store, "ratings_of_user"),
-    ("has the user changed?", store, "state_of_user"),
+    ("reading the ratings", user_ratings, "read_one"),
+    ("has the user changed?", user_ratings, "read_state"),
     ("rows of the rated items", ServingModel, "rated_items"),
     ("folding in", ServingModel, "user_vector"),
     ("the best items", TopNIndex, "search"),

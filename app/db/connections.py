@@ -38,8 +38,8 @@ class Reader:
         self.connection.close()
 
 
-def is_sqlite(connection: Connection) -> bool:
-    return connection.dialect.name == "sqlite"
+def is_sqlite(bind: Connection | Engine) -> bool:
+    return bind.dialect.name == "sqlite"
 
 
 def forget_pages(connection: Connection) -> None:

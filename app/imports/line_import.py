@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Generic, Protocol, TypeVar
+from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 from app.imports.line_reader import DamagedStream, Encoding, LineReader, Lines
 from app.imports.schemas import BadLineOut, ImportReport
@@ -17,17 +17,13 @@ BLOCK_BYTES = 1 << 20
 _QUOTED_CHARACTERS = 200
 
 
-class BatchCounts(Protocol):
-    """What became of a batch; `revision` is the counter after it."""
+class BatchCounts(NamedTuple):
+    """How many rows of a batch had each outcome; `revision` is the newest revision after it."""
 
-    @property
-    def created(self) -> int: ...
-    @property
-    def updated(self) -> int: ...
-    @property
-    def unchanged(self) -> int: ...
-    @property
-    def revision(self) -> int: ...
+    created: int
+    updated: int
+    unchanged: int
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from app.db.engine import Database
 from app.db.revisions import revision
 from app.errors import field_path
 from app.http.ids import complaint_about_id
-from app.imports.line_import import LineImport, OnProgress, given_columns, run_import
+from app.imports.line_import import BatchCounts, LineImport, OnProgress, given_columns, run_import
 from app.imports.line_reader import Encoding
 from app.imports.schemas import ImportReport
 from app.imports.table_layout import BadLine, Field, FileFormat, Layout, LayoutQuestion, Records, Table, parse_object
@@ -56,7 +56,7 @@ def begin_import(
         item_id=options.item_column, title=options.title_column, categories=options.categories_column
     )
 
-    def save(rows: list[ItemRow]) -> store.ItemCounts:
+    def save(rows: list[ItemRow]) -> BatchCounts:
         with database.write() as connection:
             return store.write_many(connection, dict(rows))
 

@@ -26,6 +26,7 @@ from app.db.paging import cursor_after, key_before
 from app.db.revisions import advance, revision
 from app.db.tables import utc_now
 from app.errors import NotFound
+from app.imports.line_import import BatchCounts
 from app.items.models import DeletedItem, Item
 
 _FIELDS = (Item.item_id, Item.title, Item.categories, Item.attributes, Item.hidden, Item.revision)
@@ -37,15 +38,6 @@ class UnknownItem(NotFound):
     def __init__(self, item_id: str) -> None:
         super().__init__(f"item {item_id!r} does not exist")
         self.item_id = item_id
-
-
-class ItemCounts(NamedTuple):
-    """What became of a batch of items; `revision` is the items counter after it."""
-
-    created: int
-    updated: int
-    unchanged: int
-    revision: int
 
 
 class CatalogueItem(NamedTuple):
@@ -131,7 +123,7 @@ def patch(connection: Connection, item_id: str, fields: Mapping[str, Any]) -> Ro
     return get(connection, item_id)
 
 
-def write_many(connection: Connection, changes: Mapping[str, Mapping[str, Any]]) -> ItemCounts:
+def write_many(connection: Connection, changes: Mapping[str, Mapping[str, Any]]) -> BatchCounts:
     """Set the given fields of each item and keep its others; an item that is new begins empty."""
     newest = before = advance(connection, "items", 0)
     wanted = select(Item.item_key, *_FIELDS).where(Item.item_id.in_(id_column(connection, changes)))
@@ -153,7 +145,7 @@ def write_many(connection: Connection, changes: Mapping[str, Mapping[str, Any]])
     if changed:
         connection.execute(_update_statement(), changed)
     revision_now = _count(connection, changed=newest - before, created=len(new))
-    return ItemCounts(len(new), len(changed), len(changes) - len(new) - len(changed), revision_now)
+    return BatchCounts(len(new), len(changed), len(changes) - len(new) - len(changed), revision_now)
 
 
 def _update_statement() -> Any:

@@ -30,7 +30,8 @@ from app.ratings.bulk_import import ImportOptions, begin_import
 from app.ratings.bulk_read import hold_snapshot
 from app.ratings.checks import refuse_bad_ratings
 from app.ratings.export import ExportFormat
-from app.ratings.group_commit import RatingWriter
+from app.ratings.group_commit import GroupCommitWriter
+from app.ratings.models import NewRating as NewRatingRow
 from app.ratings.schemas import (
     DeletedRatingOut,
     ErasedItem,
@@ -86,8 +87,8 @@ def _scale_of(request: Request) -> RatingScale:
     return scale
 
 
-def _writer_of(request: Request) -> RatingWriter:
-    writer: RatingWriter = request.app.state.rating_writer
+def _writer_of(request: Request) -> GroupCommitWriter:
+    writer: GroupCommitWriter = request.app.state.rating_writer
     return writer
 
 
@@ -302,7 +303,7 @@ def erase_item(item_id: ItemIdPath, database: DatabaseDep) -> ErasedItem:
 async def _save(request: Request, user_id: str, item_id: str, body: RatingBody) -> tuple[HTTPStatus, SavedRatingOut]:
     """What to answer to a single rating, once it is committed."""
     refuse_bad_ratings(_scale_of(request), [body])
-    saved = await _writer_of(request).save(store.NewRating(user_id, item_id, body.value, body.rated_us))
+    saved = await _writer_of(request).save(NewRatingRow(user_id, item_id, body.value, body.rated_us))
     count_ratings(**{saved.outcome: 1})
     status = HTTPStatus.CREATED if saved.outcome == "created" else HTTPStatus.OK
     return status, SavedRatingOut.model_validate(saved)

@@ -9,14 +9,15 @@ from typing import Any, BinaryIO
 from app.db.engine import Database
 from app.db.revisions import revision
 from app.http.ids import complaint_about_id
+from app.imports.line_import import BatchCounts, LineImport, OnProgress, given_columns, run_import
 from app.imports.line_import import ImportProgress as ImportProgress
-from app.imports.line_import import LineImport, OnProgress, given_columns, run_import
 from app.imports.line_reader import Encoding
 from app.imports.schemas import ImportReport as ImportReport
 from app.imports.table_layout import BadLine, Field, FileFormat, Layout, LayoutQuestion, Records, parse_object
 from app.metrics.instruments import count_ratings
 from app.ratings.checks import complaint_about_time, latest_us, time_of_text
-from app.ratings.store import BatchCounts, NewRating, save_many
+from app.ratings.models import NewRating
+from app.ratings.store import save_many
 from app.settings import RatingScale, Settings
 
 FIELDS = (

@@ -1,6 +1,8 @@
-"""The users, ratings and deleted_ratings tables."""
+"""The tables of users, ratings and deleted ratings, and a rating before and after it is stored."""
 
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal, NamedTuple
 
 from sqlalchemy import BigInteger, Float, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
@@ -9,7 +11,7 @@ from app.db.tables import ID_LENGTH, Base, UtcTime
 
 
 class User(Base):
-    """Somebody who rates; made by the first rating. `user_key` is never given out twice."""
+    """Somebody who rates; created by the first rating. A `user_key` is never used again."""
 
     __tablename__ = "users"
     __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012
@@ -19,11 +21,11 @@ class User(Base):
 
 
 class Rating(Base):
-    """One user's latest opinion of one item; rating again replaces it and gives it a new revision."""
+    """One user's latest rating of one item; rating again replaces it and gives it a new revision."""
 
     __tablename__ = "ratings"
     __table_args__ = (
-        # With the value, SQLite reads "what has changed since" from the index alone, 40 times as fast.
+        # With the value in the index, SQLite reads the changes since a revision from the index alone: 40 times as fast.
         Index("ix_ratings_revision", "revision", "value"),
         {"sqlite_with_rowid": False},
     )
@@ -44,3 +46,27 @@ class DeletedRating(Base):
     user_key: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     item_key: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     revision: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+Outcome = Literal["created", "updated", "unchanged"]
+
+
+class NewRating(NamedTuple):
+    """A rating to store; `rated_us` is in microseconds since 1970, None means the time of the write."""
+
+    user_id: str
+    item_id: str
+    value: float
+    rated_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRating:
+    """A rating as stored now, what saving it did, and the newest revision after it."""
+
+    user_id: str
+    item_id: str
+    value: float
+    rated_at: datetime
+    outcome: Outcome
+    revision: int

@@ -10,8 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from app.db.tables import microseconds_of, time_of
 from app.http.ids import OutsideId
 from app.ratings.checks import complaint_about_time, time_of_text
-from app.ratings.store import NewRating as NewRatingRow
-from app.ratings.store import Outcome
+from app.ratings.models import NewRating as NewRatingRow
+from app.ratings.models import Outcome
 
 MAX_BATCH = 10_000
 

@@ -1,122 +1,194 @@
-"""What users have rated, asked of a server together for the requests that arrive together.
-
-A question of its own for each request costs more than the answer to it. What arrives while one question is on its way
-goes into the next one as a whole, so every answer is as of a moment after its request came.
-"""
+"""What users have rated: read for one user, for many, or on PostgreSQL for all requests that arrive together."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import NamedTuple
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import anyio.to_thread
 import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection
 
-from app.db.connections import driver
+from app.coalescer import Coalescer
+from app.db.connections import driver, is_sqlite
 from app.db.engine import Database
-from app.ratings.group_commit import all_have_come
-from app.ratings.store import NO_RATINGS, StateOfRatings, UserRatings
 
-_LOOK = """
-    SELECT users.user_key, state.n, state.newest, packed.item_keys, packed.opinions,
+# One row per user instead of one per rating: SQLite's driver releases the GIL at every row, and in a busy process gets
+# it back late. SQLite writes and NumPy reads integers several times as fast as decimals, so values are multiplied by 8,
+# which is exact and makes an integer of every value on most scales.
+_READ_SQLITE = """
+    SELECT user_id, users.user_key, group_concat(item_key),
+        group_concat(CASE WHEN value * 8 = CAST(value * 8 AS INTEGER) THEN CAST(value * 8 AS INTEGER)
+            ELSE value * 8 END),
+        max(revision)
+    FROM users LEFT JOIN ratings ON ratings.user_key = users.user_key
+    WHERE user_id IN (SELECT value FROM json_each(?)) GROUP BY users.user_key"""
+_READ_POSTGRESQL = """
+    SELECT user_id, users.user_key, string_agg(int8send(item_key), '' ORDER BY item_key),
+        string_agg(float8send(value), '' ORDER BY item_key), max(revision)
+    FROM users LEFT JOIN ratings ON ratings.user_key = users.user_key
+    WHERE user_id = ANY (%s::text[]) GROUP BY users.user_key"""
+_STATE = """
+    SELECT users.user_key, count(item_key), coalesce(max(revision), 0)
+    FROM users LEFT JOIN ratings ON ratings.user_key = users.user_key WHERE user_id = {} GROUP BY users.user_key"""
+_READ_CHANGED = """
+    SELECT users.user_key, state.n, state.newest, packed.item_keys, packed.ratings,
         (SELECT value FROM counters WHERE name = 'items')
     FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[]) WITH ORDINALITY
-        AS given (user_id, user_key, n, newest, place)
-    LEFT JOIN users ON users.user_id = given.user_id
+        AS input (user_id, user_key, n, newest, ordinal)
+    LEFT JOIN users ON users.user_id = input.user_id
     LEFT JOIN LATERAL (
         SELECT count(*) AS n, coalesce(max(revision), 0) AS newest FROM ratings
         WHERE ratings.user_key = users.user_key OFFSET 0
     ) AS state ON true
     LEFT JOIN LATERAL (
         SELECT string_agg(int8send(item_key), '' ORDER BY item_key) AS item_keys,
-            string_agg(float8send(value), '' ORDER BY item_key) AS opinions
+            string_agg(float8send(value), '' ORDER BY item_key) AS ratings
         FROM ratings
         WHERE ratings.user_key = users.user_key
-            AND (users.user_key, state.n, state.newest) IS DISTINCT FROM (given.user_key, given.n, given.newest)
+            AND (users.user_key, state.n, state.newest) IS DISTINCT FROM (input.user_key, input.n, input.newest)
     ) AS packed ON true
-    ORDER BY given.place"""
+    ORDER BY input.ordinal"""
 
 
-class NotLookedAt(Exception):
-    """Ratings were not read, as they were known; whoever has forgotten them meanwhile asks again."""
+class RatingsState(NamedTuple):
+    """Identifies a user's ratings: equal states mean equal ratings.
+
+    A rating that is created or replaced takes a new revision, which raises `newest`. If `newest` stays, ratings can
+    only have been deleted, which lowers `n_ratings`. A user who is erased and rates again has another key.
+    """
+
+    user_key: int | None
+    n_ratings: int
+    newest: int
+
+
+@dataclass(frozen=True, slots=True)
+class UserRatings:
+    """A user's ratings, and the newest revision among them; an unknown user has the key None and no ratings."""
+
+    user_key: int | None
+    item_keys: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+    newest: int
+
+    @property
+    def state(self) -> RatingsState:
+        return RatingsState(self.user_key, self.values.size, self.newest)
+
+
+NO_RATINGS = UserRatings(None, np.zeros(0, np.int64), np.zeros(0), 0)
+
+
+def read_one(connection: Connection, user_id: str) -> UserRatings:
+    """What a user has rated."""
+    return read_many(connection, (user_id,)).get(user_id, NO_RATINGS)
+
+
+def read_many(connection: Connection, user_ids: Collection[str]) -> dict[str, UserRatings]:
+    """What each of the users has rated; unknown users are left out."""
+    with driver(connection) as raw:
+        if is_sqlite(connection):
+            rows = raw.execute(_READ_SQLITE, (json.dumps(list(user_ids)),)).fetchall()
+        else:
+            rows = raw.cursor(binary=True).execute(_READ_POSTGRESQL, (list(user_ids),)).fetchall()
+    unpack = _from_text if is_sqlite(connection) else _from_bytes
+    return {user_id: UserRatings(key, *unpack(*packed), newest or 0) for user_id, key, *packed, newest in rows}
+
+
+def read_state(connection: Connection, user_id: str) -> RatingsState:
+    """The state of what `read_one` reads, in a fifth of the time."""
+    with driver(connection) as raw:
+        row = raw.execute(_STATE.format("?" if is_sqlite(connection) else "%s"), (user_id,)).fetchone()
+    return NO_RATINGS.state if row is None else RatingsState(*row)
+
+
+_KeysAndValues = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+
+
+def _from_text(item_keys: str | None, eighths: str | None) -> _KeysAndValues:
+    if item_keys is None or eighths is None:
+        return NO_RATINGS.item_keys, NO_RATINGS.values
+    values: npt.NDArray[Any] = np.fromstring(eighths, np.float64 if "." in eighths else np.int64, sep=",")
+    return np.fromstring(item_keys, np.int64, sep=","), values / 8
+
+
+def _from_bytes(item_keys: bytes | None, values: bytes | None) -> _KeysAndValues:
+    return (
+        np.frombuffer(item_keys or b"", ">i8").astype(np.int64),
+        np.frombuffer(values or b"", ">f8").astype(np.float64),
+    )
+
+
+class CachedRatingsGone(Exception):
+    """The ratings were not read because the caller had them cached, but its cache has dropped them meanwhile."""
 
     def __init__(self, user_id: str) -> None:
-        super().__init__(f"the ratings of user {user_id!r} were not asked for")
+        super().__init__(f"the ratings of user {user_id!r} were not read")
         self.user_id = user_id
 
 
-class Look(NamedTuple):
-    """One user's ratings as of one moment, and the newest revision of the items."""
+class CurrentRatings(NamedTuple):
+    """One user's ratings and the newest revision of the items, both as of one moment."""
 
     items_revision: int
-    state: StateOfRatings
+    state: RatingsState
     ratings: UserRatings | None
-    """None where the state is the one that was known."""
+    """None if the state is the one that the caller has cached."""
 
-    def state_of_user(self, _user_id: str) -> StateOfRatings:
+    def read_state(self, _user_id: str) -> RatingsState:
         return self.state
 
-    def ratings_of_user(self, user_id: str) -> UserRatings:
-        """Raises NotLookedAt where the state is the one that was known."""
+    def read_one(self, user_id: str) -> UserRatings:
+        """Raises CachedRatingsGone if the state is the one that the caller had cached."""
         if self.ratings is None:
-            raise NotLookedAt(user_id)
+            raise CachedRatingsGone(user_id)
         return self.ratings
 
 
-class _Group:
-    """Users who are asked for in one question, and the state in which each is known."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, StateOfRatings | None] = {}
-        self.found: asyncio.Task[dict[str, Look]]
+class _Query(NamedTuple):
+    user_id: str
+    cached: RatingsState | None
 
 
-class Looks:
-    """Looks for the requests of one event loop, on PostgreSQL."""
+class CoalescedReader:
+    """Reads ratings for the requests of one event loop, on PostgreSQL: those that arrive together share one query.
+
+    With 32 connections this answers 1.2 to 1.7 times as many recommendations as a query and a thread for each request.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._turn = asyncio.Lock()
-        self._open: _Group | None = None  # takes users until its turn comes
+        self._queries = Coalescer(self._read_in_thread, shares_results=True)
 
-    async def at(self, user_id: str, known: StateOfRatings | None) -> Look:
-        """The user as of now; raises what the database raises."""
-        group = self._open
-        if group is None:
-            group = self._open = _Group()
-            group.found = asyncio.create_task(self._find(group))
-        if group.known.setdefault(user_id, known) != known:
-            group.known[user_id] = None
-        # A request that is given up must not take the others along.
-        return (await asyncio.shield(group.found))[user_id]
+    async def read(self, user_id: str, cached: RatingsState | None) -> CurrentRatings:
+        """The user's ratings as of now, or only their state if it is the cached one; raises database errors."""
+        query = _Query(user_id, cached)
+        return await self._queries.submit(query, query)
 
-    async def _find(self, group: _Group) -> dict[str, Look]:
-        async with self._turn:
-            await all_have_come(group.known)
-            if self._open is group:
-                self._open = None
-            return await anyio.to_thread.run_sync(self._ask, group.known)
+    async def _read_in_thread(self, queries: Sequence[_Query]) -> list[CurrentRatings]:
+        return await anyio.to_thread.run_sync(self._read, queries)
 
-    def _ask(self, known: dict[str, StateOfRatings | None]) -> dict[str, Look]:
-        states = [state or StateOfRatings(None, -1, -1) for state in known.values()]
+    def _read(self, queries: Sequence[_Query]) -> list[CurrentRatings]:
+        states = [query.cached or RatingsState(None, -1, -1) for query in queries]
+        parameters = ([query.user_id for query in queries], *map(list, zip(*states, strict=True)))
         with self._database.read_at_once() as connection, driver(connection) as raw, raw.cursor(binary=True) as cursor:
-            rows = cursor.execute(_LOOK, (list(known), *map(list, zip(*states, strict=True)))).fetchall()
-        return {user_id: _look(known[user_id], *row) for user_id, row in zip(known, rows, strict=True)}
+            rows = cursor.execute(_READ_CHANGED, parameters).fetchall()
+        return [_current(query.cached, *row) for query, row in zip(queries, rows, strict=True)]
 
 
-def _look(
-    known: StateOfRatings | None,
+def _current(
+    cached: RatingsState | None,
     user_key: int | None,
     n: int,
     newest: int,
     item_keys: bytes | None,
-    opinions: bytes | None,
+    values: bytes | None,
     items_revision: int,
-) -> Look:
-    state = StateOfRatings(user_key, n, newest)
-    if state == known:
-        return Look(items_revision, state, None)
-    if user_key is None:
-        return Look(items_revision, state, NO_RATINGS)
-    keys, values = np.frombuffer(item_keys or b"", ">i8"), np.frombuffer(opinions or b"", ">f8")
-    return Look(items_revision, state, UserRatings(user_key, keys.astype(np.int64), values.astype(np.float64), newest))
+) -> CurrentRatings:
+    state = RatingsState(user_key, n, newest)
+    ratings = None if state == cached else UserRatings(user_key, *_from_bytes(item_keys, values), newest)
+    return CurrentRatings(items_revision, state, ratings)

@@ -12,8 +12,8 @@ from app.db.connections import Changes
 from app.engine.retrieval.brute_force import BruteForceRetriever
 from app.engine.retrieval.by_relevance import DIRECTIONS
 from app.engine.retrieval.diversity import POOL
-from app.ratings import store as ratings
-from app.ratings.store import StateOfRatings, UserRatings
+from app.ratings import user_ratings
+from app.ratings.user_ratings import RatingsState, UserRatings
 from app.recommendations.catalog import CatalogView
 from app.recommendations.schemas import ListRequest
 from app.recommendations.serving_model import ServingModel, ServingModels
@@ -33,9 +33,9 @@ class WouldBlockEventLoop(Exception):
 class RatingsReader(Protocol):
     """Reads the current ratings of a user."""
 
-    def state_of_user(self, user_id: str) -> StateOfRatings: ...
+    def read_state(self, user_id: str) -> RatingsState: ...
 
-    def ratings_of_user(self, user_id: str) -> UserRatings: ...
+    def read_one(self, user_id: str) -> UserRatings: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +69,15 @@ class RequestContext:
         model = self.models.of_version(self.connection, version)
         return replace(self, serving_model=model, view=model.catalog.view(self.connection), changes=None)
 
-    def state_of_user(self, user_id: str) -> StateOfRatings:
-        """See `app.ratings.store.state_of_user`."""
-        return self.reader.state_of_user(user_id) if self.reader else ratings.state_of_user(self.connection, user_id)
+    def read_state(self, user_id: str) -> RatingsState:
+        """See `user_ratings.read_state`."""
+        return self.reader.read_state(user_id) if self.reader else user_ratings.read_state(self.connection, user_id)
 
-    def ratings_of_user(self, user_id: str) -> UserRatings:
-        """See `app.ratings.store.ratings_of_user`."""
+    def read_ratings(self, user_id: str) -> UserRatings:
+        """See `user_ratings.read_one`."""
         if self.reader:
-            return self.reader.ratings_of_user(user_id)
-        return ratings.ratings_of_user(self.connection, user_id)
+            return self.reader.read_one(user_id)
+        return user_ratings.read_one(self.connection, user_id)
 
     def connection_unless_away(self) -> Connection | None:
         """None while the database is away; raises WouldBlockEventLoop."""

@@ -12,7 +12,7 @@ from fastapi import Depends, Request
 
 from app.db.connections import Reader
 from app.db.engine import DATABASE_IS_AWAY, Database
-from app.ratings.user_ratings import Looks, NotLookedAt
+from app.ratings.user_ratings import CachedRatingsGone, CoalescedReader
 from app.recommendations.context import RequestContext, WouldBlockEventLoop
 from app.recommendations.item_lists import RecentPopularity
 from app.recommendations.lists import ANSWERED_FROM, batch_lines, list_for_user
@@ -38,7 +38,7 @@ class Recommender:
         self._models = ServingModels(database, live, settings)
         self._users = UserCache(settings.user_cache_size)
         self._reader = database.open_reader() if database.is_sqlite else None
-        self._looks = None if database.is_sqlite else Looks(database)
+        self._coalesced = None if database.is_sqlite else CoalescedReader(database)
 
     def close(self) -> None:
         """Close the event loop's connection."""
@@ -54,8 +54,8 @@ class Recommender:
             if body is not None:
                 ANSWERED_FROM["cached"].inc()
                 return body
-        if self._looks and (context := await self._context_of_user(self._looks, user_id)):
-            with contextlib.suppress(WouldBlockEventLoop, NotLookedAt):
+        if self._coalesced and (context := await self._context_of_user(self._coalesced, user_id)):
+            with contextlib.suppress(WouldBlockEventLoop, CachedRatingsGone):
                 return list_for_user(context, self._users, user_id, request)
         return await self.answer(list_for_user, self._users, user_id, request)
 
@@ -111,20 +111,20 @@ class Recommender:
             return None
         return RequestContext(self._models, model, view, reader.connection, changes, is_on_loop=True)
 
-    async def _context_of_user(self, looks: Looks, user_id: str) -> RequestContext | None:
+    async def _context_of_user(self, reader: CoalescedReader, user_id: str) -> RequestContext | None:
         """The context of one user's list on a server, if nothing else must be read or built."""
         model = self._models.prepared()
         if model is None:
             return None
         user = self._users.get(user_id, model)
         try:
-            look = await looks.at(user_id, user.state if user else None)
+            current = await reader.read(user_id, user.state if user else None)
         except DATABASE_IS_AWAY:
             return None  # a thread tries again, and answers from memory if it can
         view = model.catalog.last_view
-        if view is None or view.revision < look.items_revision:
+        if view is None or view.revision < current.items_revision:
             return None
-        return RequestContext(self._models, model, view, WouldBlockEventLoop(), reader=look, is_on_loop=True)
+        return RequestContext(self._models, model, view, WouldBlockEventLoop(), reader=current, is_on_loop=True)
 
 
 async def recommender_of(request: Request) -> Recommender:

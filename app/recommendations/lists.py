@@ -17,7 +17,7 @@ from app.engine.retrieval.diversity import POOL, diverse_order
 from app.engine.retrieval.retriever import Query, RankedRows
 from app.errors import BadInput, FieldError
 from app.metrics.instruments import TOP_N_SECONDS, USERS_ANSWERED
-from app.ratings import store as ratings
+from app.ratings import user_ratings
 from app.recommendations.context import RequestContext
 from app.recommendations.cursor import Cursor, invalid_cursor
 from app.recommendations.response_json import explanations_json, list_json, numbers_json
@@ -78,8 +78,8 @@ def list_for_ratings(context: RequestContext, given: Sequence[tuple[str, float]]
 
 def lists_for_users(context: RequestContext, user_ids: Sequence[str], request: ListRequest) -> list[UserList]:
     """The best items for each user; they share the query of ratings and the scan of the items."""
-    model, stored = context.serving_model, ratings.ratings_of_users(context.connection, set(user_ids))
-    rated = [model.rated_items(stored.get(user_id, ratings.NO_RATINGS)) for user_id in user_ids]
+    model, stored = context.serving_model, user_ratings.read_many(context.connection, set(user_ids))
+    rated = [model.rated_items(stored.get(user_id, user_ratings.NO_RATINGS)) for user_id in user_ids]
     vectors = list(map(model.user_vector, rated))
     ranked = rank(context, vectors, rated, request, request.n)
     return list(map(UserList, user_ids, vectors, rated, (rows for rows, _ in ranked)))
@@ -150,10 +150,10 @@ def _current_user(
     """The user with the current ratings: the cached one if they have not changed."""
     model, n_skipped = context.serving_model, cursor.n_before if cursor else request.offset
     user = users.get(user_id, model)
-    if user is not None and (user.is_current(context.changes) or context.state_of_user(user_id) == user.state):
+    if user is not None and (user.is_current(context.changes) or context.read_state(user_id) == user.state):
         context.check_list_work(request, n_skipped, user.rated.rows.size)
         return user
-    stored = context.ratings_of_user(user_id)
+    stored = context.read_ratings(user_id)
     context.check_list_work(request, n_skipped, stored.values.size)
     rated = model.rated_items(stored)
     user = CachedUser(model, stored.state, rated, model.user_vector(rated))

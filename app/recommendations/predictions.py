@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from app.ratings import store as ratings
+from app.ratings import user_ratings
 from app.recommendations.context import RequestContext
 from app.recommendations.lists import ANSWERED_FROM
 from app.recommendations.schemas import PredictionOut, PredictionsOut
@@ -15,7 +15,7 @@ def predict_pairs(context: RequestContext, pairs: Sequence[tuple[str, str]], lev
     """Predicted rating, interval and source of each (user_id, item_id), in the order of the pairs."""
     model = context.serving_model
     context.check_work(n_named=len(pairs))
-    users = ratings.ratings_of_users(context.connection, {user_id for user_id, _ in pairs})
+    users = user_ratings.read_many(context.connection, {user_id for user_id, _ in pairs})
     rows = model.item_ids.rows_of([item_id for _, item_id in pairs])
     context.check_work(n_named=sum(stored.values.size for stored in users.values()))
     positions_of: defaultdict[str, list[int]] = defaultdict(list)
@@ -23,7 +23,7 @@ def predict_pairs(context: RequestContext, pairs: Sequence[tuple[str, str]], lev
         positions_of[user_id].append(position)
     predictions: dict[int, PredictionOut] = {}
     for user_id, positions in positions_of.items():
-        rated = model.rated_items(users.get(user_id, ratings.NO_RATINGS))
+        rated = model.rated_items(users.get(user_id, user_ratings.NO_RATINGS))
         source = model.source_of(rated, before_first_model="means")
         ANSWERED_FROM[source].inc()
         predicted = model.predict(model.user_vector(rated), rows[positions], level)

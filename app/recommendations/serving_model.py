@@ -25,7 +25,7 @@ from app.engine.retrieval.retriever import NO_ROWS, Retriever
 from app.errors import Conflict
 from app.items.models import Item
 from app.ratings.models import Rating
-from app.ratings.store import UserRatings
+from app.ratings.user_ratings import UserRatings
 from app.recommendations.catalog import Catalog, Keys
 from app.recommendations.schemas import Source
 from app.registry import artifacts, versions

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from app.db.connections import Changes
 from app.engine.fold_in.user import UserVector
-from app.ratings.store import StateOfRatings
+from app.ratings.user_ratings import RatingsState
 from app.recommendations.catalog import CatalogView
 from app.recommendations.schemas import ListRequest
 from app.recommendations.serving_model import RatedItems, ServingModel
@@ -31,7 +31,7 @@ class CachedUser:
     """One user's ratings and vector in one serving model."""
 
     serving_model: ServingModel
-    state: StateOfRatings
+    state: RatingsState
     rated: RatedItems
     vector: UserVector
     lists: CachedLists | None = None

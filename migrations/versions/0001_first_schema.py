@@ -8,6 +8,15 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+# What storing a rating does: 0, 1 or 2 for unchanged, updated, created. Both functions below inline it.
+_RATING_CHANGE = """
+CREATE FUNCTION rating_change(old_value float8, old_time bigint, new_value float8, new_time bigint)
+RETURNS int LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN old_value IS NULL THEN 2
+                WHEN old_value <> new_value OR coalesce(old_time <> new_time, false) THEN 1
+                ELSE 0 END
+$$"""
+
 # Writes ratings of different pairs in one round trip. `before` is the newest revision before the write; each rating
 # that changes something takes the next one. With `wants_each`, `each_written` holds two big-endian bigints per rating:
 # its stored time, and 0, 1 or 2 for unchanged, updated, created.
@@ -51,30 +60,29 @@ BEGIN
     END LOOP;
 
     WITH numbered AS MATERIALIZED (
-        SELECT ordinal, input.user_key, input.item_key, new_value, stored.ctid AS row_id, is_new, is_changed,
-               CASE WHEN is_changed THEN coalesce(new_time, write_time) ELSE stored.rated_at END AS rated_at,
-               before + sum(is_changed::int) OVER (ORDER BY ordinal) AS revision
+        SELECT ordinal, input.user_key, input.item_key, new_value, stored.ctid AS row_id, change,
+               CASE WHEN change > 0 THEN coalesce(new_time, write_time) ELSE stored.rated_at END AS rated_at,
+               before + sum((change > 0)::int) OVER (ORDER BY ordinal) AS revision
         FROM unnest(user_keys, item_keys, new_values, new_times) WITH ORDINALITY
              AS input (user_key, item_key, new_value, new_time, ordinal)
         LEFT JOIN ratings AS stored ON stored.user_key = input.user_key AND stored.item_key = input.item_key
-        CROSS JOIN LATERAL (SELECT stored.value IS NULL AS is_new) AS comparison
         CROSS JOIN LATERAL (
-            SELECT is_new OR stored.value <> new_value OR coalesce(stored.rated_at <> new_time, false) AS is_changed
-        ) AS change
+            SELECT rating_change(stored.value, stored.rated_at, new_value, new_time) AS change
+        ) AS comparison
     ), inserted AS (
         INSERT INTO ratings (user_key, item_key, value, rated_at, revision)
-        SELECT user_key, item_key, new_value, rated_at, revision FROM numbered WHERE is_new
+        SELECT user_key, item_key, new_value, rated_at, revision FROM numbered WHERE change = 2
         ORDER BY user_key, item_key
     ), updated AS (
         UPDATE ratings SET value = new_value, rated_at = numbered.rated_at, revision = numbered.revision
-        FROM numbered WHERE ratings.ctid = row_id AND is_changed
+        FROM numbered WHERE ratings.ctid = row_id AND change = 1
     ), rated_again AS (
         DELETE FROM deleted_ratings AS deleted USING numbered
-        WHERE is_new AND deleted.user_key = numbered.user_key AND deleted.item_key = numbered.item_key
+        WHERE change = 2 AND deleted.user_key = numbered.user_key AND deleted.item_key = numbered.item_key
     )
-    SELECT string_agg(int8send(rated_at) || int8send(is_changed::int + is_new::int), '' ORDER BY ordinal)
+    SELECT string_agg(int8send(rated_at) || int8send(change), '' ORDER BY ordinal)
                FILTER (WHERE wants_each),
-           count(*) FILTER (WHERE is_changed), count(*) FILTER (WHERE is_new)
+           count(*) FILTER (WHERE change > 0), count(*) FILTER (WHERE change = 2)
     INTO each_written, n_changed, n_new FROM numbered;
 
     UPDATE counters SET value = value + CASE name WHEN 'ratings' THEN n_changed ELSE n_new END
@@ -112,23 +120,21 @@ BEGIN
     SELECT value, rated_at, ctid INTO old_value, old_time, row_id
     FROM ratings WHERE user_key = known_user_key AND item_key = known_item_key;
 
-    IF old_value IS NULL THEN
+    change := rating_change(old_value, old_time, new_value, new_time);
+    IF change = 2 THEN
         INSERT INTO ratings (user_key, item_key, value, rated_at, revision)
         VALUES (known_user_key, known_item_key, new_value, rated, before + 1);
         DELETE FROM deleted_ratings WHERE user_key = known_user_key AND item_key = known_item_key;
         UPDATE counters SET value = value + 1 WHERE name IN ('ratings', 'n_ratings');
-        change := 2;
-    ELSIF old_value <> new_value OR coalesce(old_time <> new_time, false) THEN
+    ELSIF change = 1 THEN
         UPDATE ratings SET value = new_value, rated_at = rated, revision = before + 1 WHERE ctid = row_id;
         UPDATE counters SET value = value + 1 WHERE name = 'ratings';
-        change := 1;
     ELSE
         rated := old_time;
-        change := 0;
     END IF;
 END $$"""
 
-_FUNCTIONS = {"write_many_ratings": _WRITE_MANY_RATINGS, "write_rating": _WRITE_RATING}
+_FUNCTIONS = {"rating_change": _RATING_CHANGE, "write_many_ratings": _WRITE_MANY_RATINGS, "write_rating": _WRITE_RATING}
 
 
 def _create_partial_unique_index(name: str, table: str, column: str, condition: str) -> None:

@@ -24,14 +24,15 @@ from app.db.engine import Database, open_database
 from app.db.revisions import revision
 from app.items import store as items
 from app.main import create_app
-from app.ratings import store
+from app.ratings import store, user_ratings
 from app.ratings.bulk_read import hold_snapshot, load_all
 from app.ratings.erasure import erase_item, erase_user
 from app.ratings.export import ratings_digest
-from app.ratings.store import NewRating
+from app.ratings.models import NewRating
 from app.settings import Settings
 from tests.asgi import serving
 from tests.conftest import KERNELS, empty_postgres
+from tests.ratings.writing import save
 from tests.registry import world as registry
 from tests.training.world import claim, enqueue, fill, listed, ratings_of, run_of, train
 
@@ -86,7 +87,7 @@ def a_little_of_everything(database: Database, settings: Settings) -> None:
             "hidden": True,
         }
         items.put(connection, "item-1", fields)
-        store.save(connection, "last-user", "last-item", 3.0, None, database.now(connection))
+        save(connection, "last-user", "last-item", 3.0, None, database.now(connection))
     with database.write() as connection:
         erase_user(connection, "last-user")
         erase_item(connection, "last-item")
@@ -138,9 +139,9 @@ def test_keys_that_were_given_out_once_are_not_given_out_again_after_a_restore(
         restore(other, target, tmp_path / "backup.zip")
         for each in (database, other):
             with each.write() as connection:
-                store.save(connection, "new-user", "new-item", 3.0, None, each.now(connection))
+                save(connection, "new-user", "new-item", 3.0, None, each.now(connection))
                 keys.append(
-                    (store.ratings_of_user(connection, "new-user").user_key, items.key_of(connection, "new-item"))
+                    (user_ratings.read_one(connection, "new-user").user_key, items.key_of(connection, "new-item"))
                 )
     assert keys[0] == keys[1]
 
@@ -154,7 +155,7 @@ def test_a_restored_service_is_written_to_and_trained_as_before(
         restore(other, target, tmp_path / "backup.zip")
         with other.write() as connection:
             before = revision(connection, "ratings")
-            saved = store.save(connection, "user-0", "item-0", 1.5, None, other.now(connection))
+            saved = save(connection, "user-0", "item-0", 1.5, None, other.now(connection))
         assert saved.revision == before + 1
         run = train(other, target)
         assert (run.status, listed(other)) == ("succeeded", [2, 1])

@@ -3,7 +3,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
@@ -17,10 +16,12 @@ from app.db.ids import ids_of_keys, keys_of_ids
 from app.db.revisions import advance, peek_revision, revision
 from app.db.tables import Base
 from app.main import create_app
-from app.ratings import store, upsert_postgres
+from app.ratings import store, user_ratings
+from app.ratings.models import NewRating
 from app.settings import Settings
 from migrations import VERSION_TABLE
 from tests.asgi import serving
+from tests.ratings.writing import save
 
 
 def test_migrations_make_exactly_the_tables_that_the_code_declares(database: Database) -> None:
@@ -58,9 +59,9 @@ def test_the_clock_of_the_database_is_utc(database: Database) -> None:
 ASKED_OF_THE_DRIVER: dict[str, Callable[[Connection], object]] = {
     "peek_revision": lambda connection: peek_revision(connection, "items"),
     "keys_of_ids": lambda connection: keys_of_ids(connection, "item", ["dune"]),
-    "ratings_of_user": lambda connection: store.ratings_of_user(connection, "ann"),
-    "save_each": lambda connection: store.save_each(connection, [store.NewRating("ann", "dune", 4.0)]),
-    "stored_ratings": lambda connection: upsert_postgres.stored_ratings(connection, np.array([1 << 32 | 1])),
+    "ratings_of_user": lambda connection: user_ratings.read_one(connection, "ann"),
+    "upsert_each": lambda connection: save(connection, "ann", "dune", 4.0),
+    "upsert_many": lambda connection: store.save_many(connection, [NewRating("ann", "dune", 4.0)]),
     "ids_of_keys": lambda connection: ids_of_keys(connection, "user", [1]),
 }
 

@@ -3,7 +3,7 @@
 from app.db.engine import Database
 from app.db.ids import ids_of_keys, keys_of_ids, read_ids
 from app.ratings import store
-from app.ratings.store import NewRating
+from app.ratings.models import NewRating
 
 
 def test_every_key_is_read_with_its_id(database: Database) -> None:

@@ -7,13 +7,14 @@ import pytest
 
 from app.db.engine import Database
 from app.db.revisions import revision
+from app.imports.line_import import BatchCounts
 from app.items import store
 from app.items.store import UnknownItem
 
 DUNE = {"title": "Dune (2021)", "categories": ["Sci-Fi"], "attributes": {"year": 2021}, "hidden": False}
 
 
-def write(database: Database, **items: dict[str, Any]) -> store.ItemCounts:
+def write(database: Database, **items: dict[str, Any]) -> BatchCounts:
     with database.write() as connection:
         return store.write_many(connection, items)
 

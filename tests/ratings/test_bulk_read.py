@@ -8,7 +8,7 @@ import pytest
 
 from app.db.engine import Database
 from app.ratings import bulk_read, store
-from app.ratings.store import NewRating
+from app.ratings.models import NewRating
 
 MOMENT = int(datetime(2026, 1, 5, tzinfo=UTC).timestamp()) * 1_000_000
 

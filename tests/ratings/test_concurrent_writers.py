@@ -16,11 +16,12 @@ import pytest
 
 from app.db.engine import Database
 from app.db.revisions import revision
-from app.ratings import bulk_read, store
+from app.ratings import bulk_read, store, user_ratings
 from app.ratings.bulk_read import load_all
 from app.ratings.export import export
-from app.ratings.store import NewRating
+from app.ratings.models import NewRating
 from app.settings import Settings
+from tests.ratings.writing import save
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 
@@ -32,11 +33,11 @@ def write_a_little(database: Database, seed: int, n_writes: int) -> None:
             user_id, item_id = f"u{dice.randrange(4)}", f"i{dice.randrange(6)}"
             kind = dice.randrange(3)
             if kind == 0:
-                store.save(connection, user_id, item_id, dice.randrange(1, 6), None, NOW)
+                save(connection, user_id, item_id, dice.randrange(1, 6), None, NOW)
             elif kind == 1:
                 ratings = [NewRating(user_id, f"i{item}", float(dice.randrange(1, 6))) for item in range(6)]
                 store.save_many(connection, ratings, NOW)
-            elif store.ratings_of_user(connection, user_id).values.size:
+            elif user_ratings.read_one(connection, user_id).values.size:
                 try:
                     store.remove(connection, user_id, item_id)
                 except store.UnknownRating:
@@ -82,11 +83,11 @@ def test_a_writer_that_begins_later_never_commits_a_higher_revision_first(databa
 
     def write_second() -> None:
         with database.write() as connection:
-            store.save(connection, "bob", "dune", 2.0, None, NOW)
+            save(connection, "bob", "dune", 2.0, None, NOW)
         events.append("the second has committed")
 
     with database.write() as first:
-        saved = store.save(first, "ann", "dune", 4.0, None, NOW)
+        saved = save(first, "ann", "dune", 4.0, None, NOW)
         second = threading.Thread(target=write_second)
         second.start()
         second.join(0.5)
@@ -171,7 +172,8 @@ def test_an_export_that_takes_its_time_shows_the_moment_it_began(database: Datab
 BATCHES = """
 import sys
 from app.db.engine import open_database
-from app.ratings.store import NewRating, save_many
+from app.ratings.models import NewRating
+from app.ratings.store import save_many
 from app.settings import Settings
 
 database = open_database(Settings(data_dir=sys.argv[1], database_url=sys.argv[2] or None))
@@ -209,4 +211,4 @@ def test_of_a_batch_whose_process_is_killed_all_or_nothing_is_there(database: Da
         assert len(sizes) >= int(last_acknowledged) + 1
         assert totals == (400 * len(sizes), len(sizes), 400)
         with database.write() as connection:  # the lock of the dead is gone
-            store.save(connection, "batch-0", "i0", 1.0 + attempt, None, NOW)
+            save(connection, "batch-0", "i0", 1.0 + attempt, None, NOW)

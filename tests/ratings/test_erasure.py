@@ -5,9 +5,10 @@ import pytest
 from app.db.engine import Database
 from app.items import store as items
 from app.items.store import UnknownItem
-from app.ratings import store
+from app.ratings import store, user_ratings
 from app.ratings.erasure import erase_item, erase_user
-from app.ratings.store import NewRating, UnknownUser
+from app.ratings.models import NewRating
+from app.ratings.store import UnknownUser
 
 
 @pytest.fixture
@@ -32,8 +33,8 @@ def test_erasing_a_user_removes_the_name_and_every_rating_and_says_how_many(rate
         assert erase_user(connection, "ann") == (2, 5)
     assert text_columns(rated) == {"bob", "dune", "heat"}
     with rated.read() as connection:
-        assert store.ratings_of_user(connection, "ann").user_key is None
-        assert store.ratings_of_user(connection, "bob").values.tolist() == [4.0]
+        assert user_ratings.read_one(connection, "ann").user_key is None
+        assert user_ratings.read_one(connection, "bob").values.tolist() == [4.0]
         assert store.count_changes_since(connection, 3) == 2
         kept = connection.exec_driver_sql("SELECT * FROM deleted_ratings ORDER BY revision").all()
     assert [row[2] for row in kept] == [4, 5]
@@ -42,10 +43,10 @@ def test_erasing_a_user_removes_the_name_and_every_rating_and_says_how_many(rate
 
 def test_a_user_who_comes_back_is_somebody_new(rated: Database) -> None:
     with rated.write() as connection:
-        old_key = store.ratings_of_user(connection, "ann").user_key
+        old_key = user_ratings.read_one(connection, "ann").user_key
         erase_user(connection, "ann")
         store.save_many(connection, [NewRating("ann", "dune", 1.0)])
-        new_key = store.ratings_of_user(connection, "ann").user_key
+        new_key = user_ratings.read_one(connection, "ann").user_key
     assert old_key is not None
     assert new_key is not None
     assert new_key > old_key
@@ -64,7 +65,7 @@ def test_erasing_an_item_removes_it_and_every_rating_of_it(rated: Database) -> N
         assert erase_item(connection, "dune") == (2, 5)
     assert text_columns(rated) == {"ann", "bob", "heat"}
     with rated.read() as connection:
-        assert store.ratings_of_user(connection, "bob").values.tolist() == []
+        assert user_ratings.read_one(connection, "bob").values.tolist() == []
         changes = items.catalogue(connection, 2)
         assert (list(changes.changed), changes.deleted, changes.revision) == ([], [key], 3)
 

@@ -11,7 +11,7 @@ from app.ratings import export
 from app.ratings.api import _exported, _in_threads
 from app.ratings.bulk_read import hold_snapshot
 from app.ratings.erasure import erase_user
-from app.ratings.store import NewRating
+from app.ratings.models import NewRating
 from tests.ratings.test_bulk_read import MOMENT, fill, some_ratings
 
 

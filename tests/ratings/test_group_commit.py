@@ -12,16 +12,17 @@ from sqlalchemy.exc import DBAPIError
 from app.db.engine import Database, open_database
 from app.db.revisions import revision
 from app.ratings import store
-from app.ratings.group_commit import RatingWriter
-from app.ratings.store import NewRating, SavedRating
+from app.ratings.group_commit import GroupCommitWriter
+from app.ratings.models import NewRating, SavedRating
 from app.settings import Settings
+from tests.ratings.writing import save
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 
 
 def save_together(database: Database, ratings: Sequence[NewRating]) -> list[SavedRating | BaseException]:
     async def run() -> list[SavedRating | BaseException]:
-        writer = RatingWriter(database)
+        writer = GroupCommitWriter(database)
         return await asyncio.gather(*map(writer.save, ratings), return_exceptions=True)
 
     return asyncio.run(run())
@@ -90,7 +91,7 @@ def test_what_fails_fails_for_all_that_were_written_together_and_stores_nothing(
 
 def test_a_request_that_is_given_up_takes_no_other_along(database: Database) -> None:
     async def run() -> list[SavedRating | BaseException]:
-        writer = RatingWriter(database)
+        writer = GroupCommitWriter(database)
         saving = [asyncio.ensure_future(writer.save(NewRating("ann", f"i{n}", 4.0))) for n in range(3)]
         await asyncio.sleep(0)
         saving[0].cancel()
@@ -130,14 +131,14 @@ def test_a_writer_that_began_later_gets_later_revisions_and_commits_later(databa
     def write() -> None:
         with database.write() as connection:
             if second == "save":
-                store.save(connection, "ann", "heat", 4.0, None, NOW)
+                save(connection, "ann", "heat", 4.0, None, NOW)
             else:
                 store.save_many(connection, [NewRating("ann", "heat", 4.0)], NOW)
         finished.set()
 
     later = threading.Thread(target=write)
     with database.write() as connection:
-        assert store.save(connection, "ann", "dune", 3.0, None, NOW).revision == 1
+        assert save(connection, "ann", "dune", 3.0, None, NOW).revision == 1
         later.start()
         assert not finished.wait(0.3)  # it waits for its turn
         with database.read() as reading:

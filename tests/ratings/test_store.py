@@ -1,25 +1,26 @@
 """Saving, replacing and deleting ratings, and the revisions that tell it."""
 
-import itertools
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
-import numpy as np
 import pytest
-from sqlalchemy import and_, func, select
+from sqlalchemy import func, select
 
 from app.db.engine import Database
 from app.db.ids import read_ids
 from app.db.revisions import revision
 from app.db.tables import microseconds_of
+from app.imports.line_import import BatchCounts
 from app.items import store as items
-from app.ratings import store
+from app.ratings import store, user_ratings
 from app.ratings.erasure import erase_item, erase_user
-from app.ratings.models import DeletedRating, Rating
-from app.ratings.store import NewRating, SavedRating
+from app.ratings.models import DeletedRating, NewRating, Outcome, Rating, SavedRating
+from tests.ratings import writing
 
 MONDAY = datetime(2026, 1, 5, 12, tzinfo=UTC)
 TUESDAY = MONDAY + timedelta(days=1)
-_OF_ONE_PAIR = and_(DeletedRating.user_key == Rating.user_key, DeletedRating.item_key == Rating.item_key)
+WEDNESDAY = MONDAY + timedelta(days=2)
 
 
 def save(
@@ -31,17 +32,17 @@ def save(
     now: datetime = MONDAY,
 ) -> SavedRating:
     with database.write() as connection:
-        return store.save(connection, user_id, item_id, value, rated_at, now)
+        return writing.save(connection, user_id, item_id, value, rated_at, now)
 
 
-def save_many(database: Database, *ratings: tuple[str, str, float]) -> store.BatchCounts:
+def save_many(database: Database, *ratings: tuple[str, str, float]) -> BatchCounts:
     with database.write() as connection:
         return store.save_many(connection, [NewRating(*rating) for rating in ratings], MONDAY)
 
 
 def values_of(database: Database, user_id: str) -> list[float]:
     with database.read() as connection:
-        return store.ratings_of_user(connection, user_id).values.tolist()
+        return user_ratings.read_one(connection, user_id).values.tolist()
 
 
 def totals(database: Database) -> tuple[int, ...]:
@@ -57,21 +58,81 @@ def test_rating_again_replaces_the_value_and_takes_the_next_revision(database: D
     assert values_of(database, "ann") == [5.0]
 
 
-def test_the_same_value_again_changes_nothing_and_takes_no_revision(database: Database) -> None:
-    save(database, "ann", "dune", 3)
-    again = save(database, "ann", "dune", 3, now=TUESDAY)
-    assert (again.outcome, again.revision, again.rated_at) == ("unchanged", 1, MONDAY)
+@dataclass(frozen=True)
+class Case:
+    """A rating of `value` at `time`, for a pair that has the state `before`, and what becomes of it."""
+
+    before: Literal["unknown ids", "not rated", "deleted", "rated 3 on Monday"]
+    value: float
+    time: datetime | None
+    outcome: Outcome
+    rated_at: datetime
+
+    def __str__(self) -> str:
+        time = f"{self.time:%A}" if self.time else "no time"
+        return f"{self.before}, then {self.value:g} with {time}"
 
 
-def test_the_same_value_at_another_time_is_a_change(database: Database) -> None:
-    save(database, "ann", "dune", 3, MONDAY)
-    assert save(database, "ann", "dune", 3, MONDAY).outcome == "unchanged"
-    assert save(database, "ann", "dune", 3, TUESDAY).outcome == "updated"
+CASES = [
+    *(
+        Case(before, 3, time, "created", rated_at)
+        for before in ("unknown ids", "not rated", "deleted")
+        for time, rated_at in ((None, WEDNESDAY), (MONDAY, MONDAY), (TUESDAY, TUESDAY))
+    ),
+    Case("rated 3 on Monday", 3, None, "unchanged", MONDAY),
+    Case("rated 3 on Monday", 3, MONDAY, "unchanged", MONDAY),
+    Case("rated 3 on Monday", 3, TUESDAY, "updated", TUESDAY),
+    Case("rated 3 on Monday", 4, None, "updated", WEDNESDAY),
+    Case("rated 3 on Monday", 4, MONDAY, "updated", MONDAY),
+    Case("rated 3 on Monday", 4, TUESDAY, "updated", TUESDAY),
+]
 
 
-def test_replacing_a_value_without_a_time_refreshes_the_time(database: Database) -> None:
-    save(database, "ann", "dune", 3, MONDAY)
-    assert save(database, "ann", "dune", 4, now=TUESDAY).rated_at == TUESDAY
+def prepare(database: Database, before: str) -> None:
+    save(database, "bob", "heat", 1, MONDAY)
+    if before == "unknown ids":
+        return
+    save_many(database, ("ann", "heat", 1), ("bob", "dune", 1))
+    if before != "not rated":
+        save(database, "ann", "dune", 3, MONDAY)
+    if before == "deleted":
+        with database.write() as connection:
+            store.remove(connection, "ann", "dune")
+
+
+@pytest.mark.parametrize("way", ["one", "each", "many"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_becomes_of_a_rating(database: Database, case: Case, way: str) -> None:
+    """Every way of writing decides alike, on both kinds of database."""
+    prepare(database, case.before)
+    rating = NewRating("ann", "dune", case.value, None if case.time is None else microseconds_of(case.time))
+    unchanged, created = NewRating("bob", "heat", 1), NewRating("cleo", "alien", 5)
+    ratings = [rating] if way == "one" else [unchanged, rating, created]
+    with database.write() as connection:
+        before, totals_before = revision(connection, "ratings"), store.totals(connection)
+        upsert = store.upsert_for(connection)
+        expected = before + (case.outcome != "unchanged")
+        if way == "many":
+            counts = upsert.upsert_many(connection, ratings, WEDNESDAY)
+            outcomes: list[Outcome] = ["created", case.outcome, "unchanged"]
+            assert counts[:3] == tuple(map(outcomes.count, ("created", "updated", "unchanged")))
+            assert counts.revision == expected + 1
+        else:
+            saved = upsert.upsert_each(connection, ratings, WEDNESDAY)
+            assert saved[len(saved) // 2] == SavedRating(
+                "ann", "dune", case.value, case.rated_at, case.outcome, expected
+            )
+            if way == "each":
+                assert [one.outcome for one in saved] == ["unchanged", case.outcome, "created"]
+                assert [one.revision for one in saved] == [before, expected, expected + 1]
+    with database.read() as connection:
+        stored = store.get(connection, "ann", "dune")
+        assert (stored.value, stored.rated_at) == (case.value, case.rated_at)
+        assert revision(connection, "ratings") == expected + (way != "one")
+        n_created = (case.outcome == "created") + (way != "one")
+        assert store.totals(connection).n_ratings == totals_before.n_ratings + n_created
+        assert store.totals(connection).n_ratings == connection.scalar(select(func.count()).select_from(Rating))
+        assert connection.scalar(select(func.count()).select_from(DeletedRating)) == 0
 
 
 def test_a_batch_says_what_was_created_updated_and_unchanged(database: Database) -> None:
@@ -156,76 +217,6 @@ def test_a_failed_batch_leaves_neither_ratings_nor_items_nor_revisions(database:
         assert revision(connection, "ratings") == revision(connection, "items") == 0
 
 
-@pytest.mark.parametrize("values", [[4.5, 3.0, -2.125], [4.3, 3.0, 0.1], [1e20, -7.5, 3.0], [1e-7, 2.0, 2**-30]])
-def test_a_users_values_come_back_as_they_were_written(database: Database, values: list[float]) -> None:
-    save_many(database, *(("ann", f"i{item}", value) for item, value in enumerate(values)))
-    assert values_of(database, "ann") == pytest.approx(values, rel=1e-14, abs=0)
-
-
-def test_a_user_without_ratings_and_nobody_have_none(database: Database) -> None:
-    save(database, "ann", "dune", 4)
-    with database.write() as connection:
-        store.remove(connection, "ann", "dune")
-    with database.read() as connection:
-        ann, nobody = store.ratings_of_user(connection, "ann"), store.ratings_of_user(connection, "nobody")
-    assert ann.user_key is not None
-    assert ann.item_keys.size == ann.values.size == ann.newest == 0
-    assert nobody.user_key is None
-    assert nobody.item_keys.size == 0
-
-
-def test_the_ratings_of_many_users_equal_those_asked_one_by_one(database: Database) -> None:
-    save_many(
-        database, *((f"u{user}", f"i{item}", float(1 + (user * item) % 5)) for user in range(7) for item in range(user))
-    )
-    names = [f"u{user}" for user in range(9)]
-    with database.read() as connection:
-        together = store.ratings_of_users(connection, names)
-        for name in names[1:7]:
-            alone = store.ratings_of_user(connection, name)
-            assert together[name].user_key == alone.user_key
-            assert together[name].item_keys.tolist() == alone.item_keys.tolist() == sorted(alone.item_keys)
-            assert together[name].values.tolist() == alone.values.tolist()
-            assert together[name].state == alone.state == store.state_of_user(connection, name)
-    assert set(together) == set(names[1:7])
-
-
-def test_the_state_of_a_user_changes_with_every_change_of_the_ratings_and_with_nothing_else(database: Database) -> None:
-    def state() -> store.StateOfRatings:
-        with database.read() as connection:
-            found = store.state_of_user(connection, "ann")
-            assert store.ratings_of_user(connection, "ann").state == found
-            return found
-
-    seen = [state()]
-    for act in (
-        lambda: save_many(database, ("ann", "dune", 3), ("ann", "heat", 4)),
-        lambda: save_many(database, ("ann", "dune", 5)),
-        lambda: remove(database, "ann", "heat"),
-        lambda: save_many(database, ("ann", "heat", 4)),
-        lambda: remove(database, "ann", "heat"),
-        lambda: erase(database, "ann"),
-        lambda: save_many(database, ("ann", "dune", 5)),
-    ):
-        act()
-        seen.append(state())
-        save_many(database, ("bob", "dune", 3.0 + len(seen) / 100))
-        assert state() == seen[-1]
-    assert all(before != after for before, after in itertools.pairwise(seen))
-    assert seen[3] == seen[5]  # the same ratings
-    assert seen[0] == seen[6]  # nobody
-
-
-def remove(database: Database, user_id: str, item_id: str) -> None:
-    with database.write() as connection:
-        store.remove(connection, user_id, item_id)
-
-
-def erase(database: Database, user_id: str) -> None:
-    with database.write() as connection:
-        erase_user(connection, user_id)
-
-
 def test_times_are_kept_to_the_microsecond(database: Database) -> None:
     time = MONDAY + timedelta(microseconds=123_457)
     with database.write() as connection:
@@ -261,39 +252,3 @@ def test_new_items_of_ratings_are_numbered_in_the_order_in_which_they_are_first_
         assert revision(connection, "items") == 3
         assert read_ids(connection, "user").ids == ["ann", "bob", "cleo"]
         assert store.totals(connection) == (4, 3, 3)
-
-
-def test_a_rating_alone_becomes_what_it_would_in_company(database: Database) -> None:
-    """Other statements write them: users `alone-...` get each rating alone, `company-...` together with another."""
-    random = np.random.default_rng(0)
-    for minute in range(120):
-        who = minute if minute % 10 == 0 else random.integers(3)  # somebody new now and then
-        rated_us = [None, None, 1_000_000, 2_000_000][random.integers(4)]
-        rating = NewRating(f"alone-{who}", f"i{random.integers(6)}", float(random.integers(1, 4)), rated_us)
-        now = MONDAY + timedelta(minutes=minute)
-        with database.write() as connection:
-            before = revision(connection, "ratings")
-            alone = store.save_each(connection, [rating], now)[0]
-            between = revision(connection, "ratings")
-            company = [rating._replace(user_id=f"company-{who}"), NewRating("nobody", "nothing", 1.0, 1)]
-            other = store.save_each(connection, company, now)[0]
-            if minute % 7 == 0:
-                for user_id in (rating.user_id, company[0].user_id):
-                    store.remove(connection, user_id, rating.item_id)
-        assert (alone.outcome, alone.rated_at, alone.value) == (other.outcome, other.rated_at, other.value)
-        assert (alone.revision - before, between) == (other.revision - between, alone.revision)
-    with database.read() as connection:
-        assert store.totals(connection).n_ratings == connection.scalar(select(func.count()).select_from(Rating))
-        for who in range(3):
-            one, two = (store.page_of_user(connection, f"{name}-{who}", 10, None)[0] for name in ("alone", "company"))
-            assert [row[1:4] for row in one] == [row[1:4] for row in two]
-        assert connection.scalar(select(func.count()).select_from(DeletedRating).join(Rating, _OF_ONE_PAIR)) == 0
-
-
-def test_an_id_that_would_be_taken_for_two_is_refused(database: Database) -> None:
-    """PostgreSQL gets ids as lines; no way in lets an id with the end of a line pass, and this one neither."""
-    if database.is_sqlite:
-        return
-    with pytest.raises(ValueError, match="end of a line"), database.write() as connection:
-        store.save_many(connection, [NewRating("ann\nbob", "dune", 4.0)])
-    assert totals(database) == (0, 0, 0)

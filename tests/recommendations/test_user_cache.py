@@ -33,7 +33,7 @@ for line in sys.stdin:
         if not user_id:
             items.write_many(connection, {item_id: {"title": value, "hidden": value.startswith("hidden")}})
         elif value:
-            store.save(connection, user_id, item_id, float(value), None, utc_now())
+            save(connection, user_id, item_id, float(value), None, utc_now())
         else:
             store.remove(connection, user_id, item_id)
     print("committed", flush=True)

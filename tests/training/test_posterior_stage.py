@@ -11,7 +11,7 @@ from app.engine.data.ratings import Ratings
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.retrieval.brute_force import top_n
 from app.items import store as items
-from app.ratings.store import NewRating
+from app.ratings.models import NewRating
 from app.registry import artifacts, versions
 from app.registry.live import LiveModel
 from app.settings import Settings, Training

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.db.engine import Database
-from app.ratings.store import NewRating
+from app.ratings.models import NewRating
 from app.registry import versions
 from app.settings import RetrainPolicy, Settings
 from app.training import queue

@@ -14,7 +14,7 @@ from app.db.engine import Database
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.catalog import SQUARED
 from app.engine.losses.declare import declare
-from app.ratings.store import NewRating
+from app.ratings.models import NewRating
 from app.registry import artifacts, versions
 from app.registry.live import LiveModel
 from app.registry.schemas import LossOut

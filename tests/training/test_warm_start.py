@@ -9,7 +9,7 @@ from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
 from app.engine.losses.declare import declare
 from app.engine.sgd import warm_start
-from app.ratings.store import NewRating
+from app.ratings.models import NewRating
 from app.registry import artifacts, versions
 from app.settings import Settings, Training
 from app.training.phases import phase_table

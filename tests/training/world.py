@@ -15,7 +15,7 @@ from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
 from app.ratings import store
-from app.ratings.store import NewRating
+from app.ratings.models import NewRating
 from app.registry import versions
 from app.settings import Settings
 from app.training import queue

@@ -13,7 +13,7 @@ from app.engine.losses.declare import declare
 from app.engine.recipe import Recipe
 from app.engine.search.trials import best_of
 from app.ratings import store as ratings_store
-from app.ratings.store import NewRating
+from app.ratings.models import NewRating
 from app.registry import versions
 from app.settings import RetrainPolicy, Settings
 from app.training import queue

@@ -10,10 +10,11 @@ import pytest
 from app.db.engine import Database, open_database
 from app.errors import NotFound
 from app.ratings import erasure, store
-from app.ratings.store import NewRating
+from app.ratings.models import NewRating
 from app.settings import Settings
 from app.training.snapshot import file, take
 from app.training.snapshot.take import TrainingSnapshot, take_snapshot
+from tests.ratings.writing import save
 from tests.training.world import fill, ratings_of
 
 
@@ -144,7 +145,7 @@ def test_the_ratings_that_are_newer_than_a_revision_are_named(
     fill(database, [NewRating("user-1", "item-1", 0.5), NewRating("a-user", "item-2", 4.0)])
     with database.write() as connection:
         [item] = connection.exec_driver_sql("SELECT item_id FROM items ORDER BY item_key LIMIT 1").scalars()
-        store.save(connection, "user-5", item, 2.25, None, database.now(connection))
+        save(connection, "user-5", item, 2.25, None, database.now(connection))
         store.remove(connection, "user-5", item)
     for _ in range(2):  # read from the database, and then from what is stored
         found = take_snapshot(database, folder if is_stored else None, changed_since=before)

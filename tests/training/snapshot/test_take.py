@@ -11,8 +11,7 @@ from app.engine.sgd.local import LocalTrainer
 from app.items import store as items
 from app.items.models import Item
 from app.ratings import store
-from app.ratings.models import Rating, User
-from app.ratings.store import NewRating
+from app.ratings.models import NewRating, Rating, User
 from app.settings import Settings
 from app.training.snapshot.categories import NO_CATEGORIES
 from app.training.snapshot.take import TrainingSnapshot, take_snapshot

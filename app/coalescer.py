@@ -1,0 +1,59 @@
+"""Requests that arrive while a group of requests is being processed form the next group."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+Request = TypeVar("Request")
+Result = TypeVar("Result")
+
+
+class _Group(Generic[Request, Result]):
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.index_of_key: dict[Hashable, int] = {}
+        self.results: asyncio.Task[Sequence[Result]]
+
+
+class Coalescer(Generic[Request, Result]):
+    """Processes the requests of one event loop in groups, one group at a time.
+
+    `process` takes the requests of a group and returns a result for each, in the same order; if it raises, every
+    request of the group raises. With `shares_results`, requests with equal keys are one request; without, no group
+    contains a key twice, and a repeated key starts the next group. `lock` is held while a group is processed.
+    """
+
+    def __init__(
+        self,
+        process: Callable[[Sequence[Request]], Awaitable[Sequence[Result]]],
+        *,
+        shares_results: bool = False,
+        lock: asyncio.Lock | None = None,
+    ) -> None:
+        self._process = process
+        self._shares_results = shares_results
+        self._lock = lock or asyncio.Lock()
+        self._open: _Group[Request, Result] | None = None
+
+    async def submit(self, key: Hashable, request: Request) -> Result:
+        """The result of the request, once its group is processed. Cancelling one request does not affect the others."""
+        group = self._open
+        if group is None or (key in group.index_of_key and not self._shares_results):
+            group = self._open = _Group()
+            group.results = asyncio.create_task(self._run(group))
+        index = group.index_of_key.setdefault(key, len(group.requests))
+        if index == len(group.requests):
+            group.requests.append(request)
+        return (await asyncio.shield(group.results))[index]
+
+    async def _run(self, group: _Group[Request, Result]) -> Sequence[Result]:
+        async with self._lock:
+            n = 0
+            while n < len(group.requests):  # requests that the server is reading right now still join
+                n = len(group.requests)
+                await asyncio.sleep(0)
+            if self._open is group:
+                self._open = None
+            return await self._process(group.requests)
