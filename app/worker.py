@@ -112,7 +112,7 @@ class Worker:
             now = self._database.now(connection)
             if is_due and self._retraining.is_due(connection, now):
                 defaults = self._settings.recipe
-                recipe = searches.standing_choice(connection, defaults) or defaults
+                recipe = searches.published_recipe(connection, defaults) or defaults
                 queue.enqueue(connection, "policy", recipe.hyperparameters, now, recipe.loss)
             return queue.claim(connection, self._name, self._settings.training.lease, now)
 

@@ -64,7 +64,7 @@ class Service:
     def n_done(self) -> int:
         with self.database.read() as connection:
             found = store.history(connection, limit=1)
-            return store.count_trials(connection, found[0].id) if found else 0
+            return len(store.trials_of(connection, found[0].id)) if found else 0
 
     def _palate(self, *arguments: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "app.cli", "--data-dir", str(self.folder), *arguments]

@@ -25,7 +25,7 @@ from tests.training.world import (
     start_worker,
     wait_until,
 )
-from tests.tuning.world import search, trials_of, wanted
+from tests.tuning.world import search, spec, trials_of
 
 Start = Callable[[Settings], "subprocess.Popen[bytes]"]
 
@@ -86,7 +86,7 @@ def test_runs_of_the_policy_keep_to_what_a_published_search_found_best(
     database: Database, quick_lease: Settings, start: Start
 ) -> None:
     fill(database)
-    found = search(database, quick_lease, wanted(n_trials=2, publish=True, strategy="random"))
+    found = search(database, quick_lease, spec(n_trials=2, publish=True, strategy="random"))
     best = best_of(trials_of(database, found.id))
     assert best is not None
     policy = RetrainPolicy(min_changes=50, min_interval=0.01)

@@ -26,7 +26,7 @@ from app.cli.terminal import USAGE_ERROR, CommandFailed, console, errors_as_one_
 
 if TYPE_CHECKING:
     from app.engine.search.trials import Trial
-    from app.tuning.store import SearchRun, Wanted
+    from app.tuning.store import SearchRun, SearchSpec
 
 
 class StrategyName(StrEnum):
@@ -92,21 +92,26 @@ def tune(
         spec = _search_spec(space or [], hyperparameter or [], loss_options, {**how, "publish": publish})
     with opened_database() as (database, settings):
         try:
-            search = wait_for_search.ask(database, spec) if spec else wait_for_search.unfinished(database, resume or 0)
+            if spec:
+                search = wait_for_search.enqueue(database, spec)
+            else:
+                search = wait_for_search.get_unfinished(database, resume or 0)
         except InvalidSpace as invalid:
             raise CommandFailed(f"--space {invalid}", USAGE_ERROR) from invalid
         with trial_bars(search.n_trials) as (on_trials, on_epoch), interruptible() as is_cancelled:
             hooks = Hooks(on_epoch=on_epoch, is_cancelled=is_cancelled, on_wait=console.print)
-            search, done = wait_for_search.tune_now(database, settings, search, execute, on_trials=on_trials, **hooks)
+            search, done = wait_for_search.wait_for_search(
+                database, settings, search, execute, on_trials=on_trials, **hooks
+            )
     _print_search(search, done, plot)
 
 
-def _search_spec(space: list[str], hyperparameters: list[str], loss: LossOptions, how: dict[str, Any]) -> Wanted:
+def _search_spec(space: list[str], hyperparameters: list[str], loss: LossOptions, how: dict[str, Any]) -> SearchSpec:
     import dataclasses
 
     from app.engine.search.space import DEFAULT_SPACE, InvalidSpace
     from app.tuning.space_text import read_space
-    from app.tuning.store import Wanted
+    from app.tuning.store import SearchSpec
 
     settings = settings_or_exit()
     base = dataclasses.replace(
@@ -115,29 +120,29 @@ def _search_spec(space: list[str], hyperparameters: list[str], loss: LossOptions
         loss=read_loss(settings, loss),
     )
     try:
-        return Wanted(space=read_space(space) or DEFAULT_SPACE, base=base, defaults=settings.recipe, **how)
+        return SearchSpec(space=read_space(space) or DEFAULT_SPACE, base=base, defaults=settings.recipe, **how)
     except InvalidSpace as invalid:
         raise CommandFailed(f"--space {invalid}", USAGE_ERROR) from invalid
 
 
-def _print_search(search: SearchRun, trials: Sequence[Trial], plot: Path) -> None:
+def _print_search(search: SearchRun, trials: Sequence[Trial], plot_file: Path) -> None:
     """The five best trials, the plot's file, and how to train the best."""
     from app.engine.search.trials import best_of
-    from app.tuning.plot import draw_to_file
-    from app.tuning.store import wanted_of
+    from app.tuning.plot import plot
+    from app.tuning.store import spec_of
 
     if trials:
         _print_trials(trials)
         with errors_as_one_line():
-            draw_to_file(plot, wanted_of(search).search().space, trials)
-        console.print(f"the plot of {len(trials)} trials is in {plot}", soft_wrap=True)
+            plot_file.write_text(plot(spec_of(search).search().space, trials), encoding="utf-8")
+        console.print(f"the plot of {len(trials)} trials is in {plot_file}", soft_wrap=True)
     if search.status != "succeeded":
         raise CommandFailed(f"search {search.id} {search.status}" + (f": {search.error}" if search.error else ""))
     best = best_of(trials)
     if search.version is not None:
         console.print(f"search {search.id} published version {search.version}")
     elif best:
-        spec = wanted_of(search)
+        spec = spec_of(search)
         options = options_of(spec.base.with_values(best.parameters), spec.defaults)
         console.print(f"to train it: palate train{options}", soft_wrap=True, markup=False, highlight=False)
 

@@ -1,4 +1,4 @@
-"""Searches over HTTP: ask for one, watch it, cancel it."""
+"""Searches over HTTP: start, list, show, plot and cancel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SearchId = Annotated[int, Path(description="Number of the search.", ge=1, le=2**
 Limit = Annotated[int, Query(description="Searches per page.", ge=1, le=100)]
 Cursor = Annotated[
     str | None,
-    Query(description="`next_cursor` of the page before.", pattern=r"^[0-9]{1,9}$", examples=["13"]),
+    Query(description="`next_cursor` of the previous page.", pattern=r"^[0-9]{1,9}$", examples=["13"]),
 ]
 
 
@@ -39,10 +39,10 @@ def start_search(
     attempt: AttemptDep,
     body: Annotated[NewSearch | None, Body()] = None,
 ) -> SearchOut:
-    """Queue a search of hyperparameters; trainings that wait come first. `Location` is where to watch it."""
-    wanted = (body or NewSearch()).wanted(request.app.state.settings)
-    if wanted.n_folds == 1 and wanted.base.hyperparameters.holdout_fraction == 0.0:
-        raise BadInput.at("hyperparameters.holdout_fraction", "must be above 0 where n_folds is 1")
+    """Queue a hyperparameter search; waiting trainings come first. `Location` is the URL of the search."""
+    spec = (body or NewSearch()).spec(request.app.state.settings)
+    if spec.n_folds == 1 and spec.base.hyperparameters.holdout_fraction == 0.0:
+        raise BadInput.at("hyperparameters.holdout_fraction", "must be above 0 if n_folds is 1")
     try:
         with database.write() as connection:
             now = database.now(connection)
@@ -50,7 +50,7 @@ def start_search(
                 connection,
                 now,
                 SearchOut,
-                lambda: SearchOut.of(store.enqueue(connection, "api", wanted, now), ()),
+                lambda: SearchOut.of(store.enqueue(connection, "api", spec, now), ()),
             )
     except InvalidSpace as invalid:
         raise BadInput.at(f"space.{invalid.parameter}", invalid.reason) from invalid
@@ -91,11 +91,11 @@ def get_search(database: DatabaseDep, search_id: SearchId) -> SearchDetail:
     },
 )
 def plot_search(database: DatabaseDep, search_id: SearchId) -> Response:
-    """Error by trial, error by time, and the effect of each parameter, as one SVG picture."""
+    """Error by trial, error by time, and the effect of each parameter, as one SVG image."""
     with database.read() as connection:
         row, trials = store.get(connection, search_id), store.trials_of(connection, search_id)
-    picture = plot(store.wanted_of(row).search().space, trials)
-    return Response(picture, media_type="image/svg+xml", headers={"Cache-Control": "no-cache"})
+    svg = plot(store.spec_of(row).search().space, trials)
+    return Response(svg, media_type="image/svg+xml", headers={"Cache-Control": "no-cache"})
 
 
 @router.post(
@@ -103,7 +103,7 @@ def plot_search(database: DatabaseDep, search_id: SearchId) -> Response:
     responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
 def cancel_search(database: DatabaseDep, search_id: SearchId) -> SearchOut:
-    """Cancel a search: at once while it is queued, within a second while it is running. Its trials stay."""
+    """Cancel a search: at once if it is queued, within a second if it is running. Its trials stay."""
     with database.write() as connection:
         store.get(connection, search_id)
         queue.request_cancel(connection, search_id, database.now(connection))

@@ -10,7 +10,7 @@ from app.db.tables import Base, UtcTime, utc_now
 
 
 class SearchRow(Base):
-    """What a run of kind `search` looks for and how; status, lease and outcome are the run's."""
+    """What a run of kind `search` tries and how; status, lease and outcome are columns of the run."""
 
     __tablename__ = "searches"
 
@@ -23,11 +23,11 @@ class SearchRow(Base):
     pruning: Mapped[str] = mapped_column(String(8))
     publish: Mapped[bool] = mapped_column(Boolean)
     defaults: Mapped[dict[str, Any]] = mapped_column(JSON)
-    """What the settings said when it was asked for: hyperparameters, loss and rating range."""
+    """The settings when it was requested: hyperparameters, loss and rating range."""
 
 
 class SearchTrial(Base):
-    """A trial that has ended; one that was going on when its trainer died leaves nothing and is done again."""
+    """A trial that has ended; one whose trainer died during it has no row and is repeated."""
 
     __tablename__ = "search_trials"
 

@@ -1,4 +1,4 @@
-"""A search as one SVG picture: error by trial and by time, and the effect of each parameter."""
+"""A search as one SVG image: error by trial and by time, and the effect of each parameter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
 from app.engine.recipe import Value
 from app.engine.search.space import Choices, Range, Space
@@ -26,36 +25,31 @@ circle { fill: var(--accent); fill-opacity: 0.6; } .pruned { fill: none; stroke:
 .best { fill: var(--accent); fill-opacity: 1; stroke: var(--ink); stroke-width: 1.5; }
 """
 Scale = Callable[[Value], float]
-"""From a value to its place across a panel, from 0 to 1."""
+"""From a value to its position across a panel, from 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """The horizontal axis of a panel: what a trial has there, where that lies, and what is written below."""
+    """The horizontal axis of a panel: a trial's value on it, the position of a value, and the tick labels."""
 
     title: str
     value_of: Callable[[Trial], Value]
     scale: Scale
-    marks: Sequence[tuple[float, str]]
+    ticks: Sequence[tuple[float, str]]
 
 
 def plot(space: Space, trials: Sequence[Trial]) -> str:
-    """The text of an SVG file. Trials that failed have no error and are left out; those far above are at the edge."""
+    """The text of an SVG file. Failed trials, which have no error, are left out; far worse ones are at the edge."""
     shown = [trial for trial in trials if trial.value is not None]
     axes = [_by_number(shown), _by_time(shown), *(_by_parameter(*each) for each in space.items())]
     n_rows = -(-len(axes) // _COLUMNS)
     size = f'viewBox="0 0 {_COLUMNS * _WIDTH} {n_rows * _HEIGHT}"'
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="Trials of a search">']
     parts.append(f"<style>{_STYLE}</style>")
-    for place, axis in enumerate(axes):
-        x, y = place % _COLUMNS * _WIDTH, place // _COLUMNS * _HEIGHT
-        parts += [f'<g transform="translate({x} {y})">', *_panel(axis, shown, has_line=place == 0), "</g>"]
+    for number, axis in enumerate(axes):
+        x, y = number % _COLUMNS * _WIDTH, number // _COLUMNS * _HEIGHT
+        parts += [f'<g transform="translate({x} {y})">', *_panel(axis, shown, has_line=number == 0), "</g>"]
     return "\n".join([*parts, "</svg>\n"])
-
-
-def draw_to_file(path: Path, space: Space, trials: Sequence[Trial]) -> None:
-    """`plot`, into a file; raises OSError."""
-    path.write_text(plot(space, trials), encoding="utf-8")
 
 
 def _panel(axis: _Axis, trials: Sequence[Trial], *, has_line: bool) -> Iterator[str]:
@@ -72,21 +66,21 @@ def _panel(axis: _Axis, trials: Sequence[Trial], *, has_line: bool) -> Iterator[
     for level in (low, (low + high) / 2, high):
         yield f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{up(level):.1f}" y2="{up(level):.1f}"/>'
         yield f'<text x="{_LEFT - 6}" y="{up(level) + 4:.1f}" text-anchor="end">{level:.4f}</text>'
-    for share, told in axis.marks:
-        yield f'<text x="{_across(share):.1f}" y="{_HEIGHT - 18}" text-anchor="middle">{escape(told)}</text>'
+    for position, label in axis.ticks:
+        yield f'<text x="{_across(position):.1f}" y="{_HEIGHT - 18}" text-anchor="middle">{escape(label)}</text>'
     points = [(_across(axis.scale(axis.value_of(trial))), up(trial.value or 0.0), trial) for trial in trials]
     if has_line:
-        yield _line_of_the_best(points)
+        yield _best_line(points)
     best = best_of(trials)
     for x, y, trial in sorted(points, key=lambda point: point[2] is best):  # the best is drawn over the others
         kind = "best" if trial is best else trial.status
-        told = f"trial {trial.number}: {trial.value:.4f} ({trial.status}, {trial.seconds:.1f} s)"
+        tooltip = f"trial {trial.number}: {trial.value:.4f} ({trial.status}, {trial.seconds:.1f} s)"
         radius = 5 if trial is best else 3.5
-        yield f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"><title>{told}</title></circle>'
+        yield f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"><title>{tooltip}</title></circle>'
 
 
-def _line_of_the_best(points: Sequence[tuple[float, float, Trial]]) -> str:
-    """The lowest error of complete trials so far, as steps; lower is further down, so at a greater y."""
+def _best_line(points: Sequence[tuple[float, float, Trial]]) -> str:
+    """The lowest error of complete trials so far, as steps; a lower error is further down: at a greater y."""
     path, lowest = "", -math.inf
     for x, y, trial in points:
         if trial.status == "complete" and y > lowest:
@@ -96,7 +90,7 @@ def _line_of_the_best(points: Sequence[tuple[float, float, Trial]]) -> str:
 
 
 def _limits(trials: Sequence[Trial]) -> tuple[float, float]:
-    """From the lowest error to a few times as far above it as the middle one: what is worse need not be told apart."""
+    """The lowest error, and at most four times as far above it as the median: worse trials need no detail."""
     values = [trial.value for trial in trials if trial.value is not None]
     low = min(values)
     spread = max(4 * (statistics.median(values) - low), 1e-4)
@@ -121,7 +115,7 @@ def _by_parameter(name: str, dimension: Range | Choices) -> _Axis:
     if isinstance(dimension, Range):
         scaled = (_logarithmic if dimension.log else _linear)(dimension.low, dimension.high)
     else:
-        scaled = _listed(dimension.values)
+        scaled = _categorical(dimension.values)
     return _Axis(name, lambda trial: trial.parameters[name], *scaled)
 
 
@@ -130,13 +124,13 @@ def _linear(low: float, high: float) -> tuple[Scale, list[tuple[float, str]]]:
 
 
 def _logarithmic(low: float, high: float) -> tuple[Scale, list[tuple[float, str]]]:
-    marks = [(0.0, f"{low:g}"), (0.5, f"{math.sqrt(low * high):.2g}"), (1.0, f"{high:g}")]
-    return lambda value: math.log(_number(value) / low) / math.log(high / low), marks
+    ticks = [(0.0, f"{low:g}"), (0.5, f"{math.sqrt(low * high):.2g}"), (1.0, f"{high:g}")]
+    return lambda value: math.log(_number(value) / low) / math.log(high / low), ticks
 
 
-def _listed(values: Sequence[Value]) -> tuple[Scale, list[tuple[float, str]]]:
-    places = {value: (number + 0.5) / len(values) for number, value in enumerate(values)}
-    return lambda value: places[value], [(place, str(value)) for value, place in places.items()][:12]
+def _categorical(values: Sequence[Value]) -> tuple[Scale, list[tuple[float, str]]]:
+    positions = {value: (number + 0.5) / len(values) for number, value in enumerate(values)}
+    return lambda value: positions[value], [(position, str(value)) for value, position in positions.items()][:12]
 
 
 def _number(value: Value) -> float:

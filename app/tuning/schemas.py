@@ -1,4 +1,4 @@
-"""What the search endpoints take and answer with."""
+"""Request and response bodies of the search endpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.settings import Settings
 from app.training.models import RequestedBy, RunStatus
 from app.training.queue import loss_of
 from app.training.schemas import HyperparametersIn, LossIn
-from app.tuning.store import SearchRun, Wanted, base_of
+from app.tuning.store import SearchRun, SearchSpec, base_of
 
 _SPACE_EXAMPLE: JsonDict = {
     "n_factors": {"choices": [16, 32, 64]},
@@ -44,23 +44,23 @@ _EXAMPLE_TRIAL: JsonDict = {
 
 
 class DimensionIn(BaseModel):
-    """What is tried under one name: numbers from `low` to `high`, or one of `choices`."""
+    """The values to try for one name: numbers from `low` to `high`, or one of `choices`."""
 
     model_config = ConfigDict(extra="forbid")
 
     low: StrictInt | StrictFloat | None = Field(None, description="Lowest value.", examples=[0.01])
     high: StrictInt | StrictFloat | None = Field(None, description="Highest value.", examples=[0.1])
-    log: bool | None = Field(None, description="Draw the logarithm evenly.", examples=[True])
+    log: bool | None = Field(None, description="Sample the logarithm uniformly.", examples=[True])
     step: StrictInt | StrictFloat | None = Field(
-        None, description="Only `low`, `low + step` and so on; a grid needs it for numbers with a fraction."
+        None, description="Only `low`, `low + step` and so on; a grid needs it for numbers that are not integers."
     )
     choices: list[StrictInt | StrictFloat | StrictStr | None] | None = Field(
-        None, description="The values themselves, instead of `low` and `high`."
+        None, description="The values, instead of `low` and `high`."
     )
 
 
 class NewSearch(BaseModel):
-    """What to look for, and how."""
+    """What to try, and how."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -73,20 +73,20 @@ class NewSearch(BaseModel):
         None,
         min_length=1,
         max_length=20,
-        description="What is tried: hyperparameters, `loss` (choices of names or expressions), and numbers that a loss "
-        f"names, as `loss.delta`; without it: {', '.join(DEFAULT_SPACE)}.",
+        description="What to try: hyperparameters, `loss` (choices of names or expressions), and numbers of a loss "
+        f"such as `loss.delta`; by default: {', '.join(DEFAULT_SPACE)}.",
     )
     strategy: Strategy = Field(
         "tpe",
-        description="`grid`: every combination in order; `random`: drawn evenly; "
-        "`tpe`: drawn where earlier trials did well.",
+        description="`grid`: every combination in order; `random`: sampled uniformly; "
+        "`tpe`: sampled where earlier trials did well.",
     )
-    n_trials: int = Field(40, ge=1, le=1_000, strict=True, description="Trials at most; a grid may have fewer points.")
+    n_trials: int = Field(40, ge=1, le=1_000, strict=True, description="Maximum number; a grid may have fewer points.")
     seed: int = Field(
-        0, ge=0, le=2**63 - 1, strict=True, description="Same ratings, same search and same seed: the same trials."
+        0, ge=0, le=2**63 - 1, strict=True, description="The same ratings, search and seed give the same trials."
     )
     n_folds: int = Field(
-        3, ge=1, le=10, strict=True, description="Parts of which each is held out once; 1: `holdout_fraction` is."
+        3, ge=1, le=10, strict=True, description="Folds of the cross-validation; 1: one hold-out of `holdout_fraction`."
     )
     pruning: Pruning = Field(
         "median",
@@ -94,24 +94,23 @@ class NewSearch(BaseModel):
         "ones at the same tenth of their epochs; `halving`: not in the better half at 20, 40 or 80 %; `none`.",
     )
     hyperparameters: HyperparametersIn = Field(
-        default_factory=HyperparametersIn, description="What all trials share, over the service's own settings."
+        default_factory=HyperparametersIn, description="Values that all trials share; the settings have the others."
     )
     loss: LossIn | None = Field(
-        None, description="What trials minimise, where the space does not say (default: PALATE_TRAINING_LOSS)."
+        None, description="What trials minimise unless the space has `loss` (default: PALATE_TRAINING_LOSS)."
     )
     publish: bool = Field(
         False,
         strict=True,
-        description="Train the best on every rating and publish it if it passes the gate; later runs that the "
-        "retrain policy starts keep to it.",
+        description="Train the best on all ratings and publish it if it passes the gate; later runs of the retrain "
+        "policy use it too.",
     )
 
-    def wanted(self, settings: Settings) -> Wanted:
-        """With the service's own settings for what was left out."""
-        given = self.space or {}
-        space = {name: each.model_dump(exclude_none=True) for name, each in given.items()} or DEFAULT_SPACE
-        return Wanted(
-            space=space,
+    def spec(self, settings: Settings) -> SearchSpec:
+        """The search, with the values of the settings where the body has none."""
+        space = {name: each.model_dump(exclude_none=True) for name, each in (self.space or {}).items()}
+        return SearchSpec(
+            space=space or DEFAULT_SPACE,
             base=dataclasses.replace(
                 settings.recipe,
                 hyperparameters=self.hyperparameters.over(settings.hyperparameters),
@@ -128,19 +127,19 @@ class NewSearch(BaseModel):
 
 
 class TrialOut(BaseModel):
-    """One set of values, and how well it did."""
+    """One set of values and its result."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE_TRIAL]})
 
     number: int = Field(description="Counted from 0.")
-    parameters: dict[str, Any] = Field(description="What it tried.")
+    parameters: dict[str, Any] = Field(description="The values that it tried.")
     status: TrialStatus = Field(
-        description="`pruned`: ended early; `failed`: diverged or has a loss that cannot be; see `error`."
+        description="`pruned`: ended early; `failed`: diverged, or its loss is undefined on the ratings; see `error`."
     )
     value: float | None = Field(
-        description="Mean over the folds of the lowest hold-out RMSE; pruned: the lowest so far, on the first fold."
+        description="Mean over the folds of the lowest hold-out RMSE; if pruned: the lowest so far, on the first fold."
     )
-    seconds: float = Field(description="How long it took.")
+    seconds: float = Field(description="Duration.")
     curve: list[float] = Field(description="Lowest hold-out RMSE of the first fold after each tenth of the epochs.")
     error: str | None = Field(description="Why it failed.")
 
@@ -150,7 +149,7 @@ class TrialOut(BaseModel):
 
 
 class SearchOut(BaseModel):
-    """A search, from request to outcome. Its number is that of a training run, which it is as well."""
+    """A search, which is also a training run with the same number."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -186,26 +185,26 @@ class SearchOut(BaseModel):
     )
 
     id: int = Field(description="Number of the search, and of its run.")
-    status: RunStatus = Field(description="`rejected`: the best did not pass the gate, so it was not published.")
-    requested_by: RequestedBy = Field(description="Who asked for it: the API or the command line.")
-    space: dict[str, Any] = Field(description="What is tried, by name.")
+    status: RunStatus = Field(description="`rejected`: the best did not pass the gate and was not published.")
+    requested_by: RequestedBy = Field(description="Who requested it: the API or the command line.")
+    space: dict[str, Any] = Field(description="The values to try, by name.")
     strategy: Strategy = Field(description="How values are chosen.")
-    n_trials: int = Field(description="Trials that it does in all.")
-    seed: int = Field(description="What draws depend on.")
-    n_folds: int = Field(description="Parts of which each is held out once; 1: a single hold-out.")
+    n_trials: int = Field(description="Total number of trials.")
+    seed: int = Field(description="Seed of the random choices.")
+    n_folds: int = Field(description="Folds of the cross-validation; 1: one hold-out.")
     pruning: Pruning = Field(description="Which trials end early.")
-    publish: bool = Field(description="Whether the best is trained on every rating and published.")
-    hyperparameters: dict[str, Any] = Field(description="What all trials share where they do not try another value.")
-    loss: LossOut = Field(description="What trials minimise where they do not try another loss.")
-    created_at: datetime = Field(description="When it was asked for.")
+    publish: bool = Field(description="Whether the best is trained on all ratings and published.")
+    hyperparameters: dict[str, Any] = Field(description="Values that all trials share unless they try another.")
+    loss: LossOut = Field(description="What trials minimise unless they try another loss.")
+    created_at: datetime = Field(description="When it was requested.")
     started_at: datetime | None = Field(description="When a trainer last took it up.")
     finished_at: datetime | None = Field(description="When it ended.")
-    is_cancel_requested: bool = Field(description="Whether somebody asked for its end.")
-    attempt: int = Field(description="How often a trainer took it up: after a crash, or after it made room.")
-    n_ratings: int | None = Field(description="Ratings that it learns from and measures on.")
+    is_cancel_requested: bool = Field(description="Whether its cancellation was requested.")
+    attempt: int = Field(description="How often a trainer took it up: again after a crash, or after a training.")
+    n_ratings: int | None = Field(description="Ratings that it trains and measures on.")
     n_done: int = Field(description="Trials that have ended.")
     best: TrialOut | None = Field(description="The best complete trial so far.")
-    best_hyperparameters: dict[str, Any] | None = Field(description="Every hyperparameter as the best trial chose it.")
+    best_hyperparameters: dict[str, Any] | None = Field(description="All hyperparameters of the best trial.")
     best_loss: LossOut | None = Field(description="What the best trial minimised.")
     version: int | None = Field(description="The model version that it published.")
     error: str | None = Field(description="Why it failed, or why the best was not published.")

@@ -1,4 +1,4 @@
-"""A space as it is typed: `learning_rate=0.01..0.1:log`, `n_epochs=10..40:step=5`, `loss=squared,huber`."""
+"""A space as text: `learning_rate=0.01..0.1:log`, `n_epochs=10..40:step=5`, `loss=squared,huber`."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from app.engine.search.space import InvalidSpace
 
 
 def read_space(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """As `parse_space` takes it; raises InvalidSpace for what is not written so."""
+    """As `parse_space` takes it; raises InvalidSpace for other syntax."""
     return dict(_read(text) for text in texts)
 
 
 def _read(text: str) -> tuple[str, dict[str, Any]]:
-    name, equals, told = text.partition("=")
-    if not equals or not name or not told:
+    name, equals, definition = text.partition("=")
+    if not equals or not name or not definition:
         raise InvalidSpace(text, "write NAME=LOW..HIGH, NAME=LOW..HIGH:log, NAME=LOW..HIGH:step=STEP or NAME=A,B,C")
-    span, colon, how = told.partition(":")
+    span, colon, option = definition.partition(":")
     low, dots, high = span.partition("..")
     if not dots:
-        return name, {"choices": [_value(choice) for choice in _split(told)]}
-    return name, {"low": _number(name, low), "high": _number(name, high), **(_how(name, how) if colon else {})}
+        return name, {"choices": [_value(choice) for choice in _split(definition)]}
+    return name, {"low": _number(name, low), "high": _number(name, high), **(_options(name, option) if colon else {})}
 
 
-def _how(name: str, how: str) -> dict[str, Any]:
-    if how == "log":
+def _options(name: str, option: str) -> dict[str, Any]:
+    if option == "log":
         return {"log": True}
-    if how.startswith("step="):
-        return {"step": _number(name, how.removeprefix("step="))}
-    raise InvalidSpace(name, f"a range takes :log or :step=STEP, not :{how}")
+    if option.startswith("step="):
+        return {"step": _number(name, option.removeprefix("step="))}
+    raise InvalidSpace(name, f"a range takes :log or :step=STEP, not :{option}")
 
 
 def _split(text: str) -> list[str]:
-    """At the commas that are not within brackets, so that a choice may be an expression."""
+    """Split at the commas outside brackets, so that a choice may be an expression."""
     choices, depth = [""], 0
     for character in text:
         depth += (character == "(") - (character == ")")
@@ -47,7 +47,7 @@ def _split(text: str) -> list[str]:
 
 
 def _value(text: str) -> Value:
-    """A number where it is one, nothing for null, else the text itself."""
+    """A number or None if the text is one in JSON, otherwise the text itself."""
     try:
         value = json.loads(text)
     except ValueError:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import Connection, Row, insert, select
 
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.recipe import Recipe
@@ -21,6 +21,8 @@ from app.tuning.models import SearchRow, SearchTrial
 SearchRun = Row[Any]
 """The columns of TrainingRun and of SearchRow."""
 
+_STORED_AS_GIVEN = ("strategy", "seed", "n_folds", "pruning", "publish")
+
 
 class UnknownSearch(NotFound):
     """No search has this number."""
@@ -31,13 +33,13 @@ class UnknownSearch(NotFound):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """A search that somebody asks for. `space` is as `parse_space` takes it; `base` is what all trials share."""
+class SearchSpec:
+    """What a search shall do. `space` is as `parse_space` takes it; `base` has the values that all trials share."""
 
     space: Mapping[str, Mapping[str, Any]]
     base: Recipe
     defaults: Recipe
-    """What the settings say."""
+    """The recipe of the settings."""
     strategy: Strategy = "tpe"
     n_trials: int = 40
     seed: int = 0
@@ -56,13 +58,18 @@ class Wanted:
         )
 
 
-def enqueue(connection: Connection, requested_by: RequestedBy, wanted: Wanted, now: datetime) -> SearchRun:
-    """Ask for a search; raises InvalidSpace."""
-    n_planned = wanted.search().n_planned
-    run = queue.enqueue(connection, requested_by, wanted.base.hyperparameters, now, wanted.base.loss, kind="search")
-    facts = {"strategy": wanted.strategy, "n_trials": n_planned, "seed": wanted.seed, "n_folds": wanted.n_folds}
-    how = {"pruning": wanted.pruning, "publish": wanted.publish, "defaults": wanted.defaults.to_dict()}
-    connection.execute(insert(SearchRow).values(run_id=run.id, space=dict(wanted.space), **facts, **how))
+def enqueue(connection: Connection, requested_by: RequestedBy, spec: SearchSpec, now: datetime) -> SearchRun:
+    """Queue a search; raises InvalidSpace."""
+    n_planned = spec.search().n_planned
+    run = queue.enqueue(connection, requested_by, spec.base.hyperparameters, now, spec.base.loss, kind="search")
+    row = {
+        "run_id": run.id,
+        "space": dict(spec.space),
+        "n_trials": n_planned,
+        "defaults": spec.defaults.to_dict(),
+        **{name: getattr(spec, name) for name in _STORED_AS_GIVEN},
+    }
+    connection.execute(insert(SearchRow).values(row))
     return get(connection, run.id)
 
 
@@ -82,25 +89,17 @@ def history(connection: Connection, *, limit: int, before: int | None = None) ->
     return list(connection.execute(statement))
 
 
-def wanted_of(row: SearchRun) -> Wanted:
-    """What was asked for."""
-    return Wanted(
-        space=row.space,
-        base=base_of(row),
-        defaults=Recipe.from_dict(row.defaults),
-        strategy=row.strategy,
-        n_trials=row.n_trials,
-        seed=row.seed,
-        n_folds=row.n_folds,
-        pruning=row.pruning,
-        publish=row.publish,
-    )
+def spec_of(row: SearchRun) -> SearchSpec:
+    """What the search was requested to do; `n_trials` is that of its grid if that is smaller."""
+    as_given = {name: row._mapping[name] for name in _STORED_AS_GIVEN}
+    defaults = Recipe.from_dict(row.defaults)
+    return SearchSpec(space=row.space, base=base_of(row), defaults=defaults, n_trials=row.n_trials, **as_given)
 
 
 def base_of(row: SearchRun) -> Recipe:
-    """What all trials share."""
-    ends = Recipe.from_dict(row.defaults).rating_range
-    return Recipe(Hyperparameters.from_dict(row.hyperparameters), queue.loss_of(row), ends)
+    """The values that all trials share."""
+    rating_range = Recipe.from_dict(row.defaults).rating_range
+    return Recipe(Hyperparameters.from_dict(row.hyperparameters), queue.loss_of(row), rating_range)
 
 
 def trials_of(connection: Connection, search_id: int) -> list[Trial]:
@@ -109,24 +108,19 @@ def trials_of(connection: Connection, search_id: int) -> list[Trial]:
     return [_trial(row) for row in connection.execute(statement)]
 
 
-def count_trials(connection: Connection, search_id: int) -> int:
-    """How many trials have ended."""
-    statement = select(func.count()).select_from(SearchTrial).where(SearchTrial.search_id == search_id)
-    return connection.execute(statement).scalar_one()
-
-
 def record_trial(connection: Connection, search_id: int, trial: Trial, trained_through: int, now: datetime) -> None:
-    """Write a trial down; call it in a transaction that has found the lease to be ours.
+    """Store a trial; call it in a transaction that has verified the lease.
 
-    Writing it again changes nothing, for a caller who lost the connection and cannot know whether it was done.
+    Storing it again changes nothing: a caller that lost the connection cannot know whether it was stored.
     """
-    is_there = select(SearchTrial.number).where(SearchTrial.search_id == search_id, SearchTrial.number == trial.number)
-    if connection.execute(is_there).first() is None:
-        connection.execute(insert(SearchTrial).values(_values(search_id, trial, trained_through, now)))
+    existing = select(SearchTrial.number).where(SearchTrial.search_id == search_id, SearchTrial.number == trial.number)
+    if connection.execute(existing).first() is None:
+        row = {"search_id": search_id, "trained_through": trained_through, "finished_at": now, **asdict(trial)}
+        connection.execute(insert(SearchTrial).values(row))
 
 
-def standing_choice(connection: Connection, defaults: Recipe) -> Recipe | None:
-    """What the newest published search found best, as long as the settings are those that it was asked under."""
+def published_recipe(connection: Connection, defaults: Recipe) -> Recipe | None:
+    """The best recipe of the newest published search; None if the settings have changed since it was requested."""
     published = _searches().where(TrainingRun.status == "succeeded", SearchRow.publish)
     row = connection.execute(published.order_by(SearchRow.run_id.desc()).limit(1)).one_or_none()
     if row is None or row.defaults != defaults.to_dict():
@@ -140,20 +134,6 @@ def _searches() -> Any:
 
 
 def _trial(row: Row[Any]) -> Trial:
-    what = row.number, row.parameters, row.status
-    return Trial(*what, row.value, row.seconds, tuple(row.curve), row.error)
-
-
-def _values(search_id: int, trial: Trial, trained_through: int, now: datetime) -> dict[str, Any]:
-    return {
-        "search_id": search_id,
-        "number": trial.number,
-        "parameters": trial.parameters,
-        "status": trial.status,
-        "value": trial.value,
-        "seconds": trial.seconds,
-        "curve": list(trial.curve),
-        "error": trial.error,
-        "trained_through": trained_through,
-        "finished_at": now,
-    }
+    return Trial(
+        row.number, row.parameters, row.status, row.value, row.seconds, curve=tuple(row.curve), error=row.error
+    )

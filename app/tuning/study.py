@@ -1,4 +1,4 @@
-"""The story of one search, from the claim to its outcome: trials one by one, and then perhaps the winner's training."""
+"""Works on a claimed search: the trials that are still missing, then perhaps the training that publishes the best."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import Any
 
 from app.db.engine import Database
-from app.engine.data.ratings import Ratings
 from app.engine.losses.base import Loss
 from app.engine.recipe import Recipe
 from app.engine.search.run import Folds, run_search
@@ -21,6 +20,7 @@ from app.training.queue import Claim, Epoch
 from app.training.run import MIN_HOLDOUT, Untrainable
 from app.training.snapshot.take import TrainingSnapshot, split, take_snapshot
 from app.tuning import store
+from app.tuning.store import SearchSpec
 
 log = logging.getLogger(__name__)
 
@@ -42,69 +42,70 @@ def execute(
 
 
 class _Study:
-    """Does the trials of a search that are still missing."""
+    """The trials of one search."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
 
     def choose(self, lease: Lease, metrics: dict[str, Any]) -> Recipe | None:
-        """The best recipe, for a training that publishes it; None where nothing is to be published."""
-        row, trials = lease.retry(lambda: self._asked(lease.claim.run_id))
-        wanted = store.wanted_of(row)
+        """The best recipe, for a training that publishes it; None if nothing is to be published."""
+        row, trials = lease.retry(lambda: self._stored(lease.claim.run_id))
+        spec = store.spec_of(row)
         if len(trials) < row.n_trials:
-            trials = self._search(lease, wanted, trials)
+            trials = self._search(lease, spec, trials)
         best = best_of(trials)
         if best is None:
-            raise Untrainable(f"none of the {len(trials)} trials came to an end: {_reasons(trials)}")
+            raise Untrainable(f"none of the {len(trials)} trials was completed: {_reason(trials)}")
         metrics["search"] = {"search_id": lease.claim.run_id, "best_trial": best.number, "value": best.value}
         log.info("search %d: trial %d is the best: %s", lease.claim.run_id, best.number, best.parameters)
-        return wanted.base.with_values(best.parameters) if wanted.publish else None
+        return spec.base.with_values(best.parameters) if spec.publish else None
 
-    def _asked(self, search_id: int) -> tuple[store.SearchRun, list[Trial]]:
+    def _stored(self, search_id: int) -> tuple[store.SearchRun, list[Trial]]:
         with self._database.read() as connection:
             return store.get(connection, search_id), store.trials_of(connection, search_id)
 
-    def _search(self, lease: Lease, wanted: store.Wanted, trials: list[Trial]) -> list[Trial]:
+    def _search(self, lease: Lease, spec: SearchSpec, trials: list[Trial]) -> list[Trial]:
         snapshot = lease.retry(lambda: take_snapshot(self._database, self._settings.snapshot_dir))
-        folds = _folds(snapshot, wanted.n_folds, wanted.base.hyperparameters.holdout_fraction)
+        folds = _folds(snapshot, spec.n_folds, spec.base.hyperparameters.holdout_fraction)
         n_ratings = len(snapshot.ratings)
         lease.write(lambda connection, _: queue.record(connection, lease.claim, n_ratings=n_ratings))
-        search = wanted.search()
+        search = spec.search()
 
-        def write_down(trial: Trial) -> None:
+        def record(trial: Trial) -> None:
             is_last = trial.number + 1 == search.n_planned
-            self._write_down(lease, trial, snapshot.revision, is_last=is_last)
+            self._record(lease, trial, snapshot.revision, is_last=is_last)
 
         return run_search(
-            *(self._trainer_of, folds, wanted.base, search),
+            *(self._trainer_of, folds, spec.base, search),
             trials=trials,
-            on_trial=write_down,
+            on_trial=record,
             is_cancelled=lease.must_stop,
         )
 
     def _trainer_of(self, loss: Loss) -> LocalTrainer:
         return LocalTrainer(self._settings.training.n_threads, self._settings.kernels_dir, loss)
 
-    def _write_down(self, lease: Lease, trial: Trial, trained_through: int, *, is_last: bool) -> None:
-        """Raises RunStopped where a training waits: the search is handed back, and goes on after it."""
+    def _record(self, lease: Lease, trial: Trial, trained_through: int, *, is_last: bool) -> None:
+        """Raises RunStopped if a training waits: the search is handed back and continues after it."""
         search_id = lease.claim.run_id
 
         def write(connection: Any, now: Any) -> bool:
             store.record_trial(connection, search_id, trial, trained_through, now)
             return queue.is_training_queued(connection)
 
-        makes_room = lease.write(write)
+        is_training_queued = lease.write(write)
         log.info("search %d, trial %d %s: %s", search_id, trial.number, trial.status, trial.error or trial.value)
-        if makes_room and not is_last:
-            log.info("search %d makes room for a training that waits", search_id)
+        if is_training_queued and not is_last:
+            log.info("search %d is handed back: a training waits", search_id)
             raise RunStopped
 
 
 def _folds(snapshot: TrainingSnapshot, n_folds: int, fraction: float) -> Folds:
-    """By the ids of the ratings, so that a search which goes on after new ones came in holds out the same.
+    """One hold-out of this fraction, or n_folds folds, assigned by the ids of the ratings.
 
-    Raises Untrainable where there is too little to hold out.
+    So a search that continues after new ratings arrived still holds out the same ones. Raises Untrainable if there are
+    too few to hold out.
     """
     if n_folds == 1:
         masks = [snapshot.holdout_mask(fraction)]
@@ -114,12 +115,11 @@ def _folds(snapshot: TrainingSnapshot, n_folds: int, fraction: float) -> Folds:
     n_held_out = min(int(mask.sum()) for mask in masks)
     if not MIN_HOLDOUT <= n_held_out <= len(snapshot.ratings) - 2:
         raise Untrainable(
-            f"a search needs at least {MIN_HOLDOUT} ratings to judge a trial by; of {len(snapshot.ratings)} ratings "
-            f"{n_held_out} would be held out"
+            f"a search needs at least {MIN_HOLDOUT} held-out ratings to measure a trial; of {len(snapshot.ratings)} "
+            f"ratings {n_held_out} would be held out"
         )
-    folds: list[tuple[Ratings, Ratings]] = [split(snapshot.ratings, mask) for mask in masks]
-    return folds
+    return [split(snapshot.ratings, mask) for mask in masks]
 
 
-def _reasons(trials: list[Trial]) -> str:
+def _reason(trials: list[Trial]) -> str:
     return next((trial.error for trial in trials if trial.error), "all of them were pruned")

@@ -1,26 +1,26 @@
-"""A search that somebody waits for: `palate tune`."""
+"""Waits for a search in the foreground: `palate tune`."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Unpack
 
 from app.db.engine import DATABASE_IS_AWAY, Database
 from app.engine.search.trials import Trial
 from app.errors import Conflict
+from app.periodic_thread import PeriodicThread
 from app.settings import Settings
 from app.training.models import FINISHED
 from app.training.wait_for_run import Hooks, Work, wait_for_run
 from app.tuning import store
-from app.tuning.store import SearchRun, Wanted
+from app.tuning.store import SearchRun, SearchSpec
 
-_LOOK_INTERVAL = 0.25
+_POLL_INTERVAL = 0.25
 
 
 class FinishedSearch(Conflict):
-    """A search that has ended cannot go on."""
+    """A search that has ended cannot continue."""
 
     def __init__(self, search_id: int, status: str) -> None:
         super().__init__(f"search {search_id} has already ended: {status}")
@@ -28,14 +28,14 @@ class FinishedSearch(Conflict):
         self.status = status
 
 
-def ask(database: Database, wanted: Wanted) -> SearchRun:
+def enqueue(database: Database, spec: SearchSpec) -> SearchRun:
     """Queue a search; raises InvalidSpace."""
     with database.write() as connection:
-        return store.enqueue(connection, "cli", wanted, database.now(connection))
+        return store.enqueue(connection, "cli", spec, database.now(connection))
 
 
-def unfinished(database: Database, search_id: int) -> SearchRun:
-    """A search that can go on; raises UnknownSearch or FinishedSearch."""
+def get_unfinished(database: Database, search_id: int) -> SearchRun:
+    """A search that can continue; raises UnknownSearch or FinishedSearch."""
     with database.read() as connection:
         search = store.get(connection, search_id)
     if search.status in FINISHED:
@@ -43,7 +43,7 @@ def unfinished(database: Database, search_id: int) -> SearchRun:
     return search
 
 
-def tune_now(
+def wait_for_search(
     database: Database,
     settings: Settings,
     search: SearchRun,
@@ -52,9 +52,11 @@ def tune_now(
     on_trials: Callable[[Sequence[Trial]], None] | None = None,
     **hooks: Unpack[Hooks],
 ) -> tuple[SearchRun, list[Trial]]:
-    """See a search through, whichever trainer works on it; `on_trials` is told all trials whenever there are new ones.
+    """Wait until a search has ended, and return it with its trials.
 
-    `on_epoch` is told of the training that follows where the best is to be published.
+    This process takes part as one more trainer: `work` does the runs that it claims. `on_trials` receives all trials
+    whenever there are new ones, this process's or another's; `on_epoch` the epochs of the training that publishes the
+    best.
     """
     with _following(database, search.id, on_trials or (lambda _: None)):
         wait_for_run(database, settings, search, work=work, **hooks)
@@ -63,29 +65,22 @@ def tune_now(
 
 
 @contextmanager
-def _following(database: Database, search_id: int, tell: Callable[[Sequence[Trial]], None]) -> Iterator[None]:
-    """Tells of the trials in the database: of those that this process does, and of those that another one does."""
-    has_ended = threading.Event()
-    thread = threading.Thread(target=_follow, args=(database, search_id, tell, has_ended), name="trials", daemon=True)
+def _following(database: Database, search_id: int, on_trials: Callable[[Sequence[Trial]], None]) -> Iterator[None]:
+    """Polls the database for trials, once more at the end."""
+    n_reported = -1
+
+    def poll() -> None:
+        nonlocal n_reported
+        with suppress(*DATABASE_IS_AWAY), database.read() as connection:
+            trials = store.trials_of(connection, search_id)
+            if len(trials) > n_reported:
+                on_trials(trials)
+                n_reported = len(trials)
+
+    thread = PeriodicThread(poll, _POLL_INTERVAL, "trials")
     thread.start()
     try:
         yield
     finally:
-        has_ended.set()
-        thread.join()
-
-
-def _follow(
-    database: Database, search_id: int, tell: Callable[[Sequence[Trial]], None], has_ended: threading.Event
-) -> None:
-    n_told, is_last = -1, False
-    while not is_last:
-        is_last = has_ended.wait(_LOOK_INTERVAL)  # one more look after the end
-        try:
-            with database.read() as connection:
-                trials = store.trials_of(connection, search_id)
-        except DATABASE_IS_AWAY:
-            continue
-        if len(trials) > n_told:
-            tell(trials)
-            n_told = len(trials)
+        thread.stop()
+    poll()

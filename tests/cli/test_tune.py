@@ -58,11 +58,11 @@ def test_a_search_can_publish_its_best(sqlite_settings: Settings, tmp_path: Path
 
 
 def test_an_unfinished_search_is_resumed_by_its_number(sqlite_settings: Settings, tmp_path: Path) -> None:
-    from tests.tuning.world import GRID, ask, search_of, wanted
+    from tests.tuning.world import GRID, enqueue, search_of, spec
 
     database = open_database(sqlite_settings)
     fill(database)
-    left = ask(database, wanted(GRID, strategy="grid"))
+    left = enqueue(database, spec(GRID, strategy="grid"))
     palate("--data-dir", sqlite_settings.data_dir, "tune", "--resume", str(left.id), "--plot", tmp_path / "plot.svg")
     assert search_of(database, left.id).status == "succeeded"
     database.dispose()

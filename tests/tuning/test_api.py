@@ -28,9 +28,9 @@ def test_a_search_is_accepted_watched_and_found_done(
     fill(database)
     accepted = post(client, space=GRID, strategy="grid", n_trials=9, pruning="none", hyperparameters=QUICK)
     assert accepted.status_code == 202
-    asked = accepted.json()
-    assert (asked["status"], asked["n_trials"], asked["n_done"], asked["best"]) == ("queued", 4, 0, None)
-    assert asked["hyperparameters"]["n_epochs"] == 6
+    started = accepted.json()
+    assert (started["status"], started["n_trials"], started["n_done"], started["best"]) == ("queued", 4, 0, None)
+    assert started["hyperparameters"]["n_epochs"] == 6
     work(database, settings)
     found = client.get(accepted.headers["Location"]).json()
     assert (found["status"], found["n_done"]) == ("succeeded", 4)
@@ -42,26 +42,26 @@ def test_a_search_is_accepted_watched_and_found_done(
     assert (run["kind"], run["status"]) == ("search", "succeeded")
 
 
-def test_losses_are_searched_and_the_best_one_is_told(
+def test_losses_are_searched_and_the_best_one_is_returned(
     client: httpx.Client, database: Database, settings: Settings
 ) -> None:
     fill(database)
     space = {"loss": {"choices": ["huber", "log_cosh"]}, "loss.delta": {"choices": [0.5]}}
-    told = {"error": "abs(r - r_hat)", "penalty": "elastic_net"}
-    asked = post(client, space=space, strategy="grid", hyperparameters=QUICK, loss=told).json()
-    assert asked["loss"]["error"] == "abs(r - r_hat)"
-    assert asked["best_loss"] is None
+    loss = {"error": "abs(r - r_hat)", "penalty": "elastic_net"}
+    started = post(client, space=space, strategy="grid", hyperparameters=QUICK, loss=loss).json()
+    assert started["loss"]["error"] == "abs(r - r_hat)"
+    assert started["best_loss"] is None
     work(database, settings)
-    found = client.get(f"/v1/searches/{asked['id']}").json()
+    found = client.get(f"/v1/searches/{started['id']}").json()
     assert [trial["parameters"]["loss"] for trial in found["trials"]] == ["huber", "log_cosh"]
     assert found["best_loss"]["name"] == found["best"]["parameters"]["loss"]
     assert found["best_loss"]["parameters"]["l1_share"] == 0.5
 
 
-def test_without_a_body_the_usual_suspects_are_searched(client: httpx.Client) -> None:
-    asked = client.post("/v1/searches").json()
-    assert set(asked["space"]) == {"n_factors", "learning_rate", "regularization", "reg_bias"}
-    assert (asked["strategy"], asked["n_trials"], asked["n_folds"], asked["publish"]) == ("tpe", 40, 3, False)
+def test_without_a_body_the_default_space_is_searched(client: httpx.Client) -> None:
+    started = client.post("/v1/searches").json()
+    assert set(started["space"]) == {"n_factors", "learning_rate", "regularization", "reg_bias"}
+    assert (started["strategy"], started["n_trials"], started["n_folds"], started["publish"]) == ("tpe", 40, 3, False)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_queued_search_is_cancelled_at_once_and_only_once(client: httpx.Client
     assert "already ended: cancelled" in again.json()["detail"]
 
 
-def test_the_plot_is_an_svg_picture(client: httpx.Client, database: Database, settings: Settings) -> None:
+def test_the_plot_is_an_svg_image(client: httpx.Client, database: Database, settings: Settings) -> None:
     fill(database)
     search_id = post(client, space=GRID, strategy="grid", hyperparameters=QUICK).json()["id"]
     work(database, settings)
@@ -138,7 +138,7 @@ def test_the_plot_is_an_svg_picture(client: httpx.Client, database: Database, se
     assert answer.text.count("<circle") == 4 * (2 + len(GRID))
 
 
-def test_trainings_come_before_searches_that_were_asked_for_earlier(
+def test_trainings_come_before_searches_that_were_requested_earlier(
     client: httpx.Client, database: Database, settings: Settings
 ) -> None:
     search_id = post(client).json()["id"]

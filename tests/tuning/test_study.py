@@ -20,8 +20,9 @@ from app.training import queue
 from app.training.retrain_policy import RetrainMonitor
 from app.tuning import store
 from app.tuning.study import execute
-from tests.training.world import QUICK, active, claim, enqueue, fill, run_of, start_worker, wait_until
-from tests.tuning.world import GRID, RECIPE, ask, search, search_of, told, trials_of, wanted
+from tests.training.world import QUICK, active, claim, fill, run_of, start_worker, wait_until
+from tests.training.world import enqueue as enqueue_training
+from tests.tuning.world import GRID, RECIPE, enqueue, results, search, search_of, spec, trials_of
 
 ENDLESS = {"n_factors": {"choices": [64]}, "n_epochs": {"choices": [10_000]}, "patience": {"choices": [10_000]}}
 
@@ -30,7 +31,7 @@ def test_a_grid_tries_every_combination_and_the_lowest_error_is_the_best(
     database: Database, settings: Settings
 ) -> None:
     fill(database)
-    done = search(database, settings, wanted(GRID, strategy="grid", pruning="none"))
+    done = search(database, settings, spec(GRID, strategy="grid", pruning="none"))
     trials = trials_of(database, done.id)
     assert (done.status, done.n_trials, done.version) == ("succeeded", 4, None)
     assert [trial.parameters for trial in trials] == [
@@ -43,11 +44,11 @@ def test_a_grid_tries_every_combination_and_the_lowest_error_is_the_best(
     assert active(database) is None
 
 
-def test_the_best_is_trained_on_everything_and_published_through_the_gate(
+def test_the_best_is_trained_on_all_ratings_and_published_through_the_gate(
     database: Database, settings: Settings
 ) -> None:
     fill(database)
-    done = search(database, settings, wanted(n_trials=4, publish=True))
+    done = search(database, settings, spec(n_trials=4, publish=True))
     assert done.status == "succeeded"
     assert done.version == active(database) is not None
     with database.read() as connection:
@@ -59,38 +60,38 @@ def test_the_best_is_trained_on_everything_and_published_through_the_gate(
     assert manifest["n_ratings"] == done.n_ratings
 
 
-def test_later_runs_of_the_policy_keep_to_a_published_search_until_the_settings_change(
+def test_later_runs_of_the_policy_use_a_published_search_until_the_settings_change(
     database: Database, settings: Settings
 ) -> None:
     fill(database)
-    done = search(database, settings, wanted(n_trials=3, publish=True))
+    done = search(database, settings, spec(n_trials=3, publish=True))
     best = best_of(trials_of(database, done.id))
     assert best is not None
     with database.read() as connection:
-        assert store.standing_choice(connection, RECIPE) == RECIPE.with_values(best.parameters)
-        assert store.standing_choice(connection, Recipe(QUICK.replace(seed=1), SQUARED, (0.5, 5.0))) is None
-        assert store.standing_choice(connection, Recipe(QUICK, declare("huber"), (0.5, 5.0))) is None
-        assert store.standing_choice(connection, Recipe(QUICK, SQUARED, (1.0, 5.0))) is None
+        assert store.published_recipe(connection, RECIPE) == RECIPE.with_values(best.parameters)
+        assert store.published_recipe(connection, Recipe(QUICK.replace(seed=1), SQUARED, (0.5, 5.0))) is None
+        assert store.published_recipe(connection, Recipe(QUICK, declare("huber"), (0.5, 5.0))) is None
+        assert store.published_recipe(connection, Recipe(QUICK, SQUARED, (1.0, 5.0))) is None
 
 
-def test_the_loss_of_the_best_trial_is_published_and_kept(database: Database, settings: Settings) -> None:
+def test_the_loss_of_the_best_trial_is_published_and_used_later(database: Database, settings: Settings) -> None:
     fill(database)
     space = {"loss": {"choices": ["huber", "logistic"]}, "loss.delta": {"low": 0.5, "high": 2}}
-    done = search(database, settings, wanted(space, n_trials=3, strategy="random", publish=True, seed=1))
+    done = search(database, settings, spec(space, n_trials=3, strategy="random", publish=True, seed=1))
     best = best_of(trials_of(database, done.id))
     assert best is not None
     chosen = RECIPE.with_values(best.parameters)
     assert (done.status, chosen.loss.name) == ("succeeded", best.parameters["loss"])
     with database.read() as connection:
         assert versions.get(connection, done.version).manifest["loss"] == chosen.loss.to_dict()
-        assert store.standing_choice(connection, RECIPE) == chosen
+        assert store.published_recipe(connection, RECIPE) == chosen
 
 
-def test_a_search_minimises_the_loss_that_it_was_asked_for(database: Database, settings: Settings) -> None:
+def test_a_search_minimises_the_requested_loss(database: Database, settings: Settings) -> None:
     fill(database)
     base = Recipe(QUICK, declare("huber", parameters={"delta": 0.5}), (0.5, 5.0))
     space = {"loss.delta": {"choices": [0.5, 2]}}
-    done = search(database, settings, wanted(space, strategy="grid", base=base, publish=True))
+    done = search(database, settings, spec(space, strategy="grid", base=base, publish=True))
     first, second = trials_of(database, done.id)
     assert first.value != second.value
     best = best_of([first, second])
@@ -102,9 +103,9 @@ def test_a_search_minimises_the_loss_that_it_was_asked_for(database: Database, s
 
 def test_a_search_that_was_not_published_changes_nothing_for_later_runs(database: Database, settings: Settings) -> None:
     fill(database)
-    search(database, settings, wanted(n_trials=2))
+    search(database, settings, spec(n_trials=2))
     with database.read() as connection:
-        assert store.standing_choice(connection, RECIPE) is None
+        assert store.published_recipe(connection, RECIPE) is None
 
 
 def test_a_trial_that_diverges_has_failed_with_its_reason_and_the_search_goes_on(
@@ -112,7 +113,7 @@ def test_a_trial_that_diverges_has_failed_with_its_reason_and_the_search_goes_on
 ) -> None:
     fill(database)
     space = {"learning_rate": {"choices": [1.0, 0.05]}, "initial_scale": {"choices": [1.0, 0.01]}}
-    done = search(database, settings, wanted(space, strategy="grid", base=QUICK.replace(n_factors=64)))
+    done = search(database, settings, spec(space, strategy="grid", base=QUICK.replace(n_factors=64)))
     failed, *_, fine = trials_of(database, done.id)
     assert (failed.status, failed.value) == ("failed", None)
     assert "diverged" in (failed.error or "")
@@ -122,27 +123,27 @@ def test_a_trial_that_diverges_has_failed_with_its_reason_and_the_search_goes_on
 def test_a_search_without_any_complete_trial_fails_and_says_why(database: Database, settings: Settings) -> None:
     fill(database)
     space = {"learning_rate": {"choices": [1.0]}, "initial_scale": {"choices": [1.0]}}
-    done = search(database, settings, wanted(space, strategy="grid", base=QUICK.replace(n_factors=64)))
+    done = search(database, settings, spec(space, strategy="grid", base=QUICK.replace(n_factors=64)))
     assert done.status == "failed"
-    assert done.error.startswith("none of the 1 trials came to an end: training diverged")
+    assert done.error.startswith("none of the 1 trials was completed: training diverged")
 
 
-def test_too_few_ratings_fail_in_words(database: Database, settings: Settings) -> None:
+def test_a_search_with_too_few_ratings_fails_and_says_so(database: Database, settings: Settings) -> None:
     fill(database, [NewRating("ann", "dune", 4.0), NewRating("bob", "dune", 2.0)])
-    done = search(database, settings, wanted())
+    done = search(database, settings, spec())
     assert done.status == "failed"
-    assert "needs at least 20 ratings to judge a trial by; of 2 ratings" in done.error
+    assert "needs at least 20 held-out ratings to measure a trial; of 2 ratings" in done.error
 
 
 @pytest.mark.parametrize("strategy", ["random", "tpe"])
-def test_a_killed_search_goes_on_with_the_trials_that_it_would_have_done(
+def test_a_killed_search_continues_with_the_trials_that_it_would_have_done(
     database: Database, settings: Settings, strategy: str
 ) -> None:
     fill(database)
     training = settings.training.model_copy(update={"lease": timedelta(seconds=1)})
     short = settings.model_copy(update={"training": training, "retrain": RetrainPolicy(enabled=False)})
-    asked = wanted(strategy=strategy, n_trials=40, seed=3)
-    row = ask(database, asked)
+    request = spec(strategy=strategy, n_trials=40, seed=3)
+    row = enqueue(database, request)
     first = start_worker(short)
     wait_until(lambda: len(trials_of(database, row.id)) >= 12)
     os.kill(first.pid, signal.SIGKILL)
@@ -156,16 +157,16 @@ def test_a_killed_search_goes_on_with_the_trials_that_it_would_have_done(
     resumed = trials_of(database, row.id)
     assert resumed[: len(before)] == before
     assert search_of(database, row.id).attempt == 2
-    undisturbed = search(database, settings, asked)
-    assert told(resumed) == told(trials_of(database, undisturbed.id))
+    undisturbed = search(database, settings, request)
+    assert results(resumed) == results(trials_of(database, undisturbed.id))
 
 
-def test_a_search_makes_room_for_a_training_and_goes_on_after_it(database: Database, settings: Settings) -> None:
+def test_a_search_lets_a_training_go_first_and_continues_after_it(database: Database, settings: Settings) -> None:
     fill(database)
-    undisturbed = search(database, settings, wanted(n_trials=5))
-    row = ask(database, wanted(n_trials=5))
+    undisturbed = search(database, settings, spec(n_trials=5))
+    row = enqueue(database, spec(n_trials=5))
     held = claim(database, settings)
-    training = enqueue(database)
+    training = enqueue_training(database)
     execute(database, settings, held, is_stopping=lambda: False)
     assert search_of(database, row.id).status == "queued"
     assert len(trials_of(database, row.id)) == 1
@@ -174,12 +175,12 @@ def test_a_search_makes_room_for_a_training_and_goes_on_after_it(database: Datab
         assert held.run_id == expected
         worker.execute(database, settings, held, is_stopping=lambda: False)
     assert run_of(database, training.id).status == search_of(database, row.id).status == "succeeded"
-    assert told(trials_of(database, row.id)) == told(trials_of(database, undisturbed.id))
+    assert results(trials_of(database, row.id)) == results(trials_of(database, undisturbed.id))
 
 
 def test_a_search_is_cancelled_between_epochs_and_keeps_its_trials(database: Database, settings: Settings) -> None:
     fill(database)
-    row = ask(database, wanted(ENDLESS, strategy="random", n_trials=3))
+    row = enqueue(database, spec(ENDLESS, strategy="random", n_trials=3))
     held = claim(database, settings)
     working = threading.Thread(target=execute, args=(database, settings, held), kwargs={"is_stopping": lambda: False})
     working.start()
@@ -191,9 +192,9 @@ def test_a_search_is_cancelled_between_epochs_and_keeps_its_trials(database: Dat
     assert trials_of(database, row.id) == []
 
 
-def test_the_policy_may_ask_for_a_training_while_a_search_runs(database: Database, settings: Settings) -> None:
+def test_the_policy_may_request_a_training_while_a_search_runs(database: Database, settings: Settings) -> None:
     fill(database)
-    ask(database, wanted())
+    enqueue(database, spec())
     claim(database, settings)
     policy = settings.retrain.model_copy(update={"min_changes": 1})
     with database.read() as connection:
@@ -202,15 +203,13 @@ def test_the_policy_may_ask_for_a_training_while_a_search_runs(database: Databas
 
 def test_a_search_does_not_count_as_having_learned_the_ratings(database: Database, settings: Settings) -> None:
     fill(database)
-    search(database, settings, wanted(GRID, strategy="grid"))
+    search(database, settings, spec(GRID, strategy="grid"))
     policy = settings.retrain.model_copy(update={"min_changes": 1})
     with database.read() as connection:
         assert RetrainMonitor(policy, settings.versions_dir).is_due(connection, database.now(connection))
 
 
-def test_ratings_that_come_in_between_do_not_move_others_between_the_folds(
-    database: Database, settings: Settings
-) -> None:
+def test_new_ratings_do_not_move_others_between_the_folds(database: Database, settings: Settings) -> None:
     from app.training.snapshot.take import take_snapshot
     from app.tuning.study import _folds
 
@@ -246,5 +245,5 @@ def test_every_rating_is_held_out_of_exactly_one_fold(database: Database) -> Non
 
 def test_defaults_of_the_engine_can_be_searched_around(database: Database, settings: Settings) -> None:
     fill(database)
-    done = search(database, settings, wanted(base=Hyperparameters(n_epochs=3), n_trials=2))
+    done = search(database, settings, spec(base=Hyperparameters(n_epochs=3), n_trials=2))
     assert done.status == "succeeded"

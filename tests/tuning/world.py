@@ -11,7 +11,7 @@ from app.engine.recipe import Recipe
 from app.engine.search.trials import Trial
 from app.settings import Settings
 from app.tuning import store
-from app.tuning.store import SearchRun, Wanted
+from app.tuning.store import SearchRun, SearchSpec
 from app.tuning.study import execute
 from tests.training.world import QUICK, claim
 
@@ -24,19 +24,19 @@ GRID = {"n_factors": {"choices": [2, 4]}, "n_epochs": {"low": 4, "high": 8, "ste
 RECIPE = Recipe(QUICK, rating_range=(0.5, 5.0))
 
 
-def wanted(space: dict[str, Any] | None = None, **how: Any) -> Wanted:
+def spec(space: dict[str, Any] | None = None, **how: Any) -> SearchSpec:
     base, defaults = (how.pop(name, RECIPE) for name in ("base", "defaults"))
-    return Wanted(space=space or SPACE, base=_recipe(base), defaults=_recipe(defaults), **how)
+    return SearchSpec(space=space or SPACE, base=_recipe(base), defaults=_recipe(defaults), **how)
 
 
-def ask(database: Database, asked: Wanted) -> SearchRun:
+def enqueue(database: Database, request: SearchSpec) -> SearchRun:
     with database.write() as connection:
-        return store.enqueue(connection, "api", asked, database.now(connection))
+        return store.enqueue(connection, "api", request, database.now(connection))
 
 
-def search(database: Database, settings: Settings, asked: Wanted) -> SearchRun:
+def search(database: Database, settings: Settings, request: SearchSpec) -> SearchRun:
     """One search from the request to its outcome, in this thread."""
-    row = ask(database, asked)
+    row = enqueue(database, request)
     execute(database, settings, claim(database, settings), is_stopping=lambda: False)
     return search_of(database, row.id)
 
@@ -51,10 +51,10 @@ def trials_of(database: Database, search_id: int) -> list[Trial]:
         return store.trials_of(connection, search_id)
 
 
-def told(trials: list[Trial]) -> list[tuple[Any, ...]]:
-    """Everything about trials but how long they took."""
+def results(trials: list[Trial]) -> list[tuple[Any, ...]]:
+    """All of the trials except their seconds."""
     return [(each.number, each.parameters, each.status, each.value, each.curve, each.error) for each in trials]
 
 
-def _recipe(given: Recipe | Hyperparameters) -> Recipe:
-    return given if isinstance(given, Recipe) else dataclasses.replace(RECIPE, hyperparameters=given)
+def _recipe(base: Recipe | Hyperparameters) -> Recipe:
+    return base if isinstance(base, Recipe) else dataclasses.replace(RECIPE, hyperparameters=base)
