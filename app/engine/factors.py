@@ -1,4 +1,4 @@
-"""What a model version holds: everything numeric, and nothing that is not."""
+"""What a model version holds: the arrays of a factor model, and how they are stored, checked and hashed."""
 
 from __future__ import annotations
 
@@ -16,80 +16,85 @@ from app.engine.losses.catalog import SQUARED
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-_DTYPES: dict[str, tuple[type[np.generic], int]] = {
-    "mean": (np.float64, 0),
-    "item_bias": (np.float32, 1),
-    "item_factors": (np.float32, 2),
-    "user_bias": (np.float32, 1),
-    "user_factors": (np.float32, 2),
-    "user_prior_mean": (np.float64, 1),
-    "user_prior_covariance": (np.float64, 2),
-    "noise_variance": (np.float64, 0),
-    "item_counts": (np.int32, 1),
-    "item_means": (np.float32, 1),
-    "user_counts": (np.int32, 1),
-    "popularity_shrinkage": (np.float64, 0),
-}
-"""Every array of a model: dtype and rank, in the order in which they enter the digest."""
+_Kind = tuple[type[np.generic], tuple[str, ...]]
+"""Dtype and axes of an array. Axes of one name have one size: that of the first array that has them."""
 
+_ARRAYS: dict[str, _Kind] = {
+    "mean": (np.float64, ()),
+    "item_bias": (np.float32, ("items",)),
+    "item_factors": (np.float32, ("items", "factors")),
+    "user_bias": (np.float32, ("users",)),
+    "user_factors": (np.float32, ("users", "factors")),
+    "user_prior_mean": (np.float64, ("bias and factors",)),
+    "user_prior_covariance": (np.float64, ("bias and factors", "bias and factors")),
+    "noise_variance": (np.float64, ()),
+    "item_counts": (np.int32, ("items",)),
+    "item_means": (np.float32, ("items",)),
+    "user_counts": (np.int32, ("users",)),
+    "popularity_shrinkage": (np.float64, ()),
+}
+"""Every array of a model, in the order in which they enter the digest."""
+_USER_PRIOR = "user_prior_"
 _TEMPERATURE = "temperature"
 """One more, 0-d float64, where the loss is not the squared one."""
+_POSTERIOR = "posterior_"
+_POSTERIOR_ARRAYS: dict[str, _Kind] = {
+    "item_noise": (np.float32, ("items",)),
+    "implicit_factors": (np.float32, ("items", "bias and factors")),
+    "implicit_count_slope": (np.float64, ("bias and factors",)),
+    "implicit_intercept": (np.float64, ("bias and factors",)),
+    "implicit_covariance": (np.float64, ("bias and factors", "bias and factors")),
+    "reach": (np.float64, ("levels",)),
+    "user_widening": (np.float64, ("buckets",)),
+    "item_widening": (np.float64, ("buckets",)),
+    "holdout_scales": (np.float64, ("scales",)),
+    "exposure_factors": (np.float32, ("items", "exposure")),
+    "prior_exposure": (np.float64, ("exposure",)),
+}
+"""The arrays that an average over samples has besides, each stored with the prefix "posterior_"."""
 
 
 @dataclass(frozen=True, slots=True)
 class UserPrior:
-    """What is believed of a user before any rating: x_u = [b_u, p_u] ~ Normal(mean, covariance)."""
+    """The population prior, a user before any rating: x_u = [b_u, p_u] ~ Normal(mean, covariance)."""
 
     mean: Vector64
     covariance: Matrix64
 
 
-_POSTERIOR = "posterior_"
-_POSTERIOR_DTYPES: dict[str, tuple[type[np.generic], int]] = {
-    "item_noise": (np.float32, 1),
-    "item_hints": (np.float32, 2),
-    "count_hint": (np.float64, 1),
-    "hint_base": (np.float64, 1),
-    "hinted_covariance": (np.float64, 2),
-    "reach": (np.float64, 1),
-    "user_widening": (np.float64, 1),
-    "item_widening": (np.float64, 1),
-    "trust": (np.float64, 1),
-    "item_appeal": (np.float32, 2),
-    "usual_interest": (np.float64, 1),
-}
-"""The arrays that a model has besides where it is the mean of a posterior."""
-
-
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """What is known besides the vectors where they are the mean over many samples (see `app.engine.bayes.average`).
+    """What an average over posterior samples knows besides the mean vectors (see `app.engine.bayes.average`).
 
-    Doubt about item i makes the noise of its ratings item_noise[i] times as large. Having rated items, whatever the
-    values, moves the prior mean of a user with n ratings to
+    The uncertainty of item i multiplies the noise variance of its ratings by item_noise[i].
 
-        hint_base + (n + d)^-1/2 sum_i item_hints[i] + log(n + d) count_hint,      with covariance hinted_covariance
+    The implicit prior: which items a user rated, whatever the values, is implicit feedback that shifts the prior mean
+    of the user, as in SVD++ (Koren 2008). With n rated items and d = DAMPING it is
 
-    where n is large; few ratings leave the prior mean nearer to the crowd's (see `app.engine.fold_in.fold_in`).
+        implicit_intercept + (n + d)^-1/2 sum_i implicit_factors[i] + log(n + d) implicit_count_slope
 
-    Intervals reach `reach` standard deviations, one number for each of `app.engine.fold_in.intervals.LEVELS`, times the
-    widenings of the buckets of user and item by their number of ratings.
+    with covariance implicit_covariance, for large n; with few ratings the prior stays near the population prior (see
+    `app.engine.fold_in.kernels.implicit_prior`).
+
+    Intervals extend `reach` standard deviations to each side, one number for each level of
+    `app.engine.fold_in.intervals.LEVELS`, times the widenings of the buckets of user and item by number of ratings.
+
+    Exposure is what a user comes across, in rating units: see `app.engine.retrieval.by_relevance`.
     """
 
     item_noise: Vector32
-    item_hints: Matrix32
-    count_hint: Vector64
-    hint_base: Vector64
-    hinted_covariance: Matrix64
+    implicit_factors: Matrix32
+    implicit_count_slope: Vector64
+    implicit_intercept: Vector64
+    implicit_covariance: Matrix64
     reach: Vector64
     user_widening: Vector64
     item_widening: Vector64
-    trust: Vector64
-    """What the hold-out made of hinted_covariance and item_noise, by what they were estimated to be."""
-    item_appeal: Matrix32
-    """[n_items, d]: what users like this one come across, in rating units; see `app.engine.retrieval.by_relevance`."""
-    usual_interest: Vector64
-    """[d]: the interest of somebody who has rated nothing."""
+    holdout_scales: Vector64
+    """Factors, chosen on the hold-out, of the estimates of implicit_covariance and of item_noise - 1."""
+    exposure_factors: Matrix32
+    prior_exposure: Vector64
+    """[d]: the exposure of a user without ratings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,7 @@ class FactorModel:
     item_factors [n_items, k], user_factors [n_users, k]; biases and counts one per row. item_means is the plain
     mean of an item's ratings (the overall mean where there are none); popularity_shrinkage is the number of
     ratings that the overall mean weighs in a popularity score. noise_variance is that of a rating around r_hat.
-    posterior is there where the factors are means over samples.
+    posterior is None unless the model is an average over posterior samples.
     """
 
     mean: float
@@ -115,14 +120,14 @@ class FactorModel:
     user_counts: Counts
     popularity_shrinkage: float = 5.0
     loss: Loss = SQUARED
-    """What the model was fitted with, in rating units: folding in minimises the same."""
+    """The loss that the model was fitted with, in rating units; folding in minimises the same."""
     temperature: float = 0.0
-    """Error that makes a rating e times less likely: exp(-error / temperature). Squared errors have noise_variance."""
+    """Likelihood of an error: exp(-error / temperature). For squared errors noise_variance takes its place."""
     posterior: Posterior | None = None
 
     @property
     def mean_rating(self) -> float:
-        """The rating that every prediction begins with."""
+        """The mean as a rating, behind the link."""
         return float(self.loss.rating_of(self.mean))
 
     @property
@@ -139,53 +144,35 @@ class FactorModel:
 
     def arrays(self) -> Arrays:
         """Every number of the model by name, scalars as 0-d arrays: what a version folder stores."""
-        arrays: Arrays = {
-            "mean": np.array(self.mean, np.float64),
-            "item_bias": self.item_bias,
-            "item_factors": self.item_factors,
-            "user_bias": self.user_bias,
-            "user_factors": self.user_factors,
-            "user_prior_mean": self.user_prior.mean,
-            "user_prior_covariance": self.user_prior.covariance,
-            "noise_variance": np.array(self.noise_variance, np.float64),
-            "item_counts": self.item_counts,
-            "item_means": self.item_means,
-            "user_counts": self.user_counts,
-            "popularity_shrinkage": np.array(self.popularity_shrinkage, np.float64),
-        }
+        arrays = {name: np.asarray(self._value(name), dtype) for name, (dtype, _) in _ARRAYS.items()}
         if not self.loss.is_squared:
             arrays[_TEMPERATURE] = np.array(self.temperature, np.float64)
         if self.posterior is not None:
-            arrays |= {_POSTERIOR + name: getattr(self.posterior, name) for name in _POSTERIOR_DTYPES}
+            arrays |= {_POSTERIOR + name: getattr(self.posterior, name) for name in _POSTERIOR_ARRAYS}
         return arrays
+
+    def _value(self, name: str) -> object:
+        in_prior = name.startswith(_USER_PRIOR)
+        return getattr(self.user_prior, name.removeprefix(_USER_PRIOR)) if in_prior else getattr(self, name)
 
     @classmethod
     def from_arrays(cls, mapping: Mapping[str, npt.NDArray[Any]], loss: Loss = SQUARED) -> Self:
-        """The inverse of `arrays`, which do not say the loss; read-only memory maps are taken as they are, uncopied.
+        """The inverse of `arrays`, which do not hold the loss; read-only memory maps are used as they are, uncopied.
 
         Raises InvalidArray when one is missing, has another dtype or rank, or does not fit the others.
         """
-        for name, kind in _DTYPES.items():
-            _check_kind(name, kind, mapping)
-        if not loss.is_squared and _TEMPERATURE not in mapping:
-            raise InvalidArray(_TEMPERATURE, "is missing from the model")
-        _check_shapes(mapping)
-        return cls(
-            mean=float(mapping["mean"]),
-            item_bias=mapping["item_bias"],
-            item_factors=mapping["item_factors"],
-            user_bias=mapping["user_bias"],
-            user_factors=mapping["user_factors"],
-            user_prior=UserPrior(mapping["user_prior_mean"], mapping["user_prior_covariance"]),
-            noise_variance=float(mapping["noise_variance"]),
-            item_counts=mapping["item_counts"],
-            item_means=mapping["item_means"],
-            user_counts=mapping["user_counts"],
-            popularity_shrinkage=float(mapping["popularity_shrinkage"]),
-            loss=loss,
-            temperature=0.0 if loss.is_squared else float(mapping[_TEMPERATURE]),
-            posterior=_posterior_of(mapping),
-        )
+        kinds = dict(_ARRAYS)
+        if not loss.is_squared:
+            kinds[_TEMPERATURE] = (np.float64, ())
+        has_posterior = any(name.startswith(_POSTERIOR) for name in mapping)
+        if has_posterior:
+            kinds |= {_POSTERIOR + name: kind for name, kind in _POSTERIOR_ARRAYS.items()}
+        _check(mapping, kinds)
+        prior = UserPrior(mapping["user_prior_mean"], mapping["user_prior_covariance"])
+        posterior = {name: mapping[_POSTERIOR + name] for name in _POSTERIOR_ARRAYS} if has_posterior else None
+        plain = [name for name in kinds if not name.startswith((_USER_PRIOR, _POSTERIOR))]
+        values: dict[str, Any] = {name: mapping[name] if mapping[name].ndim else float(mapping[name]) for name in plain}
+        return cls(user_prior=prior, loss=loss, posterior=Posterior(**posterior) if posterior else None, **values)
 
     def digest(self) -> str:
         """SHA-256 over names, dtypes, shapes and bytes in fixed order: equal models, equal digest."""
@@ -211,59 +198,20 @@ class FactorModel:
         return np.asarray(values, np.float32)
 
 
-def _posterior_of(mapping: Mapping[str, npt.NDArray[Any]]) -> Posterior | None:
-    if not any(name.startswith(_POSTERIOR) for name in mapping):
-        return None
-    mapping = {**_no_appeal(mapping["item_bias"].size), **mapping}
-    for name, kind in _POSTERIOR_DTYPES.items():
-        _check_kind(_POSTERIOR + name, kind, mapping)
-    n_items, k = mapping["item_factors"].shape
-    shapes: dict[str, tuple[int, ...]] = {
-        "item_noise": (n_items,),
-        "item_hints": (n_items, k + 1),
-        "count_hint": (k + 1,),
-        "hint_base": (k + 1,),
-        "hinted_covariance": (k + 1, k + 1),
-        "item_appeal": (n_items, mapping[_POSTERIOR + "usual_interest"].size),
-    }
-    for name, shape in shapes.items():
-        _check_shape(_POSTERIOR + name, shape, mapping)
-    return Posterior(**{name: mapping[_POSTERIOR + name] for name in _POSTERIOR_DTYPES})
-
-
-def _no_appeal(n_items: int) -> Arrays:
-    """What versions lack that were made before lists were ordered by relevance: there it is the predicted rating."""
-    arrays: Arrays = {"item_appeal": np.zeros((n_items, 0), np.float32), "usual_interest": np.zeros(0)}
-    return {_POSTERIOR + name: array for name, array in arrays.items()}
-
-
-def _check_kind(name: str, kind: tuple[type[np.generic], int], mapping: Mapping[str, npt.NDArray[Any]]) -> None:
-    dtype, rank = kind
-    if name not in mapping:
-        raise InvalidArray(name, "is missing from the model")
-    array = mapping[name]
-    if array.dtype != dtype or array.ndim != rank:
-        raise InvalidArray(name, f"must be {rank}-d {np.dtype(dtype)}, not {array.ndim}-d {array.dtype}")
-    if not array.flags.c_contiguous:
-        raise InvalidArray(name, "must be in C order")
-
-
-def _check_shapes(mapping: Mapping[str, npt.NDArray[Any]]) -> None:
-    n_items, k = mapping["item_factors"].shape
-    n_users = mapping["user_bias"].size
-    expected: dict[str, tuple[int, ...]] = {
-        "item_bias": (n_items,),
-        "item_counts": (n_items,),
-        "item_means": (n_items,),
-        "user_factors": (n_users, k),
-        "user_counts": (n_users,),
-        "user_prior_mean": (k + 1,),
-        "user_prior_covariance": (k + 1, k + 1),
-    }
-    for name, shape in expected.items():
-        _check_shape(name, shape, mapping)
-
-
-def _check_shape(name: str, shape: tuple[int, ...], mapping: Mapping[str, npt.NDArray[Any]]) -> None:
-    if mapping[name].shape != shape:
-        raise InvalidArray(name, f"must have shape {shape}, not {mapping[name].shape}")
+def _check(mapping: Mapping[str, npt.NDArray[Any]], kinds: Mapping[str, _Kind]) -> None:
+    """Raises InvalidArray for the first array that is missing or of another kind."""
+    sizes: dict[str, int] = {}
+    for name in sorted(kinds, key=lambda name: name != "item_factors"):  # it says what most sizes are
+        dtype, axes = kinds[name]
+        if name not in mapping:
+            raise InvalidArray(name, "is missing from the model")
+        array, rank = mapping[name], len(axes)
+        if array.dtype != dtype or array.ndim != rank:
+            raise InvalidArray(name, f"must be {rank}-d {np.dtype(dtype)}, not {array.ndim}-d {array.dtype}")
+        if not array.flags.c_contiguous:
+            raise InvalidArray(name, "must be in C order")
+        shape = tuple(sizes.setdefault(axis, size) for axis, size in zip(axes, array.shape, strict=True))
+        if array.shape != shape:
+            raise InvalidArray(name, f"must have shape {shape}, not {array.shape}")
+        if name == "item_factors":
+            sizes["bias and factors"] = array.shape[1] + 1

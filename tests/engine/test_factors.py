@@ -63,12 +63,12 @@ def test_arrays_that_are_no_model_are_refused_by_name(name, array, what):
         FactorModel.from_arrays(arrays)
 
 
-def test_a_model_that_is_an_average_keeps_what_it_knows_besides_and_an_older_one_loads_without():
+def test_a_model_comes_back_with_its_posterior_and_one_without_stays_without():
     plain = random_model(k=3)
     averaged = dataclasses.replace(plain, posterior=random_posterior(plain))
     again = FactorModel.from_arrays(averaged.arrays())
     assert again.posterior is not None
-    np.testing.assert_array_equal(again.posterior.item_hints, averaged.posterior.item_hints)
+    np.testing.assert_array_equal(again.posterior.implicit_factors, averaged.posterior.implicit_factors)
     assert again.digest() == averaged.digest() != plain.digest()
     assert FactorModel.from_arrays(plain.arrays()).posterior is None
 

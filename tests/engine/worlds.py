@@ -104,14 +104,14 @@ def random_posterior(model: FactorModel, seed: int = 1) -> Posterior:
     root = rng.normal(0, 0.3, (size, size))
     return Posterior(
         item_noise=rng.uniform(1, 2, model.n_items).astype(np.float32),
-        item_hints=rng.normal(0, 0.1, (model.n_items, size)).astype(np.float32),
-        count_hint=rng.normal(0, 0.1, size),
-        hint_base=rng.normal(0, 0.1, size),
-        hinted_covariance=root @ root.T + 0.05 * np.eye(size),
+        implicit_factors=rng.normal(0, 0.1, (model.n_items, size)).astype(np.float32),
+        implicit_count_slope=rng.normal(0, 0.1, size),
+        implicit_intercept=rng.normal(0, 0.1, size),
+        implicit_covariance=root @ root.T + 0.05 * np.eye(size),
         reach=np.linspace(0, 2.6, len(LEVELS)),
         user_widening=np.linspace(1.2, 0.9, N_BUCKETS),
         item_widening=np.linspace(1.1, 0.9, N_BUCKETS),
-        trust=np.ones(2),
-        item_appeal=rng.normal(0, 0.3, (model.n_items, 4)).astype(np.float32),
-        usual_interest=rng.normal(0, 1.0, 4),
+        holdout_scales=np.ones(2),
+        exposure_factors=rng.normal(0, 0.3, (model.n_items, 4)).astype(np.float32),
+        prior_exposure=rng.normal(0, 1.0, 4),
     )

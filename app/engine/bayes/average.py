@@ -1,8 +1,8 @@
-"""Posterior averaging: from an SGD fit to the mean of what all models that explain the ratings would predict.
+"""Posterior averaging: from an SGD fit to the mean of the predictions of all models that explain the ratings.
 
-A Gibbs chain (`bayes.gibbs`) starts at the SGD vectors and draws models, each about as likely as the ratings make
-it. The mean of their predictions is almost exactly of low rank, so it is one ordinary model, narrower and better than
-the fit that it started from (`bayes.compress`).
+A Gibbs chain (`bayes.gibbs`) starts at the SGD vectors and samples models from the posterior. The mean of their
+predictions is almost exactly of low rank, so that it is one ordinary model, narrower and better than the fit that it
+started from (`bayes.compress`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from app.engine.arrays import Counts, Matrix32, Rows, Vector32, Vector64
-from app.engine.bayes.compress import Averages, published
+from app.engine.bayes.compress import PosteriorMeans, compress
 from app.engine.bayes.gibbs import Chain, Side
 from app.engine.bayes.gibbs_kernels import add_predictions
 from app.engine.bayes.gram import COLUMNS
@@ -33,20 +33,20 @@ from app.engine.sgd.trainer import FitCancelled, WarmStart
 
 MAX_RANK = 16
 _WIDTH = 32
-"""Columns that the running mean keeps: twice what is published, so that what a merge drops is nothing."""
+"""Columns of the running mean: twice the rank of the model, so that a merge drops next to nothing."""
 _ROWS_PER_DIRECTION = 10
-"""Users and items that there must be for each feature of who rated what: few rows say nothing of many weights."""
+"""Users and items per direction of who rated what, at least: few rows cannot determine many weights."""
 _WORK_PER_ROW = 400
-"""What a row costs beside its ratings, in ratings: drawing 16 numbers."""
+"""Cost of drawing a row's 16 numbers, in ratings."""
 _UNRATED_SHARE = 0.5
-"""An item that nobody rated may be new, or what nobody cares for: halfway between the usual item and the latter."""
+"""Features of an unrated item: halfway between the mean item (it may be new) and those of an unpopular one."""
 _SETTLED = 2e-4
-"""Relative fall of the hold-out error, over a fourth of the sweeps planned, that is not worth as many again."""
+"""Relative fall of the hold-out error, over a quarter of the planned sweeps, below which the chain ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PosteriorSettings:
-    """How long a chain runs, and what it knows of who rated what."""
+    """How long a chain runs, and how many directions of who rated what are its features."""
 
     n_sweeps: int = 200
     n_burn_in: int = 20
@@ -56,7 +56,7 @@ class PosteriorSettings:
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
-    """One sweep: every vector drawn once. holdout_rmse is that of the mean of all samples kept so far."""
+    """One sweep: every vector drawn once. holdout_rmse is that of the mean of all samples so far."""
 
     sweep: int
     """Counted from 1."""
@@ -68,7 +68,7 @@ class SweepReport:
 
 @dataclass(frozen=True, slots=True)
 class PosteriorFit:
-    """The published model, and how it came about."""
+    """The averaged model, and how it was made."""
 
     model: FactorModel
     sweeps: tuple[SweepReport, ...]
@@ -90,25 +90,24 @@ def average_posterior(
 ) -> PosteriorFit:
     """The mean over a chain that starts at trained vectors, compressed to one model over the same rows.
 
-    With a hold-out the chain ends when the error of the running mean has settled, and noise, rank and intervals are
-    measured on it. Without one they are those of `first`, the fit that had one, and so is the number of sweeps.
-    item_features [n_items, d]: what else is known of the items, categories for example, as numbers. Raises
-    FitCancelled soon after is_cancelled says yes. The number of threads changes no bit of the result.
+    With a hold-out the chain ends when the error of the running mean has settled, and scales, rank and intervals are
+    fitted to it. Without one they are those of `first`, a fit that had one, and so is the number of sweeps.
+    item_features [n_items, d]: side information on the items as numbers, categories for example. Raises FitCancelled
+    soon after is_cancelled returns true. The number of threads changes no bit of the result.
     """
     settings = settings or PosteriorSettings()
     if first is not None:
         settings = dataclasses.replace(settings, n_sweeps=len(first.sweeps))
     # Small matrices are slower on several threads of a BLAS than on one, and their last bits depend on how many.
     with threadpool_limits(1), ThreadPoolExecutor(n_threads, thread_name_prefix="palate-posterior") as pool:
-        run = _Run(pool, start, ratings, holdout, item_features, settings, seed)
-        sweeps = run.sweep(on_sweep or (lambda _: None), is_cancelled or (lambda: False))
-        averages = run.averages()
-        model = published(pool, averages, ratings, holdout, first.model if first else None, settings.max_rank)
-    return PosteriorFit(model, sweeps, run.features_seconds)
+        running = _RunningMeans(pool, start, ratings, holdout, item_features, settings, seed)
+        sweeps = running.sweep(on_sweep or (lambda _: None), is_cancelled or (lambda: False))
+        model = compress(pool, running.means(), ratings, holdout, first.model if first else None, settings.max_rank)
+    return PosteriorFit(model, sweeps, running.features_seconds)
 
 
-class _Run:
-    """One chain and its running means."""
+class _RunningMeans:
+    """One chain and the means over its samples."""
 
     def __init__(
         self,
@@ -125,9 +124,9 @@ class _Run:
         self.holdout = holdout if holdout is not None and len(holdout) else None
         self.settings = settings
         started = time.perf_counter()
-        users, items, values_by_item = _both_ways(ratings)
+        users, items, values_by_item = by_user_and_item(ratings)
         n_directions = max(1, min(settings.n_directions, min(ratings.n_users, ratings.n_items) // _ROWS_PER_DIRECTION))
-        of_users, of_items, self.hints = who_rated_what(pool, users, items, n_directions, seed)
+        of_users, of_items, self.projection = who_rated_what(pool, users, items, n_directions, seed)
         n_who_rated = of_items.shape[1]
         if item_features is not None:
             of_items = np.hstack([of_items, item_features.astype(np.float32)])
@@ -144,12 +143,12 @@ class _Run:
             start.noise_variance,
             seed,
         )
-        self.mean_of_items = ratings.n_items >= ratings.n_users
-        self.n_kept = 0
-        self._waiting: list[tuple[Matrix32, Matrix32]] = []
+        self.averages_items = ratings.n_items >= ratings.n_users
+        self.n_samples = 0
+        self._unmerged: list[tuple[Matrix32, Matrix32]] = []
         self._left = np.zeros((ratings.n_users, 0), np.float32)
         self._right = np.zeros((ratings.n_items, 0), np.float32)
-        self._item_doubt = np.zeros(ratings.n_items)
+        self._item_variance = np.zeros(ratings.n_items)
         self._noise = 0.0
         self._ridge = 0.0
         self._held_out_sums = np.zeros(len(self.holdout) if self.holdout is not None else 0)
@@ -157,7 +156,7 @@ class _Run:
     def sweep(
         self, on_sweep: Callable[[SweepReport], None], is_cancelled: Callable[[], bool]
     ) -> tuple[SweepReport, ...]:
-        """Sweeps until there are as many as planned, the hold-out error has settled, or the caller has enough."""
+        """Sweeps until as many as planned are done or the hold-out error has settled; raises FitCancelled."""
         reports: list[SweepReport] = []
         n_burn_in = min(self.settings.n_burn_in, self.settings.n_sweeps - 1)
         for sweep in range(1, self.settings.n_sweeps + 1):
@@ -166,8 +165,8 @@ class _Run:
                 if is_cancelled():
                     raise FitCancelled(epoch=sweep)
                 draw()
-                if sweep > n_burn_in and (draw == self.chain.draw_items) == self.mean_of_items:
-                    self._keep()
+                if sweep > n_burn_in and (draw == self.chain.draw_items) == self.averages_items:
+                    self._add_sample()
             seconds = max(time.perf_counter() - started, 1e-9)
             report = SweepReport(
                 sweep,
@@ -182,68 +181,68 @@ class _Run:
                 break
         return tuple(reports)
 
-    def averages(self) -> Averages:
-        """What has been gathered so far."""
+    def means(self) -> PosteriorMeans:
+        """Over the samples so far."""
         self._merge()
-        n = self.n_kept
-        return Averages(
+        n = self.n_samples
+        return PosteriorMeans(
             mean=self.chain.mean,
             left=self._left / np.float32(n),
             right=self._right,
             noise_variance=self._noise / n,
-            item_doubt=self._item_doubt / n,
+            item_variance=self._item_variance / n,
             ridge=self._ridge / n,
             user_features=self.user_features,
-            hints=self.hints,
+            projection=self.projection,
             user_parts=self.chain.users.sparse.parts,
             item_parts=self.chain.items.sparse.parts,
         )
 
-    def _keep(self) -> None:
-        """The expectation of the side that was drawn last, given the other: it says more than the draw (Rao-Blackwell).
+    def _add_sample(self) -> None:
+        """Adds the draw, with the conditional expectation of the side drawn last in its place (Rao-Blackwell).
 
-        That is the side with more rows, so with fewer ratings each.
+        That is the side with more rows, and so with fewer ratings each.
         """
         users, items = self.chain.users, self.chain.items
-        left = users.sample() if self.mean_of_items else users.expected.copy()
-        right = items.expected.copy() if self.mean_of_items else items.sample()
-        self._waiting.append((left, right))
-        if len(self._waiting) * COLUMNS == _WIDTH:
+        left = users.sample() if self.averages_items else users.expected.copy()
+        right = items.expected.copy() if self.averages_items else items.sample()
+        self._unmerged.append((left, right))
+        if len(self._unmerged) * COLUMNS == _WIDTH:
             self._merge()
-        self.n_kept += 1
+        self.n_samples += 1
         if self.holdout is not None:
             add_predictions(self.holdout.user_rows, self.holdout.item_rows, left, right, self._held_out_sums)
         self._noise += self.chain.noise_variance
         self._ridge += users.ridge
-        self._item_doubt += self._doubt_of_items()
+        self._item_variance += self._variance_of_items()
 
-    def _doubt_of_items(self) -> Vector64:
-        """Of each item the mean over users of (x.(y - E y))^2, y being the draw: on average, x' cov(y) x.
+    def _variance_of_items(self) -> Vector64:
+        """Of each item the mean over users of (x.(y - E y))^2, with y the draw: x' cov(y) x in expectation.
 
-        Of an item without ratings that average itself, over the prior.
+        Of an item without ratings that expectation under the prior.
         """
         users, items = self.chain.users, self.chain.items
-        second_moment = users.second_moment(self.pool) / users.n_rated
-        surprise = items.vectors - items.expected
-        through = product(self.pool, items.sparse.parts, surprise, second_moment)
-        doubt: Vector64 = np.einsum("nk,nk->n", through, surprise).astype(np.float64)
-        doubt[items.sparse.counts == 0] = np.trace(np.linalg.solve(items.precision, second_moment))
-        return doubt
+        mean_square = users.squares(self.pool) / users.n_rated
+        residual = items.vectors - items.expected
+        projected = product(self.pool, items.sparse.parts, residual, mean_square)
+        variance: Vector64 = np.einsum("nk,nk->n", projected, residual).astype(np.float64)
+        variance[items.sparse.counts == 0] = np.trace(np.linalg.solve(items.precision, mean_square))
+        return variance
 
     def _merge(self) -> None:
-        """Adds the samples that wait to the running sum of predictions, and takes it back to its width."""
-        if not self._waiting:
+        """Adds the unmerged samples to the running sum of predictions, and truncates it to its width."""
+        if not self._unmerged:
             return
-        left = np.hstack([self._left, *(left for left, _ in self._waiting)])
-        right = np.hstack([self._right, *(right for _, right in self._waiting)])
-        self._waiting.clear()
+        left = np.hstack([self._left, *(left for left, _ in self._unmerged)])
+        right = np.hstack([self._right, *(right for _, right in self._unmerged)])
+        self._unmerged.clear()
         users, items = self.chain.users.sparse.parts, self.chain.items.sparse.parts
         self._left, self._right, _ = truncate(self.pool, left, right, _WIDTH, users, items)
 
     def _holdout_rmse(self) -> float | None:
-        if self.holdout is None or not self.n_kept:
+        if self.holdout is None or not self.n_samples:
             return None
-        errors = self.holdout.values - self.chain.mean - self._held_out_sums / self.n_kept
+        errors = self.holdout.values - self.chain.mean - self._held_out_sums / self.n_samples
         return math.sqrt(float((errors**2).mean()))
 
     def _has_settled(self, reports: list[SweepReport], n_burn_in: int) -> bool:
@@ -254,8 +253,8 @@ class _Run:
         return before is not None and now is not None and before - now < _SETTLED * before
 
 
-def _both_ways(ratings: Ratings) -> tuple[Sparse, Sparse, Vector32]:
-    """The ratings by user and by item, and the values in the order of the second."""
+def by_user_and_item(ratings: Ratings) -> tuple[Sparse, Sparse, Vector32]:
+    """The ratings by user and by item, and the values in the order of items."""
     by_item = (np.empty_like(ratings.item_rows), np.empty_like(ratings.user_rows), np.empty_like(ratings.values))
     sort_by_first((ratings.item_rows, ratings.user_rows, ratings.values), ratings.n_items, by_item)
     users = _sparse(count_rows(ratings.user_rows, ratings.n_users), ratings.item_rows)
@@ -272,9 +271,9 @@ def _sparse(counts: Counts, others: Rows) -> Sparse:
 def _sampler_columns(
     pool: ThreadPoolExecutor, start: FactorModel | WarmStart, users: Sparse, items: Sparse
 ) -> tuple[Matrix32, Matrix32]:
-    """b_u + b_i + p.q as vectors of the sampler: the best approximation with so many columns.
+    """b_u + b_i + p.q as vectors of the sampler: the best approximation with COLUMNS columns.
 
-    Both sides with the same mean square, as the priors of both sides are.
+    Both sides have the same mean square, as both priors do.
     """
     n_users, n_items = start.user_bias.size, start.item_bias.size
     left = np.column_stack([start.user_bias, np.ones(n_users), start.user_factors]).astype(np.float32)

@@ -6,9 +6,9 @@ The model (Salakhutdinov & Mnih 2008, with prior means as in Macau: Simm et al. 
     L ~ Wishart    m | L ~ Normal(0, (b0 L)^-1)    B | L ~ MatrixNormal(0, I/ridge, L^-1)    ridge ~ Gamma
     a_u ~ Gamma(v/2, v s/2)    s ~ Gamma
 
-Every user has a noise of their own (Lakshminarayanan, Bouchard & Archambeau 2011), drawn from what is usual; v is
-NOISE_RATINGS. f_u are features of the row (see `data.features`). Biases are not apart: a column that is constant
-on the one side holds those of the other. A sweep draws everything once, from what was drawn before it.
+Each user has a noise variance of their own (Lakshminarayanan, Bouchard & Archambeau 2011) around the common s; v is
+NOISE_RATINGS. f_u are features of the row (see `app.engine.data.features`). Biases are not separate: a column that is
+constant on one side holds those of the other. A sweep draws each variable once, given the latest draws of the rest.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from app.engine.simd.lanes import aligned_matrix, padded
 from app.engine.splitmix64 import mixed
 
 _MEAN_WEIGHT = 2.0
-"""b0: rows that the prior mean of a side, zero, weighs."""
+"""b0: rows that the hyperprior's mean of zero weighs."""
 _WEAK = 1e-3
 """Shape and rate of the Gamma priors."""
-_FIRST_RIDGE = 20.0
+_INITIAL_RIDGE = 20.0
 _RIDGES = (1e-2, 1e6)
-"""Where a link is all or nothing, its ridge has no end: it stays between these."""
-LEAST_NOISE = 0.01
-"""Share of the ratings' variance that is noise at least: ratings that can be explained exactly are not that certain."""
+"""Bounds of the ridge, which could otherwise go to zero or to infinity."""
+MIN_NOISE_SHARE = 0.01
+"""Least share of the ratings' variance that is noise, so that ratings that can be explained exactly stay uncertain."""
 
 
 @dataclass(slots=True)
@@ -50,19 +50,20 @@ class Side:
     """[n, D]: the features, a column of ones, and zeros up to a multiple of 16."""
     n_features: int
     feature_products: Matrix64
-    """Over the rows with ratings; rows without say nothing of the prior."""
+    """features' features over the rows with ratings; the others do not enter the prior."""
     vectors: Matrix32
     """As drawn last; 0 where there are no ratings."""
     expected: Matrix32
-    """The means of what they were drawn from."""
+    """The means of the distributions that the vectors were drawn from."""
     prior_means: Matrix32
     squared_errors: Vector64
     weights: Vector32
-    """Precision of the noise, users; ones, items."""
+    """Precisions of the users' noise; ones for items."""
     mean: Vector64 = field(default_factory=lambda: np.zeros(COLUMNS))
-    link: Matrix64 = field(default_factory=lambda: np.zeros((0, COLUMNS)))
+    beta: Matrix64 = field(default_factory=lambda: np.zeros((0, COLUMNS)))
+    """B [n_features, COLUMNS]: weights of the features in the prior means."""
     precision: Matrix64 = field(default_factory=lambda: np.eye(COLUMNS))
-    ridge: float = _FIRST_RIDGE
+    ridge: float = _INITIAL_RIDGE
     scale: float = 1.0
     """Standard deviation of the ratings: products of two vectors are ratings, so squares of one are in their unit."""
 
@@ -80,7 +81,7 @@ class Side:
         drawn, expected, prior_means = state
         weights = np.ones(n, np.float32)
         side = cls(sparse, values, wide, d, products, drawn, expected, prior_means, np.zeros(n), weights)
-        side.link = np.zeros((d, COLUMNS))
+        side.beta = np.zeros((d, COLUMNS))
         return side
 
     @property
@@ -91,38 +92,38 @@ class Side:
         """The vectors drawn last, and the prior means of rows without ratings."""
         return np.where(self.sparse.counts[:, None] > 0, self.vectors, self.expected)
 
-    def second_moment(self, pool: Executor) -> Matrix64:
+    def squares(self, pool: Executor) -> Matrix64:
         """sum x x' over the rows with ratings, as drawn last."""
         return cross_products(pool, self.sparse.parts, self.vectors, self.vectors)
 
     def draw_prior(self, pool: Executor, rng: np.random.Generator) -> None:
-        """Mean, precision and link given the vectors of rows with ratings; and so the prior mean of every row."""
+        """Draws mean, precision, feature weights and ridge given the vectors, and sets the prior mean of every row."""
         d, n = self.n_features, self.n_rated
         sums = cross_products(pool, self.sparse.parts, self.features, self.vectors)
-        squares = self.second_moment(pool)
+        squares = self.squares(pool)
         of_features, feature_sums = self.feature_products[:d, :d], self.feature_products[:d, d]
         products, total = sums[:d], sums[d]
-        rest = total - feature_sums @ self.link
-        unexplained = squares - products.T @ self.link - self.link.T @ products + self.link.T @ of_features @ self.link
-        scatter = unexplained - np.outer(rest, rest) / (n + _MEAN_WEIGHT)
-        scatter += self.scale * np.eye(COLUMNS) + self.ridge * self.link.T @ self.link
+        rest = total - feature_sums @ self.beta
+        residual = squares - products.T @ self.beta - self.beta.T @ products + self.beta.T @ of_features @ self.beta
+        scatter = residual - np.outer(rest, rest) / (n + _MEAN_WEIGHT)
+        scatter += self.scale * np.eye(COLUMNS) + self.ridge * self.beta.T @ self.beta
         self.precision = _wishart(rng, COLUMNS + n + d, (scatter + scatter.T) / 2)
         root = _root_of_inverse(self.precision)
         self.mean = rest / (n + _MEAN_WEIGHT) + root @ rng.standard_normal(COLUMNS) / np.sqrt(n + _MEAN_WEIGHT)
         if d:
-            pull = products - np.outer(feature_sums, self.mean)
+            cross = products - np.outer(feature_sums, self.mean)
             ridged = of_features + self.ridge * np.eye(d)
-            self.link = np.asarray(np.linalg.solve(ridged, pull), np.float64)
-            self.link += _root_of_inverse(ridged) @ rng.standard_normal((d, COLUMNS)) @ root.T
-            weight = float(np.einsum("fk,kl,fl->", self.link, self.precision, self.link))
-            ridge = rng.gamma(_WEAK + d * COLUMNS / 2, 1.0 / (_WEAK + weight / 2))
+            self.beta = np.asarray(np.linalg.solve(ridged, cross), np.float64)
+            self.beta += _root_of_inverse(ridged) @ rng.standard_normal((d, COLUMNS)) @ root.T
+            squared_weights = float(np.einsum("fk,kl,fl->", self.beta, self.precision, self.beta))
+            ridge = rng.gamma(_WEAK + d * COLUMNS / 2, 1.0 / (_WEAK + squared_weights / 2))
             self.ridge = float(np.clip(ridge, *_RIDGES))
         weights = np.zeros((self.features.shape[1], COLUMNS))
-        weights[:d], weights[d] = self.link, self.mean
+        weights[:d], weights[d] = self.beta, self.mean
         multiply_into(pool, self.sparse.parts, self.features, weights, 0.0, self.prior_means)
 
     def draw_rows(self, pool: Executor, other: Side, mean: float, key: int) -> None:
-        """Every row given the other side, each from a stream of its own.
+        """Draws every row given the other side, each from a random stream of its own.
 
         With a_u the weights of users and 1 those of items, the precision of the noise is their product.
         """
@@ -138,7 +139,7 @@ class Side:
 
 
 class Chain:
-    """Both sides and the noise; a sweep takes them one step on. The same seed gives the same bits for any threads."""
+    """Both sides and the noise. The same seed gives the same bits for any number of threads."""
 
     def __init__(self, pool: Executor, users: Side, items: Side, mean: float, noise_variance: float, seed: int) -> None:
         self.pool = pool
@@ -147,9 +148,9 @@ class Chain:
         self.mean = mean
         variance = max(mean_and_variance(users.values)[1], 1e-6)
         users.scale = items.scale = variance**0.5
-        self._least_noise = LEAST_NOISE * variance
-        self.noise_variance = max(noise_variance, self._least_noise)
-        """s: what is usual."""
+        self._min_noise = MIN_NOISE_SHARE * variance
+        self.noise_variance = max(noise_variance, self._min_noise)
+        """s: that of the typical user."""
         users.weights[:] = 1.0 / self.noise_variance
         self.n_sweeps = 0
         self._rng = np.random.default_rng([seed, 11])
@@ -160,7 +161,7 @@ class Chain:
         self.items.draw_rows(self.pool, self.users, self.mean, self._next_key(0))
 
     def draw_users(self) -> None:
-        """And their noise: the draws know the errors that they leave."""
+        """And the users' noise, from the residuals of the draws."""
         self.users.draw_prior(self.pool, self._rng)
         self.users.draw_rows(self.pool, self.items, self.mean, self._next_key(1))
         self._draw_noise()
@@ -174,7 +175,7 @@ class Chain:
         is_rated = counts > 0
         shape, rate = NOISE_RATINGS / 2 * is_rated.sum(), NOISE_RATINGS / 2 * precisions[is_rated].sum()
         drawn = float(self._rng.gamma(_WEAK + shape, 1.0 / (_WEAK + rate)))
-        self.noise_variance = max(drawn, self._least_noise)
+        self.noise_variance = max(drawn, self._min_noise)
 
     def _next_key(self, side: int) -> int:
         return int(mixed(self._key ^ (2 * self.n_sweeps + side + 1)))

@@ -1,13 +1,13 @@
 """The kernels of the Gibbs sampler: draws of many small Gaussian vectors, each from its own stream of random numbers.
 
-A row of the one side, given the vectors y_t of the rows of the other side that it has ratings r_t with (Salakhutdinov &
-Mnih 2008, eq. 11-13; the prior mean of each row as in Simm et al. 2017):
+The vector x of a row, given its ratings r_t and the vectors y_t of the rows of the other side (Salakhutdinov & Mnih
+2008, eq. 11-13; the prior mean of each row as in Simm et al. 2017):
 
     A = L + sum_t a_t y_t y_t'        x ~ Normal(A^-1 (L m + sum_t a_t y_t r_t), A^-1)
 
-L: precision of the prior, m: its mean for this row, a_t: precision of the noise: the product of the two rows' weights.
-Every vector has COLUMNS numbers, known
-to the compiler, so that rows of the matrices are whole registers.
+L: precision of the prior, m: its mean for this row, a_t: precision of the noise, the product of the two rows' weights.
+Every vector has COLUMNS numbers, a constant to the compiler, so that rows of the matrices are whole registers. That is
+why the Cholesky solve here is not the one of `app.engine.fold_in.cholesky`, which is for any size and gives other bits.
 """
 
 import math
@@ -22,20 +22,20 @@ from app.engine.numba_types import READ_MATRIX, READ_MATRIX64, READ_OFFSETS, REA
 from app.engine.splitmix64 import GOLDEN, mixed
 
 _FLUSH = 1024
-"""Ratings summed in single precision before the sum moves on to double precision."""
+"""Ratings summed in single precision before the sum is added to one in double precision."""
 _TO_UNIT = 2.0**-53
 
 
 @njit(void(uint64, uint64, float64[::1]), nogil=True, cache=True)
 def draw_normals(key: Any, row: Any, normals: Vector64) -> None:
-    """Standard normal numbers of one row: SplitMix64 from a state that key and row decide, Box & Muller 1958.
+    """Standard normal numbers of one row: SplitMix64 seeded by key and row, and Box & Muller 1958.
 
     normals: overwritten; an even number of them
     """
     state = mixed(key ^ mixed(row + GOLDEN))
     for at in range(0, normals.size, 2):
         state += GOLDEN
-        first = (float64(mixed(state) >> np.uint64(11)) + 1.0) * _TO_UNIT  # above 0: it goes into a logarithm
+        first = (float64(mixed(state) >> np.uint64(11)) + 1.0) * _TO_UNIT  # above 0, for the logarithm
         state += GOLDEN
         angle = 2.0 * math.pi * (float64(mixed(state) >> np.uint64(11)) * _TO_UNIT)
         radius = math.sqrt(-2.0 * math.log(first))
@@ -59,25 +59,25 @@ def _sum_up(
     start: int,
     end: int,
     part: Matrix32,
-    part_pull: Vector32,
+    part_product: Vector32,
     gram: Matrix64,
-    pull: Vector64,
+    product: Vector64,
 ) -> float:
-    """gram = sum w y y', pull = sum w y r over the ratings start..end, and the sum of r^2, r = value - mean.
+    """gram = sum w y y', product = sum w y r over the ratings start..end, and the sum of r^2, r = value - mean.
 
-    part, part_pull: room   gram [COLUMNS, COLUMNS], pull [COLUMNS]: overwritten
+    part, part_product: buffers   gram [COLUMNS, COLUMNS], product [COLUMNS]: overwritten
     """
     gram[:, :] = 0.0
-    pull[:] = 0.0
+    product[:] = 0.0
     squares = 0.0
     for first in range(start, end, _FLUSH):
         last = min(first + _FLUSH, end)
         sum_products(
             other_vectors.ctypes.data, other_weights.ctypes.data, others.ctypes.data, values.ctypes.data,
-            first, last, mean, part.ctypes.data, part_pull.ctypes.data,
+            first, last, mean, part.ctypes.data, part_product.ctypes.data,
         )  # fmt: skip
         for f in range(COLUMNS):
-            pull[f] += float64(part_pull[f])
+            product[f] += float64(part_product[f])
             for g in range(COLUMNS):
                 gram[f, g] += float64(part[f, g])
         for t in range(first, last):
@@ -88,7 +88,7 @@ def _sum_up(
 
 @njit(void(float64[:, ::1]), nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 def _factorise(matrix: Matrix64) -> None:
-    """The upper triangle of A becomes U with U'U = A; what is below it becomes anything."""
+    """The upper triangle of A becomes U with U'U = A; the lower one becomes undefined."""
     for i in range(COLUMNS):
         for p in range(i):
             above = matrix[p, i]
@@ -103,10 +103,10 @@ def _factorise(matrix: Matrix64) -> None:
 def _solve_transposed(upper: Matrix64, vector: Vector64) -> None:
     """vector becomes U'^-1 vector."""
     for i in range(COLUMNS):
-        found = vector[i] / upper[i, i]
+        solved = vector[i] / upper[i, i]
         for j in range(i + 1, COLUMNS):
-            vector[j] -= found * upper[i, j]
-        vector[i] = found
+            vector[j] -= solved * upper[i, j]
+        vector[i] = solved
 
 
 @njit(void(float64[:, ::1], float64[::1]), nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
@@ -146,11 +146,11 @@ def draw_rows(
     """Draws rows first..last; row a's ratings are others[t], values[t] for t from starts[a] to starts[a + 1].
 
     drawn, expected [n_rows, COLUMNS]: the draw and the mean of what it was drawn from   squared_errors [n_rows]: sum
-    (r - mean - x.y)^2 over the ratings of each row, x being the draw, where all other_weights are 1. All three are
-    overwritten in first..last. A row without ratings is not drawn, since nothing would depend on it: drawn is 0 there.
+    (r - mean - x.y)^2 over the ratings of each row with x the draw, if all other_weights are 1. All three are
+    overwritten in first..last. A row without ratings is not drawn, since nothing depends on it: drawn is 0 there.
     """
-    part, part_pull = np.empty((COLUMNS, COLUMNS), np.float32), np.empty(COLUMNS, np.float32)
-    gram, pull = np.empty((COLUMNS, COLUMNS)), np.empty(COLUMNS)
+    part, part_product = np.empty((COLUMNS, COLUMNS), np.float32), np.empty(COLUMNS, np.float32)
+    gram, product = np.empty((COLUMNS, COLUMNS)), np.empty(COLUMNS)
     upper, centre, noise = np.empty((COLUMNS, COLUMNS)), np.empty(COLUMNS), np.empty(COLUMNS)
     for row in range(first, last):
         if starts[row] == starts[row + 1]:
@@ -160,11 +160,11 @@ def draw_rows(
             continue
         squares = _sum_up(
             others, values, mean, other_vectors, other_weights, starts[row], starts[row + 1],
-            part, part_pull, gram, pull,
+            part, part_product, gram, product,
         )  # fmt: skip
         weight = float64(weights[row])
         for f in range(COLUMNS):
-            centre[f] = weight * pull[f]
+            centre[f] = weight * product[f]
             for g in range(COLUMNS):
                 centre[f] += prior_precision[f, g] * float64(prior_means[row, g])
                 upper[f, g] = prior_precision[f, g] + weight * gram[f, g]
@@ -182,7 +182,7 @@ def draw_rows(
             through = 0.0
             for g in range(COLUMNS):
                 through += gram[f, g] * noise[g]
-            error += noise[f] * (through - 2.0 * pull[f])
+            error += noise[f] * (through - 2.0 * product[f])
         squared_errors[row] = max(error, 0.0)
 
 

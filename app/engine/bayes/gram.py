@@ -1,8 +1,8 @@
-"""The sums over ratings that a Gibbs sampler spends its time on, as 16-lane vectors that stay in registers.
+"""The sums over ratings where a Gibbs sampler spends its time, as 16-lane vectors that stay in registers.
 
 A sum of outer products y y' of 16 numbers is 16 registers of 16 lanes; a rating costs one load of y and 17 fused
-multiplications and additions. Plain loops over the same arrays are a tenth as fast: the compiler cannot know that the
-sums and the vectors lie apart, so it puts every sum back into memory after every rating.
+multiply-adds. Plain loops over the same arrays are a tenth as fast: the compiler cannot know that sums and vectors do
+not overlap, so that it stores every sum after every rating.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ COLUMNS = 16
 """Numbers in a vector of the sampler: one register."""
 
 _code: Any = numba.core.cgutils
-_intrinsic: Any = intrinsic  # what it makes is called from kernels only, with other arguments than it is written with
+_intrinsic: Any = intrinsic  # kernels call what it makes, with other arguments than its signature says
 _FLOAT = ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, COLUMNS)
 _INT32 = ir.IntType(32)

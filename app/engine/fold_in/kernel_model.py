@@ -65,10 +65,10 @@ class KernelModel:
         }
         if posterior is not None:
             arrays |= {
-                "implicit_factors": posterior.item_hints,
-                "implicit_precision": _inverse(posterior.hinted_covariance),
-                "implicit_intercept": posterior.hint_base,
-                "implicit_count_slope": posterior.count_hint,
+                "implicit_factors": posterior.implicit_factors,
+                "implicit_precision": _inverse(posterior.implicit_covariance),
+                "implicit_intercept": posterior.implicit_intercept,
+                "implicit_count_slope": posterior.implicit_count_slope,
             }
         self._arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         self.record = np.zeros(1, _RECORD)

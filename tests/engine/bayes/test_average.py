@@ -77,31 +77,31 @@ def test_the_same_seed_gives_the_same_bits_for_one_and_two_threads(world, sgd, a
 
 
 def test_every_sweep_is_reported_and_the_chain_ends_when_the_error_has_settled(world, sgd):
-    told = []
-    fit = _average(world, sgd, on_sweep=told.append, settings=PosteriorSettings(n_sweeps=400, n_directions=4))
-    assert [report.sweep for report in told] == list(range(1, len(told) + 1))
-    assert tuple(told) == fit.sweeps
-    assert len(told) < 400
-    assert told[-1].holdout_rmse < told[25].holdout_rmse * 1.01
+    reports = []
+    fit = _average(world, sgd, on_sweep=reports.append, settings=PosteriorSettings(n_sweeps=400, n_directions=4))
+    assert [report.sweep for report in reports] == list(range(1, len(reports) + 1))
+    assert tuple(reports) == fit.sweeps
+    assert len(reports) < 400
+    assert reports[-1].holdout_rmse < reports[25].holdout_rmse * 1.01
 
 
-def test_a_fit_of_everything_takes_sweeps_rank_and_calibration_from_the_first(world, sgd, averaged):
+def test_a_fit_of_all_ratings_takes_sweeps_rank_and_calibration_from_the_first(world, sgd, averaged):
     final = average_posterior(sgd, world.ratings, seed=1, n_threads=1, first=averaged, settings=SHORT)
     assert len(final.sweeps) == len(averaged.sweeps)
     assert final.model.n_factors == averaged.model.n_factors
     np.testing.assert_array_equal(final.model.posterior.reach, averaged.model.posterior.reach)
-    np.testing.assert_array_equal(final.model.posterior.trust, averaged.model.posterior.trust)
+    np.testing.assert_array_equal(final.model.posterior.holdout_scales, averaged.model.posterior.holdout_scales)
 
 
 def test_a_cancelled_chain_stops_at_once(world, sgd):
-    told = []
+    reports = []
     with pytest.raises(FitCancelled) as stopped:
-        _average(world, sgd, on_sweep=told.append, is_cancelled=lambda: len(told) == 3)
+        _average(world, sgd, on_sweep=reports.append, is_cancelled=lambda: len(reports) == 3)
     assert stopped.value.epoch == 4
 
 
-def test_items_that_nobody_rated_are_guessed_from_what_is_known_of_them(world, sgd):
-    """Items of one kind are good and of the other bad; hidden ones are told apart by their kind alone."""
+def test_unrated_items_are_predicted_from_their_side_information(world, sgd):
+    """Items of one kind are good and of the other bad; hidden ones are reports apart by their kind alone."""
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 2, 200)
     ratings = world.ratings
@@ -128,8 +128,8 @@ def test_a_handful_of_ratings_gives_a_model_too():
     assert model.item_bias[0] > model.item_bias[1]
 
 
-def test_ratings_without_any_noise_are_no_trap():
-    """Everybody loves the own kind and hates the other: the chain could explain it exactly, and must stay finite."""
+def test_a_chain_over_ratings_without_noise_stays_finite():
+    """Users love their own kind and hate the other: the model can explain that exactly."""
     users, items = np.divmod(np.arange(100), 10)
     is_rated = (3 * users + items) % 5 > 0
     values = np.where((users + items) % 2 == 0, 5.0, 1.0)

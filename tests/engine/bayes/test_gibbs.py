@@ -2,7 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from app.engine.bayes.average import _both_ways
+from app.engine.bayes.average import by_user_and_item
 from app.engine.bayes.gibbs import Chain, Side, _wishart
 from app.engine.bayes.gram import COLUMNS
 from app.engine.data.features import Features, Sparse
@@ -37,9 +37,9 @@ def test_the_prior_that_is_drawn_is_the_one_that_the_vectors_come_from():
     for _ in range(5):
         side.draw_prior(POOL, rng)
     np.testing.assert_allclose(side.mean, mean, atol=0.04)
-    np.testing.assert_allclose(side.link, link, atol=0.04)
+    np.testing.assert_allclose(side.beta, link, atol=0.04)
     np.testing.assert_allclose(np.sqrt(np.diag(np.linalg.inv(side.precision))), spread, rtol=0.06)
-    np.testing.assert_allclose(side.prior_means, side.mean + features @ side.link, atol=1e-4)
+    np.testing.assert_allclose(side.prior_means, side.mean + features @ side.beta, atol=1e-4)
 
 
 def test_rows_without_ratings_have_the_mean_of_the_prior_and_no_say_in_it():
@@ -54,14 +54,14 @@ def test_rows_without_ratings_have_the_mean_of_the_prior_and_no_say_in_it():
     for one in (few, side):
         one.draw_prior(POOL, np.random.default_rng(3))
     np.testing.assert_allclose(side.precision, few.precision, rtol=1e-4)
-    np.testing.assert_allclose(side.link, few.link, atol=1e-5)
+    np.testing.assert_allclose(side.beta, few.beta, atol=1e-5)
     side.draw_rows(POOL, few, 0.0, 1)
-    np.testing.assert_allclose(side.sample()[300:], side.mean + features[300:] @ side.link, atol=1e-4)
+    np.testing.assert_allclose(side.sample()[300:], side.mean + features[300:] @ side.beta, atol=1e-4)
 
 
 def _swept(n_threads, n_sweeps=12):
     world = planted(n_users=400, n_items=300, n_ratings=20_000, noise=0.3)
-    users, items, values = _both_ways(world.ratings)
+    users, items, values = by_user_and_item(world.ratings)
     rng = np.random.default_rng(0)
     with ThreadPoolExecutor(n_threads) as pool:
         sides = []
@@ -84,6 +84,6 @@ def test_the_number_of_threads_changes_no_bit_of_a_chain():
     assert one.noise_variance == two.noise_variance
 
 
-def test_the_noise_of_the_ratings_is_found():
+def test_the_noise_of_the_ratings_is_estimated():
     chain = _swept(1, n_sweeps=60)
     assert 0.06 < chain.noise_variance < 0.12  # 0.3 squared is 0.09

@@ -2,7 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from app.engine.bayes.average import _both_ways
+from app.engine.bayes.average import by_user_and_item
 from app.engine.data.features import DAMPING, standardised, sum_rated, who_rated_what
 from tests.engine.worlds import planted
 
@@ -10,7 +10,7 @@ RATINGS = planted(n_users=120, n_items=80, n_ratings=2500).ratings
 
 
 def _raw(n_threads=1, n_directions=6):
-    users, items, _ = _both_ways(RATINGS)
+    users, items, _ = by_user_and_item(RATINGS)
     with ThreadPoolExecutor(n_threads) as pool:
         return users, items, who_rated_what(pool, users, items, n_directions, 0)
 
@@ -28,9 +28,11 @@ def test_the_directions_are_the_leading_singular_vectors_of_who_rated_what():
 
 
 def test_a_users_directions_are_a_sum_over_the_items_rated():
-    users, _, (of_users, _, hints) = _raw()
+    users, _, (of_users, _, projection) = _raw()
     rated = RATINGS.item_rows[RATINGS.of_user(17)]
-    np.testing.assert_allclose(hints[rated].sum(axis=0) / np.sqrt(rated.size + DAMPING), of_users[17, :6], atol=1e-5)
+    np.testing.assert_allclose(
+        projection[rated].sum(axis=0) / np.sqrt(rated.size + DAMPING), of_users[17, :6], atol=1e-5
+    )
     assert users.counts[17] == rated.size
 
 

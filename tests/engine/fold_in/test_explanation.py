@@ -65,27 +65,27 @@ def test_a_share_is_linear_in_the_rating_and_no_other_share_moves_with_it(model)
         assert np.abs(moved[:, 1]).max() > 1e-3
 
 
-def test_a_rating_that_says_what_is_expected_adds_nothing():
+def test_a_rating_equal_to_its_expectation_adds_nothing():
     model = random_model()
     expected = model.mean + model.item_bias[3]
     _, _, explanation = _explained(model, np.array([3], np.int32), np.array([expected], np.float32))
     assert explanation.shares == pytest.approx(np.zeros((5, 1)), abs=1e-6)
 
 
-def test_a_hint_belongs_to_the_item_that_gives_it():
-    """Where a rating says what is expected, its share is what having rated the item tells."""
+def test_an_implicit_factor_belongs_to_the_share_of_its_item():
+    """Changing it changes the share of that item alone."""
     model = _average()
-    hints = model.posterior.item_hints.copy()
-    hints[3] += 1.0
-    hinting = dataclasses.replace(model, posterior=dataclasses.replace(model.posterior, item_hints=hints))
+    factors = model.posterior.implicit_factors.copy()
+    factors[3] += 1.0
+    shifted = dataclasses.replace(model, posterior=dataclasses.replace(model.posterior, implicit_factors=factors))
     _, _, before = _explained(model)
-    _, _, after = _explained(hinting)
+    _, _, after = _explained(shifted)
     assert np.delete(after.shares - before.shares, 0, axis=1) == pytest.approx(np.zeros((5, 5)), abs=1e-9)
     assert np.abs(after.shares - before.shares)[:, 0].max() > 0.01
     assert after.prior == pytest.approx(before.prior, abs=1e-5)
 
 
-def test_what_a_trained_vector_knows_besides_is_told_apart():
+def test_what_a_trained_vector_adds_is_a_part_of_its_own():
     model = _average()
     fold_in = FoldIn(model)
     trained = fold_in.trained(2, fold_in.fold_in(RATED, VALUES))
@@ -99,12 +99,12 @@ def test_what_a_trained_vector_knows_besides_is_told_apart():
 
 def test_the_largest_shares_come_first_whichever_way_they_point():
     _, _, explanation = _explained(random_model())
-    everything = np.ones(6, np.bool_)
-    places = largest_shares(explanation.shares, 4, everything)
+    nameable = np.ones(6, np.bool_)
+    places = largest_shares(explanation.shares, 4, nameable)
     assert places.shape == (5, 4)
     sizes = np.take_along_axis(np.abs(explanation.shares), places, axis=1)
     assert (np.diff(sizes) <= 0).all()
-    assert largest_shares(explanation.shares, 100, everything).shape == (5, 6)
+    assert largest_shares(explanation.shares, 100, nameable).shape == (5, 6)
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 40, 100])
@@ -116,7 +116,7 @@ def test_the_largest_shares_are_those_of_a_stable_sort_among_what_may_be_named(n
     assert largest_shares(shares, n, may_be_named).tolist() == named[order[:, :n]].tolist()
 
 
-def test_somebody_without_ratings_has_a_score_of_prior_alone():
+def test_a_user_without_ratings_has_a_score_of_prior_alone():
     model = random_model()
     _, _, explanation = _explained(model, np.zeros(0, np.int32), np.zeros(0, np.float32))
     assert explanation.shares.shape == (5, 0)

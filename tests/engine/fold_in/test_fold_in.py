@@ -45,11 +45,11 @@ def test_predictions_and_their_variances_are_those_of_the_posterior():
     A, x = closed_form(model, rows, values)
     y = np.hstack([np.ones((40, 1)), model.item_factors])
     np.testing.assert_allclose(predicted, model.mean + model.item_bias + y @ x, rtol=1e-5)
-    doubt = np.einsum("if,fg,ig->i", y, np.linalg.inv(A), y)
-    np.testing.assert_allclose(variances, model.noise_variance + doubt, rtol=1e-5)
+    uncertainty = np.einsum("if,fg,ig->i", y, np.linalg.inv(A), y)
+    np.testing.assert_allclose(variances, model.noise_variance + uncertainty, rtol=1e-5)
 
 
-def test_nobodys_ratings_give_the_prior_mean():
+def test_no_ratings_give_the_prior_mean():
     model = random_model()
     user = FoldIn(model).fold_in([], [])
     assert [user.bias, *user.factors] == pytest.approx(model.user_prior.mean, abs=1e-6)
@@ -64,7 +64,7 @@ def test_the_first_rating_already_moves_the_user_towards_it():
     assert before[0] < after[0] < before[0] + 2
 
 
-def test_doubt_about_an_item_shrinks_when_it_is_rated():
+def test_uncertainty_about_an_item_shrinks_when_it_is_rated():
     fold_in = FoldIn(random_model())
     _, before = fold_in.predict(fold_in.fold_in([], []), [7])
     _, after = fold_in.predict(fold_in.fold_in([7], [3.0]), [7])
@@ -85,7 +85,7 @@ def partly_rated():
     return model_of(np.eye(4), item_bias=[-0.1, 0.2, 0.5, 9.0], item_counts=[3, 1, 2, 0])
 
 
-def test_an_item_outside_the_model_gets_the_average_items_effect_and_more_doubt(partly_rated):
+def test_an_item_outside_the_model_gets_the_average_items_effect_and_more_uncertainty(partly_rated):
     fold_in = FoldIn(partly_rated)
     user = fold_in.fold_in([0], [4.0])
     predicted, variances = fold_in.predict(user, [-1, 3])
@@ -130,7 +130,7 @@ def test_ratings_that_cannot_be_are_refused(rows, values, what):
         FoldIn(random_model()).fold_in(rows, values)
 
 
-def test_an_interval_widens_with_doubt_and_with_confidence():
+def test_an_interval_widens_with_uncertainty_and_with_confidence():
     values, variances = np.array([3.0, 3.0], np.float32), np.array([1.0, 4.0], np.float32)
     lower, upper = gaussian_interval(values, variances, 0.9)
     assert upper - values == pytest.approx([1.6449, 3.2897], abs=1e-4)
@@ -154,17 +154,17 @@ def averaged_model():
     return dataclasses.replace(plain, posterior=random_posterior(plain))
 
 
-def test_hints_move_the_prior_and_doubt_about_items_widens_their_noise():
+def test_implicit_feedback_shifts_the_prior_and_item_uncertainty_widens_the_noise():
     model = averaged_model()
     posterior = model.posterior
     items, values = np.array([3, 8, 20]), np.array([4.0, 2.5, 5.0])
-    n, crowd = 3, model.user_prior.mean
-    hinted = posterior.hint_base + posterior.item_hints[items].sum(axis=0) / np.sqrt(n + DAMPING)
-    hinted = hinted + np.log(n + DAMPING) * posterior.count_hint
-    prior_mean = crowd + n / (n + DAMPING) * (hinted - crowd)
+    n, population = 3, model.user_prior.mean
+    implicit_mean = posterior.implicit_intercept + posterior.implicit_factors[items].sum(axis=0) / np.sqrt(n + DAMPING)
+    implicit_mean = implicit_mean + np.log(n + DAMPING) * posterior.implicit_count_slope
+    prior_mean = population + n / (n + DAMPING) * (implicit_mean - population)
     weight = n / (n + IMPLICIT_RATINGS)
     precision = (1 - weight) * np.linalg.inv(model.user_prior.covariance)
-    precision = precision + weight * np.linalg.inv(posterior.hinted_covariance)
+    precision = precision + weight * np.linalg.inv(posterior.implicit_covariance)
     y = np.hstack([np.ones((3, 1)), model.item_factors[items]])
     w = 1 / (model.noise_variance * posterior.item_noise[items])
     A = precision + (y * w[:, None]).T @ y
@@ -174,7 +174,7 @@ def test_hints_move_the_prior_and_doubt_about_items_widens_their_noise():
     np.testing.assert_allclose(user.covariance(), np.linalg.inv(A), rtol=1e-4, atol=1e-7)
 
 
-def test_nobody_is_the_crowds_mean_whatever_the_hints():
+def test_a_user_without_ratings_has_the_population_mean_whatever_the_implicit_prior():
     model = averaged_model()
     user = FoldIn(model).fold_in([], [])
     np.testing.assert_allclose([user.bias, *user.factors], model.user_prior.mean, atol=1e-5)
@@ -190,7 +190,7 @@ def test_a_user_who_rates_at_random_has_wider_intervals_than_one_who_rates_as_pr
     assert narrow < wide
 
 
-def test_a_trained_user_has_the_trained_vector_and_the_doubt_of_folding_in():
+def test_a_trained_user_has_the_trained_vector_and_the_uncertainty_of_folding_in():
     model = averaged_model()
     fold_in = FoldIn(model)
     folded = fold_in.fold_in([1, 2], [4.0, 5.0])
@@ -203,7 +203,7 @@ def test_a_trained_user_has_the_trained_vector_and_the_doubt_of_folding_in():
 
 @pytest.mark.parametrize("k", [1, 6, 64])
 @pytest.mark.parametrize("n_unknown", [0, 3])
-def test_the_noise_of_a_user_is_the_expected_one_of_what_the_vector_leaves(k, n_unknown):
+def test_the_noise_of_a_user_is_the_expected_square_of_the_residuals(k, n_unknown):
     plain = random_model(n_items=200, k=k)
     model = dataclasses.replace(plain, posterior=random_posterior(plain))
     items, values = ratings_of(model, 30)
@@ -212,8 +212,8 @@ def test_the_noise_of_a_user_is_the_expected_one_of_what_the_vector_leaves(k, n_
     rows, known = items[n_unknown:], values[n_unknown:]
     y = np.hstack([np.ones((rows.size, 1)), model.item_factors[rows]])
     left = known - model.mean - model.item_bias[rows] - y @ [user.bias, *user.factors]
-    doubt = np.einsum("if,fg,ig->i", y, user.covariance(), y)
-    squared = ((left**2 + doubt) / model.posterior.item_noise[rows]).sum() / model.noise_variance
+    uncertainty = np.einsum("if,fg,ig->i", y, user.covariance(), y)
+    squared = ((left**2 + uncertainty) / model.posterior.item_noise[rows]).sum() / model.noise_variance
     assert user.noise_scale == pytest.approx((NOISE_RATINGS + squared) / (NOISE_RATINGS + rows.size), rel=1e-5)
 
 

@@ -55,21 +55,21 @@ def test_for_somebody_without_ratings_it_lifts_what_is_rated_most(circles):
 
 
 def test_the_second_part_differs_between_items_by_half_of_what_predictions_do(circles):
-    tastes = np.column_stack([np.ones(200), circles.user_factors])
-    predicted = tastes @ np.column_stack([circles.item_bias, circles.item_factors]).T
+    user_vectors = np.column_stack([np.ones(200), circles.user_factors])
+    predicted = user_vectors @ np.column_stack([circles.item_bias, circles.item_factors]).T
     added = _added(circles, np.arange(0, 40, 2))
     assert 0.4 * SHARE < added.std() / predicted.std(axis=1).mean() < 2.5 * SHARE
 
 
-def test_relevance_is_the_prediction_and_the_product_of_interest_and_appeal():
+def test_relevance_is_the_prediction_and_the_product_of_exposures():
     model = random_model(n_items=30)
     model = dataclasses.replace(model, posterior=random_posterior(model))
     rows, values = np.array([3, -1, 5], np.int32), np.array([5.0, 2.0, 1.0], np.float32)
     user, every = FoldIn(model).fold_in(rows, values), np.arange(30, dtype=np.int32)
     known = model.posterior
-    per_item = known.item_appeal / (model.item_counts + DAMPING)[:, None]
-    interest = (np.sqrt(DAMPING) * known.usual_interest + per_item[3] + per_item[5]) / np.sqrt(2 + DAMPING)
-    expected = FoldIn(model).predict(user, every)[0] + known.item_appeal @ interest
+    per_item = known.exposure_factors / (model.item_counts + DAMPING)[:, None]
+    exposure = (np.sqrt(DAMPING) * known.prior_exposure + per_item[3] + per_item[5]) / np.sqrt(2 + DAMPING)
+    expected = FoldIn(model).predict(user, every)[0] + known.exposure_factors @ exposure
     found, relevances = top_n(relevance_model(model), relevance_user(model, user, rows), 30)
     np.testing.assert_allclose(relevances, expected[found], rtol=1e-4)
     best, scores = best_by_relevance(model, user, 30, rated=rows, excluded=NOTHING)
@@ -79,19 +79,10 @@ def test_relevance_is_the_prediction_and_the_product_of_interest_and_appeal():
     assert left.tolist() == found[1:4].tolist()
 
 
-def test_without_appeal_a_list_is_ordered_by_predicted_rating():
+def test_without_exposure_a_list_is_ordered_by_predicted_rating():
     model = random_model()
     user = FoldIn(model).fold_in([1], [4.0])
     assert relevance_model(model) is model
     assert relevance_user(model, user, NOTHING) is user
     best, _ = best_by_relevance(model, user, 5, rated=NOTHING, excluded=NOTHING)
     assert best.tolist() == top_n(model, user, 5)[0].tolist()
-
-
-def test_a_version_from_before_relevance_still_loads():
-    model = random_model()
-    model = dataclasses.replace(model, posterior=random_posterior(model))
-    older = {name: array for name, array in model.arrays().items() if "appeal" not in name and "interest" not in name}
-    loaded = FactorModel.from_arrays(older)
-    assert loaded.posterior is not None
-    assert relevance_model(loaded) is loaded
