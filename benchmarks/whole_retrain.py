@@ -26,7 +26,7 @@ from app.engine.data.ratings import Ratings
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.sgd.local import LocalTrainer
 from app.settings import Settings, Training
-from app.training import phases
+from app.training.run import phase_table
 from app.training.wait_for_run import train_now
 from benchmarks.datasets import DATA_FOLDER, data_set, load
 from benchmarks.filled_databases import filled, postgres
@@ -65,7 +65,7 @@ def report(label: str, settings: Settings) -> dict[str, Any]:
     process.join()
     assert status == "succeeded", error
     print(f"\n{label}: claim to activated {seconds:.2f} s, peak {peak / 2**30:.2f} GiB, load before {before:.1f}")
-    print(phases.phase_table(metrics["seconds"]))
+    print(phase_table(metrics["seconds"]))
     print(f"hold-out RMSE {metrics['holdout_rmse']}, {metrics['start']}, gate {metrics.get('gate')}", flush=True)
     found: dict[str, Any] = metrics
     return found

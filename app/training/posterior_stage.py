@@ -1,4 +1,4 @@
-"""Posterior averaging as a stage of a run: whether it is worth its time, and what it makes of a fit."""
+"""Posterior averaging as a stage of a run: whether it is worth its time, and the average of each fit."""
 
 from __future__ import annotations
 
@@ -12,37 +12,62 @@ from typing import Any
 from app.engine.arrays import Matrix32
 from app.engine.bayes.average import PosteriorFit, PosteriorSettings, SweepReport, average_posterior
 from app.engine.data.ratings import Ratings
+from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.parallel import usable_cores
 from app.engine.sgd.trainer import EpochReport, Fit, WarmStart
+from app.registry.metrics import Averaging
 from app.training.models import Phase
 
 _SECONDS_PER_RATING = 9e-8
 _SECONDS_PER_ROW = 6e-6
-"""What a sweep takes on one processor, with what is kept of it: measured, see docs/accuracy.md."""
-_FITS = 2
+"""Time of a sweep on one processor, including what it stores: measured, see docs/accuracy.md."""
+_N_FITS = 2
 _WARM_SHARE = 0.4
 _WARM_BURN_IN = 5
-"""Sweeps of a chain that starts at an earlier average: so many are as good as all of one that starts at a fit."""
+"""Sweeps of a chain that starts from an earlier average: this many are as good as all sweeps of one from a fit."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """Averages both fits of a run; its random numbers come from the run's seed."""
+class TrainedModel:
+    """A fit, and the posterior average that started from it, if the run averages."""
+
+    fit: Fit
+    average: PosteriorFit | None
+
+    @property
+    def model(self) -> FactorModel:
+        return self.average.model if self.average else self.fit.model
+
+    def metrics(self) -> Averaging:
+        """What averaging did and gained."""
+        if self.average is None:
+            return Averaging(is_on=False)
+        errors = {
+            "holdout_rmse": self.average.sweeps[-1].holdout_rmse,
+            "holdout_rmse_before": self.fit.best.holdout_rmse,
+        }
+        rounded = {name: round(error, 6) for name, error in errors.items() if error is not None}
+        n_sweeps, n_factors = len(self.average.sweeps), self.average.model.n_factors
+        return Averaging(is_on=True, n_sweeps=n_sweeps, n_factors=n_factors, **rounded)
+
+
+@dataclass(frozen=True, slots=True)
+class PosteriorStage:
+    """Averages both fits of a run, with the random seed of the run."""
 
     seed: int
     n_threads: int
     settings: PosteriorSettings
     is_cancelled: Callable[[], bool]
     on_epoch: Callable[[Phase, EpochReport], None]
-    """Told of every sweep."""
+    """Called after every sweep."""
     item_features: Matrix32 | None = None
-    """What is known of the items besides who rated them."""
 
     @classmethod
     def of(
         cls,
-        chosen: Hyperparameters,
+        hyperparameters: Hyperparameters,
         ratings: Ratings,
         *,
         is_squared: bool,
@@ -50,29 +75,31 @@ class Stage:
         limit: timedelta,
         is_cancelled: Callable[[], bool],
         on_epoch: Callable[[Phase, EpochReport], None],
-    ) -> Stage | None:
-        """The stage, or None where the run does without it.
+    ) -> PosteriorStage | None:
+        """The stage, or None if the run goes without: switched off, too slow, or a loss that is not squared.
 
-        What is averaged are models of Gaussian noise, so another loss keeps its fit.
+        The sampled models have Gaussian noise, which corresponds to the squared loss only.
         """
         threads = n_threads or usable_cores()
-        is_quick = projected_seconds(ratings, chosen.n_sweeps, threads) <= limit.total_seconds()
-        if chosen.posterior == "off" or not is_squared or (chosen.posterior == "auto" and not is_quick):
+        is_quick = projected_seconds(ratings, hyperparameters.n_sweeps, threads) <= limit.total_seconds()
+        mode = hyperparameters.posterior
+        if mode == "off" or not is_squared or (mode == "auto" and not is_quick):
             return None
-        return cls(chosen.seed, threads, PosteriorSettings(n_sweeps=chosen.n_sweeps), is_cancelled, on_epoch)
+        settings = PosteriorSettings(n_sweeps=hyperparameters.n_sweeps)
+        return cls(hyperparameters.seed, threads, settings, is_cancelled, on_epoch)
 
-    def examined(self, fit: Fit, train: Ratings, holdout: Ratings, earlier: WarmStart | None = None) -> PosteriorFit:
-        """The average that the hold-out watches, from the fit that it watched or from an earlier average."""
+    def evaluated(self, fit: Fit, train: Ratings, holdout: Ratings, earlier: WarmStart | None = None) -> PosteriorFit:
+        """The average measured on the hold-out, started from the fit or from an earlier average."""
         return self._average("sample", fit, earlier, train, holdout=holdout)
 
     def final(
         self, fit: Fit, ratings: Ratings, first: PosteriorFit | None, earlier: WarmStart | None = None
     ) -> PosteriorFit:
-        """The average over models of everything; as long, as wide and with the same intervals as the first."""
+        """The average for all ratings, with as many sweeps and factors and the same intervals as the first one."""
         return self._average("resample", fit, earlier, ratings, first=first)
 
     def _average(
-        self, phase: Phase, fit: Fit, earlier: WarmStart | None, ratings: Ratings, **others: Any
+        self, phase: Phase, fit: Fit, earlier: WarmStart | None, ratings: Ratings, **options: Any
     ) -> PosteriorFit:
         settings = self.settings
         if earlier:
@@ -87,18 +114,18 @@ class Stage:
             item_features=self.item_features,
             is_cancelled=self.is_cancelled,
             on_sweep=lambda sweep: self.on_epoch(phase, as_epoch(sweep)),
-            **others,
+            **options,
         )
 
 
 def projected_seconds(ratings: Ratings, n_sweeps: int, n_threads: int) -> float:
-    """What both fits of a run would take if no chain settled early."""
+    """Time that averaging both fits of a run takes if no chain settles early."""
     per_sweep = _SECONDS_PER_RATING * len(ratings) + _SECONDS_PER_ROW * (ratings.n_users + ratings.n_items)
-    return _FITS * n_sweeps * per_sweep / n_threads
+    return _N_FITS * n_sweeps * per_sweep / n_threads
 
 
 def as_epoch(sweep: SweepReport) -> EpochReport:
-    """A sweep as an epoch without steps, whose error on what it learned is that of the noise it drew."""
+    """A sweep as an epoch: learning rate 0, and the sampled noise as its training error."""
     return EpochReport(
         epoch=sweep.sweep,
         n_epochs=sweep.n_sweeps,
@@ -107,17 +134,3 @@ def as_epoch(sweep: SweepReport) -> EpochReport:
         holdout_rmse=sweep.holdout_rmse,
         ratings_per_second=sweep.ratings_per_second,
     )
-
-
-def with_model(fit: Fit, average: PosteriorFit | None) -> Fit:
-    """The fit as it is published: the average in place of its factors, where there is one."""
-    return dataclasses.replace(fit, model=average.model) if average else fit
-
-
-def facts(average: PosteriorFit | None, fit: Fit) -> dict[str, Any]:
-    """For the metrics of a run: what the stage did and what it won."""
-    if average is None:
-        return {"is_on": False}
-    errors = {"holdout_rmse": average.sweeps[-1].holdout_rmse, "holdout_rmse_before": fit.best.holdout_rmse}
-    rounded = {name: round(error, 6) for name, error in errors.items() if error is not None}
-    return {"is_on": True, "n_sweeps": len(average.sweeps), "n_factors": average.model.n_factors, **rounded}

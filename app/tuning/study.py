@@ -13,6 +13,7 @@ from app.engine.recipe import Recipe
 from app.engine.search.run import Folds, run_search
 from app.engine.search.trials import Trial, best_of
 from app.engine.sgd.local import LocalTrainer
+from app.registry.metrics import ChosenTrial, RunMetrics
 from app.settings import Settings
 from app.training import queue, run
 from app.training.lease import Lease, RunStopped
@@ -48,7 +49,7 @@ class _Study:
         self._database = database
         self._settings = settings
 
-    def choose(self, lease: Lease, metrics: dict[str, Any]) -> Recipe | None:
+    def choose(self, lease: Lease, metrics: RunMetrics) -> Recipe | None:
         """The best recipe, for a training that publishes it; None if nothing is to be published."""
         row, trials = lease.retry(lambda: self._stored(lease.claim.run_id))
         spec = store.spec_of(row)
@@ -57,7 +58,7 @@ class _Study:
         best = best_of(trials)
         if best is None:
             raise Untrainable(f"none of the {len(trials)} trials was completed: {_reason(trials)}")
-        metrics["search"] = {"search_id": lease.claim.run_id, "best_trial": best.number, "value": best.value}
+        metrics.search = ChosenTrial(search_id=lease.claim.run_id, best_trial=best.number, value=best.value)
         log.info("search %d: trial %d is the best: %s", lease.claim.run_id, best.number, best.parameters)
         return spec.base.with_values(best.parameters) if spec.publish else None
 

@@ -34,7 +34,7 @@ def test_evaluate_shows_a_version_and_the_active_one_beside_it(sqlite_settings: 
     biases = newest.manifest["metrics"]["report"]["baselines"]["biases"]["rmse"]
     assert re.search(rf"RMSE, biases\s+│\s+{biases:.4f} │$", palate("evaluate").output, re.MULTILINE)
     both = palate("evaluate", str(oldest.version)).output
-    assert re.search(rf"on ratings held out\W+version {oldest.version}\W+version {newest.version} \(active\)", both)
+    assert re.search(rf"on held-out ratings\W+version {oldest.version}\W+version {newest.version} \(active\)", both)
     assert refusal(palate("evaluate", "99")) == "model version 99 does not exist"
 
 

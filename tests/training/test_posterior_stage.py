@@ -16,7 +16,7 @@ from app.registry import artifacts, versions
 from app.registry.live import LiveModel
 from app.settings import Settings, Training
 from app.training import queue
-from app.training.posterior_stage import Stage, projected_seconds
+from app.training.posterior_stage import PosteriorStage, projected_seconds
 from app.training.schemas import progress_of
 from tests.training.world import fill, ratings_of, train
 
@@ -24,8 +24,8 @@ AVERAGED = Hyperparameters(n_factors=8, n_epochs=20, patience=8, posterior="on",
 FEW = Ratings.of([0, 1], [0, 1], [1.0, 2.0], n_users=2, n_items=2)
 
 
-def _stage(chosen: Hyperparameters, *, is_squared: bool = True, limit: float = 600.0) -> Stage | None:
-    return Stage.of(
+def _stage(chosen: Hyperparameters, *, is_squared: bool = True, limit: float = 600.0) -> PosteriorStage | None:
+    return PosteriorStage.of(
         chosen,
         FEW,
         is_squared=is_squared,

@@ -22,7 +22,7 @@ from app.settings import Runs, Settings, Training, Versions
 from app.training import queue
 from app.training.models import TrainingRun
 from app.training.queue import Epoch
-from app.training.run import execute
+from app.training.run import execute, phase_table
 from app.training.snapshot.take import take_snapshot
 from tests.training.world import (
     ENDLESS,
@@ -433,3 +433,12 @@ def test_the_small_solves_of_a_run_take_one_thread_each(database: Database, sett
         execute(database, settings, claim(database, settings), is_stopping=lambda: False, on_epoch=look)
     assert seen
     assert all(threads == {1} for threads in seen)
+
+
+def test_the_phase_table_shows_seconds_share_and_bound_of_each_phase() -> None:
+    table = phase_table({"load": 3.0, "fit": 1.0})
+    assert [line.split()[:3] for line in table.splitlines()[:2]] == [["load", "3.000", "s"], ["fit", "1.000", "s"]]
+    assert "75.0%" in table
+    assert "the database" in table
+    assert table.splitlines()[-1].split() == ["total", "4.000", "s"]
+    assert np.char.count(table, "\n") == 2

@@ -5,14 +5,13 @@ import pytest
 
 from app.db.engine import Database
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
 from app.engine.losses.declare import declare
+from app.engine.recipe import Recipe
 from app.engine.sgd import warm_start
 from app.ratings.models import NewRating
 from app.registry import artifacts, versions
 from app.settings import Settings, Training
-from app.training.phases import phase_table
 from app.training.snapshot.take import split, take_snapshot
 from app.training.warm_start import plan_warm_run
 from tests.training.world import active, fill, ratings_of, train
@@ -94,9 +93,9 @@ def test_what_is_held_out_stays_unseen_by_the_examined_fit(database: Database, w
         row = versions.get(connection, version)
     snapshot = take_snapshot(database, changed_since=row.trained_through)
     held_out = snapshot.holdout_mask(CHOSEN.holdout_fraction)
-    plan = plan_warm_run(row, warm.versions_dir, snapshot, CHOSEN, Loss.from_dict(row.manifest["loss"]), warm.training)
+    plan = plan_warm_run(row, warm.versions_dir, snapshot, Recipe(CHOSEN), warm.training)
     learned, _ = split(snapshot.ratings, held_out)
-    examined, published = plan.start_of_examined(learned, held_out), plan.start_of_published(snapshot.ratings)
+    examined, published = plan.start_of_evaluated(learned, held_out), plan.start_of_published(snapshot.ratings)
     folder = warm.versions_dir / row.folder
     examiner, loaded = artifacts.load_examiner(folder), artifacts.load(folder, row.version)
     assert examiner is not None
@@ -142,7 +141,7 @@ def test_a_version_that_kept_no_examiner_with_users_is_not_gone_on_from(database
     fill(database, FEW)
     train(database, warm.model_copy(update={"training": Training()}), CHOSEN)
     fill(database, _some(3))
-    assert "did not keep the fit" in train(database, warm, CHOSEN).metrics["start"]["because"]
+    assert "did not store its evaluated fit" in train(database, warm, CHOSEN).metrics["start"]["because"]
 
 
 def test_a_damaged_version_is_not_gone_on_from(database: Database, warm: Settings) -> None:
@@ -198,15 +197,6 @@ def test_the_same_history_gives_the_same_warm_model(
         again = versions.get_active(connection)
     assert again.manifest["start"]["is_warm"]
     assert again.digest == newest.digest
-
-
-def test_the_phase_table_says_seconds_share_and_bound_of_each_phase() -> None:
-    table = phase_table({"load": 3.0, "fit": 1.0})
-    assert [line.split()[:3] for line in table.splitlines()[:2]] == [["load", "3.000", "s"], ["fit", "1.000", "s"]]
-    assert "75.0%" in table
-    assert "the database" in table
-    assert table.splitlines()[-1].split() == ["in", "all", "4.000", "s"]
-    assert np.char.count(table, "\n") == 2
 
 
 def test_another_loss_begins_anew_and_the_same_one_goes_on(database: Database, warm: Settings) -> None:

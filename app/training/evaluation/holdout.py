@@ -1,4 +1,4 @@
-"""How good a fit is on ratings that it has not seen, and whether it is good enough to answer."""
+"""Predictions for ratings held out, as the service would answer, and the measures of their quality."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from app.engine.factors import FactorModel
 from app.engine.fold_in.fold_in import FoldIn
 from app.engine.fold_in.intervals import INTERVAL_LEVEL
 from app.engine.losses.base import Loss
-from app.engine.losses.catalog import SQUARED
 from app.engine.losses.declare import error_tree
 from app.engine.losses.evaluate import value_of
 from app.engine.retrieval.brute_force import top_n
@@ -23,19 +22,36 @@ from app.engine.retrieval.by_relevance import relevance_model, relevance_user
 from app.settings import RatingScale
 
 MAX_USERS = 2_000
-"""Users that an examination folds in; with more, evenly spaced ones stand for all."""
+"""Users that an evaluation folds in; if there are more, an evenly spaced sample of them."""
 MAX_SCORES = 100_000_000
-"""Item scores that ranking may cost; with more, fewer users are ranked."""
+"""Item scores that ranking may compute; beyond, fewer users are ranked."""
 TOP = 10
 
 
-class Rejected(Exception):
-    """The fit is no improvement worth publishing: says why."""
+@dataclass(frozen=True, slots=True)
+class HoldoutSplit:
+    """Ratings held out, and all other ratings of the same users; both sorted by user."""
+
+    holdout: Ratings
+    known: Ratings
+
+    @classmethod
+    def of(cls, train: Ratings, holdout: Ratings) -> HoldoutSplit:
+        """At most MAX_USERS users, the same ones for the same ratings."""
+        users = evenly_spaced(np.unique(holdout.user_rows), MAX_USERS)
+        is_included = np.zeros(holdout.n_users, np.bool_)
+        is_included[users] = True
+        return cls(holdout.take(is_included[holdout.user_rows]), train.take(is_included[train.user_rows]))
+
+    def users(self) -> list[tuple[slice, slice]]:
+        """Of each user the slices of `holdout` and of `known`."""
+        rows = np.unique(self.holdout.user_rows)
+        return list(zip(_slices(self.holdout.user_rows, rows), _slices(self.known.user_rows, rows), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
-    """Answers to the hold-out, on the rating scale, one per rating asked."""
+class HoldoutPredictions:
+    """Actual ratings, predictions and intervals of a hold-out, on the rating scale."""
 
     actual: Vector32
     predicted: Vector32
@@ -43,105 +59,77 @@ class Sheet:
     upper: Vector32
 
     def errors(self, loss: Loss) -> Vector64:
-        """How much larger the declared error is than that of predicting the rating itself."""
+        """Declared error of each prediction, minus that of predicting the rating itself."""
         if loss.is_squared:
-            return self.squared_errors
+            errors: Vector64 = (self.predicted.astype(np.float64) - self.actual) ** 2
+            return errors
         r, tree = self.actual.astype(np.float64), error_tree(loss)
-        made, least = (value_of(tree, {"r": r, "r_hat": r_hat.astype(np.float64)}) for r_hat in (self.predicted, r))
-        return made - np.where(np.isfinite(least), least, 0.0)
+        error, least = (value_of(tree, {"r": r, "r_hat": r_hat.astype(np.float64)}) for r_hat in (self.predicted, r))
+        return error - np.where(np.isfinite(least), least, 0.0)
 
     @property
-    def squared_errors(self) -> Vector64:
-        errors: Vector64 = (self.predicted.astype(np.float64) - self.actual) ** 2
-        return errors
+    def rmse(self) -> float:
+        return rmse(self.predicted, self.actual)
 
 
-@dataclass(frozen=True, slots=True)
-class Questions:
-    """The hold-out ratings of some users, in order of users, and all that those users rated besides."""
+def predict_holdout(
+    model: FactorModel, split: HoldoutSplit, scale: RatingScale, model_rows: Rows | None = None
+) -> HoldoutPredictions:
+    """What the service would answer: each user folded in from the known ratings, then the hold-out predicted.
 
-    asked: Ratings
-    known: Ratings
-
-    @classmethod
-    def of(cls, train: Ratings, holdout: Ratings) -> Questions:
-        """Questions about at most MAX_USERS users, the same ones whenever the ratings are the same."""
-        users = evenly(np.unique(holdout.user_rows), MAX_USERS)
-        is_asked = np.zeros(holdout.n_users, np.bool_)
-        is_asked[users] = True
-        return cls(holdout.take(is_asked[holdout.user_rows]), train.take(is_asked[train.user_rows]))
-
-    def users(self) -> list[tuple[slice, slice]]:
-        """Each user's places in `asked` and in `known`, which are both sorted by user."""
-        rows = np.unique(self.asked.user_rows)
-        return list(zip(_slices(self.asked.user_rows, rows), _slices(self.known.user_rows, rows), strict=True))
-
-
-def answer(model: FactorModel, questions: Questions, scale: RatingScale, model_rows: Rows | None = None) -> Sheet:
-    """What the service would answer: each user folded in from the known ratings, then asked about the others.
-
-    `model_rows` gives the model's row of each item row of the questions, -1 where it has none; without it they
-    are the same.
+    model_rows: the model's row of each item row of the split, -1 if it has none; None if they are the same
     """
-    asked, known = questions.asked, questions.known
-    asked_rows = asked.item_rows if model_rows is None else model_rows[asked.item_rows]
+    holdout, known = split.holdout, split.known
+    holdout_rows = holdout.item_rows if model_rows is None else model_rows[holdout.item_rows]
     known_rows = known.item_rows if model_rows is None else model_rows[known.item_rows]
     fold_in = FoldIn(model)
-    values, lower, upper = (np.empty(len(asked), np.float32) for _ in range(3))
-    for of_asked, of_known in questions.users():
-        rows = asked_rows[of_asked]
+    values, lower, upper = (np.empty(len(holdout), np.float32) for _ in range(3))
+    for of_holdout, of_known in split.users():
+        rows = holdout_rows[of_holdout]
         user = fold_in.fold_in(known_rows[of_known], known.values[of_known])
-        values[of_asked], variances = fold_in.predict(user, rows)
-        lower[of_asked], upper[of_asked] = fold_in.interval(user, rows, values[of_asked], variances)
-    return Sheet(asked.values, *(np.clip(part, scale.min, scale.max) for part in (values, lower, upper)))
+        values[of_holdout], variances = fold_in.predict(user, rows)
+        lower[of_holdout], upper[of_holdout] = fold_in.interval(user, rows, values[of_holdout], variances)
+    clipped = (np.clip(array, scale.min, scale.max) for array in (values, lower, upper))
+    return HoldoutPredictions(holdout.values, *clipped)
 
 
-def measure(model: FactorModel, questions: Questions, sheet: Sheet, scale: RatingScale) -> dict[str, float | int]:
-    """Errors by fold-in (what is served) and by the trained vectors, against item means, and ranking measures."""
-    asked = questions.asked
-    trained = np.clip(model.predict(asked.user_rows, asked.item_rows), scale.min, scale.max)
-    measured = {
-        "holdout_rmse": rmse(sheet.predicted, sheet.actual),
-        "holdout_mae": mae(sheet.predicted, sheet.actual),
-        "holdout_rmse_trained_vectors": rmse(trained, asked.values),
-        "holdout_mae_trained_vectors": mae(trained, asked.values),
-        "holdout_rmse_item_means": rmse(model.item_means[asked.item_rows], asked.values),
+def measure(
+    model: FactorModel, split: HoldoutSplit, predictions: HoldoutPredictions, scale: RatingScale
+) -> dict[str, float]:
+    """Errors by fold-in (as served), by the trained vectors and by item means, and ranking measures."""
+    holdout = split.holdout
+    trained = np.clip(model.predict(holdout.user_rows, holdout.item_rows), scale.min, scale.max)
+    measures = {
+        "holdout_rmse": predictions.rmse,
+        "holdout_mae": mae(predictions.predicted, predictions.actual),
+        "holdout_rmse_trained_vectors": rmse(trained, holdout.values),
+        "holdout_mae_trained_vectors": mae(trained, holdout.values),
+        "holdout_rmse_item_means": rmse(model.item_means[holdout.item_rows], holdout.values),
         f"holdout_interval_{round(100 * INTERVAL_LEVEL)}_coverage": interval_coverage(
-            sheet.actual, sheet.lower, sheet.upper
+            predictions.actual, predictions.lower, predictions.upper
         ),
-        f"ndcg_at_{TOP}_of_rated": _order_of_rated(questions, sheet),
-        **_ranking(model, questions),
+        f"ndcg_at_{TOP}_of_rated": _ndcg_of_rated(split, predictions),
+        **_ranking_measures(model, split),
     }
-    return {name: round(value, 6) for name, value in measured.items() if math.isfinite(value)}
+    return {name: round(value, 6) for name, value in measures.items() if math.isfinite(value)}
 
 
-def refuse_unless_finite(model: FactorModel) -> None:
-    """Raises Rejected when the model holds a number that is none."""
-    for name, array in model.arrays().items():
-        if not np.isfinite(array).all():
-            raise Rejected(f"the fitted model holds numbers that are not finite ({name})")
+def users_to_rank(model: FactorModel, split: HoldoutSplit) -> Iterator[tuple[Rows, Vector32, Rows]]:
+    """Of each user with a relevant item in the hold-out: known item rows, their ratings, and relevant item rows.
 
-
-def refuse_if_worse(sheet: Sheet, active: Sheet, active_version: int, margin: float, loss: Loss = SQUARED) -> None:
-    """Raises Rejected when the new fit is clearly worse than the active version's, on the same unseen ratings.
-
-    With e and a the errors of both, worse means that the mean of d = e^2 - (1 + margin)^2 a^2 is above zero by more
-    than two standard errors: a few hold-out ratings that happen to suit the old version do not stop a new one. Both are
-    judged by what the new one was asked to minimise: of another loss e^2 and a^2 are its errors.
+    Relevant: rated no lower than the user's mean known rating (the overall mean if the user has none).
     """
-    differences = sheet.errors(loss) - (1.0 + margin) ** 2 * active.errors(loss)
-    differences = differences[np.isfinite(differences)]
-    if differences.size < 2:
-        return
-    standard_error = float(differences.std(ddof=1)) / math.sqrt(differences.size)
-    if float(differences.mean()) > 2.0 * standard_error:
-        raise Rejected(
-            f"hold-out error {rmse(sheet.predicted, sheet.actual):.4f} is worse than {_rmse_of(active):.4f} of the "
-            f"active version {active_version} on the same {differences.size} ratings, by more than {margin:.1%}"
-        )
+    users = split.users()
+    for position in evenly_spaced(np.arange(len(users), dtype=np.int32), MAX_SCORES // model.n_items).tolist():
+        of_holdout, of_known = users[position]
+        values = split.known.values[of_known]
+        is_relevant = split.holdout.values[of_holdout] >= (values.mean() if values.size else model.mean_rating)
+        relevant = split.holdout.item_rows[of_holdout][is_relevant]
+        if relevant.size:
+            yield split.known.item_rows[of_known], values, relevant
 
 
-def evenly(rows: Rows, n: int) -> Rows:
+def evenly_spaced(rows: Rows, n: int) -> Rows:
     """At most n of the rows, evenly spaced."""
     if rows.size <= n:
         return rows
@@ -153,42 +141,22 @@ def _slices(sorted_rows: Rows, rows: Rows) -> list[slice]:
     return [slice(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
-def _rmse_of(sheet: Sheet) -> float:
-    return rmse(sheet.predicted, sheet.actual)
-
-
-def ranked_users(model: FactorModel, questions: Questions) -> Iterator[tuple[Rows, Vector32, Rows]]:
-    """Of each user who held out something that they liked: what else they rated, how, and what they liked.
-
-    Liked: rated no lower than the mean of what else the user rated (of everybody's ratings for a user without).
-    """
-    users = questions.users()
-    for place in evenly(np.arange(len(users), dtype=np.int32), MAX_SCORES // model.n_items).tolist():
-        of_asked, of_known = users[place]
-        values = questions.known.values[of_known]
-        liked = questions.asked.values[of_asked] >= (values.mean() if values.size else model.mean_rating)
-        relevant = questions.asked.item_rows[of_asked][liked]
-        if relevant.size:
-            yield questions.known.item_rows[of_known], values, relevant
-
-
-def _ranking(model: FactorModel, questions: Questions) -> dict[str, float]:
-    """Mean recall and nDCG over these users of the top 10 by predicted rating, and of that by relevance."""
+def _ranking_measures(model: FactorModel, split: HoldoutSplit) -> dict[str, float]:
+    """Mean recall and nDCG of the top 10 by predicted rating, and of the top 10 by relevance."""
     fold_in, ordering = FoldIn(model), relevance_model(model)
-    found: list[tuple[float, ...]] = []
-    for rated, values, relevant in ranked_users(model, questions):
+    rows: list[tuple[float, ...]] = []
+    for rated, values, relevant in users_to_rank(model, split):
         user = fold_in.fold_in(rated, values)
         by_value, _ = top_n(model, user, TOP, excluded=rated)
         by_relevance, _ = top_n(ordering, relevance_user(model, user, rated), TOP, excluded=rated)
-        found.append(tuple(at(rows, relevant, TOP) for rows in (by_value, by_relevance) for at in (recall_at, ndcg_at)))
-    names = [f"{measure}_at_{TOP}{how}" for how in ("", "_by_relevance") for measure in ("recall", "ndcg")]
-    return dict(zip(names, np.mean(found, axis=0).tolist(), strict=True)) if found else {}
+        rows.append(tuple(at(best, relevant, TOP) for best in (by_value, by_relevance) for at in (recall_at, ndcg_at)))
+    names = [f"{measure}_at_{TOP}{order}" for order in ("", "_by_relevance") for measure in ("recall", "ndcg")]
+    return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True)) if rows else {}
 
 
-def _order_of_rated(questions: Questions, sheet: Sheet) -> float:
-    """Mean nDCG of each user's held-out ratings in the order of their predictions: nothing else is ranked."""
-    found = [
-        graded_ndcg_at(sheet.predicted[of_asked], sheet.actual[of_asked], TOP) for of_asked, _ in questions.users()
-    ]
-    found = [ndcg for ndcg in found if not math.isnan(ndcg)]
-    return float(np.mean(found)) if found else math.nan
+def _ndcg_of_rated(split: HoldoutSplit, predictions: HoldoutPredictions) -> float:
+    """Mean nDCG of each user's held-out ratings, ranked by prediction among themselves."""
+    actual, predicted = predictions.actual, predictions.predicted
+    ndcgs = [graded_ndcg_at(predicted[of_user], actual[of_user], TOP) for of_user, _ in split.users()]
+    defined = [ndcg for ndcg in ndcgs if not math.isnan(ndcg)]
+    return float(np.mean(defined)) if defined else math.nan

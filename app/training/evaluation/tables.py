@@ -1,4 +1,4 @@
-"""The quality report of a version, as `palate evaluate` prints it."""
+"""The quality report of a version as tables, for `palate evaluate`."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ _MEASURES = {
     f"recall@{TOP}, by relevance": (f"recall_at_{TOP}_by_relevance",),
     f"inside the interval of {_PERCENT} %": (f"holdout_interval_{_PERCENT}_coverage",),
 }
-"""What is shown of a version, and where its metrics hold it."""
+"""The rows of the first table, and the path of each in the metrics."""
 
 
 def tables(shown: VersionRow, active: VersionRow | None) -> Iterator[Table | str]:
-    """Measures of a version, and by bucket; beside those of the active version, if that is another one."""
+    """Measures of a version overall and by bucket, next to those of the active version if that is another one."""
     other = active if active is not None and active.version != shown.version else None
     metrics = shown.manifest["metrics"]
     if "holdout_rmse" not in metrics:
-        yield f"version {shown.version} was not examined: there were too few ratings to hold any out"
+        yield f"version {shown.version} was not evaluated: there were too few ratings for a hold-out"
         return
     yield _measures(shown, other)
     gate = metrics.get("gate")
     if gate and gate["rmse"] is not None and gate["active_rmse"] is not None:
-        yield _told(gate)
+        yield _gate_line(gate)
     if "report" not in metrics:
-        yield f"version {shown.version} is older than reports by number of ratings"
+        yield f"version {shown.version} has no report by number of ratings"
         return
     for side in ("user", "item"):
         theirs = _report(other).get(f"by_ratings_of_{side}", [])
@@ -55,25 +55,25 @@ def tables(shown: VersionRow, active: VersionRow | None) -> Iterator[Table | str
 
 
 def _measures(shown: VersionRow, other: VersionRow | None) -> Table:
-    table = Table("on ratings held out", title=f"version {shown.version}")
+    table = Table("on held-out ratings", title=f"version {shown.version}")
     for version in filter(None, (shown, other)):
         table.add_column(_name(version), justify="right")
     for name, path in _MEASURES.items():
-        found = [_at(version.manifest["metrics"], path) for version in (shown, other) if version is not None]
-        if any(value is not None for value in found):
-            table.add_row(name, *map(_number, found))
+        values = [_at(version.manifest["metrics"], path) for version in (shown, other) if version is not None]
+        if any(value is not None for value in values):
+            table.add_row(name, *map(_number, values))
     if other is not None:
-        table.caption = "each on the ratings that its own run held out"
+        table.caption = "each on the hold-out of its own run"
     return table
 
 
 def _by_bucket(
     side: str, buckets: list[dict[str, Any]], theirs: list[dict[str, Any]], other: VersionRow | None
 ) -> Table:
-    """One row per bucket, with a bar as long as its RMSE beside the largest; where it is narrow, bars are shorter."""
+    """One row per bucket, with a bar in proportion to its RMSE; bars shrink on narrow terminals."""
     table = Table()
     table.add_column(f"ratings of\nthe {side}", no_wrap=True)
-    for name in ("asked", "RMSE", "MAE", "inside", "width"):
+    for name in ("ratings", "RMSE", "MAE", "inside", "width"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("RMSE", max_width=_BAR)
     before = {bucket["from"]: bucket["rmse"] for bucket in theirs}
@@ -93,16 +93,16 @@ def _by_bucket(
     return table
 
 
-def _told(gate: Mapping[str, Any]) -> str:
+def _gate_line(gate: Mapping[str, Any]) -> str:
     return (
-        f"on the same {gate['n_ratings']:,} unseen ratings when it was published: {gate['rmse']:.4f}, "
-        f"version {gate['active_version']}, active then, {gate['active_rmse']:.4f}"
+        f"RMSE on the same {gate['n_ratings']:,} held-out ratings when it was published: {gate['rmse']:.4f}, "
+        f"that of version {gate['active_version']}, active at the time: {gate['active_rmse']:.4f}"
     )
 
 
 def _report(version: VersionRow | None) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = {} if version is None else version.manifest["metrics"].get("report", {})
-    return found
+    report: Mapping[str, Any] = {} if version is None else version.manifest["metrics"].get("report", {})
+    return report
 
 
 def _name(version: VersionRow) -> str:

@@ -55,16 +55,16 @@ def test_no_number_is_cut_off_in_a_narrow_terminal() -> None:
     active = _version(3, METRICS, is_active=True)
     line = _line(_printed(active, active, width=80), "300 and more")
     assert all(number in line for number in ("1,234", "0.5000", "81.0%", "1.90", "█"))
-    beside = _printed(_version(2, METRICS), active, width=80)
-    assert all(number in _line(beside, "300 and more") for number in ("1,234", "0.5000", "81.0%", "1.90"))
+    both = _printed(_version(2, METRICS), active, width=80)
+    assert all(number in _line(both, "300 and more") for number in ("1,234", "0.5000", "81.0%", "1.90"))
 
 
-def test_what_was_not_measured_of_any_version_has_no_line() -> None:
+def test_a_measure_that_no_version_has_is_left_out() -> None:
     active = _version(3, METRICS)
     assert not any("popularity" in line for line in _printed(active, active))
 
 
-def test_another_active_version_stands_beside_it() -> None:
+def test_an_active_version_other_than_the_shown_one_is_shown_next_to_it() -> None:
     old = METRICS | {"holdout_rmse": 0.7, "report": METRICS["report"] | {"by_ratings_of_user": [_bucket(0, 0, 0.77)]}}
     lines = _printed(_version(3, METRICS), _version(2, old, is_active=True))
     served = _line(lines, "RMSE, as served")
@@ -74,19 +74,19 @@ def test_another_active_version_stands_beside_it() -> None:
     assert any("version 2 (active)" in line for line in lines)
 
 
-def test_the_comparison_of_the_gate_is_told() -> None:
+def test_the_comparison_of_the_gate_is_shown() -> None:
     gate = {"active_version": 2, "n_ratings": 5042, "rmse": 0.8, "active_rmse": 0.9}
     shown = _version(3, METRICS | {"gate": gate})
-    assert any("5,042 unseen ratings" in line and "0.9000" in line for line in _printed(shown, shown))
+    assert any("5,042 held-out ratings" in line and "0.9000" in line for line in _printed(shown, shown))
     nothing = gate | {"n_ratings": 0, "rmse": None, "active_rmse": None}
-    assert not any("unseen" in line for line in _printed(_version(3, METRICS | {"gate": nothing}), None))
+    assert not any("when it was published" in line for line in _printed(_version(3, METRICS | {"gate": nothing}), None))
 
 
 def test_a_version_of_an_older_release_shows_what_it_has() -> None:
     older = {name: value for name, value in METRICS.items() if name != "report"}
     lines = _printed(_version(3, older), _version(4, METRICS, is_active=True))
     assert "0.8000" in _line(lines, "RMSE, as served")
-    assert any("older than reports" in line for line in lines)
+    assert any("has no report" in line for line in lines)
     lines = _printed(_version(4, METRICS), _version(3, older, is_active=True))
     assert _line(lines, "RMSE, biases").split("│")[-2].strip() == "-"
 
