@@ -1,4 +1,4 @@
-"""The kinds of service error, the one status table, and the one problem+json body (RFC 9457)."""
+"""Kinds of service errors, their status codes, and the problem+json body of every error (RFC 9457)."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 
 class FieldError(BaseModel):
-    """One thing wrong with the input, and where."""
+    """One invalid field of the input."""
 
-    field: str = Field(description="Path of the field, positions included.", examples=["ratings[17].value"])
-    message: str = Field(description="What is wrong with it.", examples=["must be a number from 0.5 to 5"])
+    field: str = Field(description="Path of the field, including positions in lists.", examples=["ratings[17].value"])
+    message: str = Field(description="Why it is invalid.", examples=["must be a number from 0.5 to 5"])
 
 
 class Problem(BaseModel):
-    """Every error of this service (RFC 9457, application/problem+json)."""
+    """The body of every error (RFC 9457, application/problem+json)."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -39,27 +39,27 @@ class Problem(BaseModel):
         }
     )
 
-    type: str = Field("about:blank", description="Kind of problem; about:blank means the title says it all.")
-    title: str = Field(description="The status in words.")
+    type: str = Field("about:blank", description="Kind of problem; about:blank: the title describes it.")
+    title: str = Field(description="The phrase of the HTTP status code.")
     status: int = Field(description="The HTTP status code.")
-    detail: str = Field(description="What went wrong, in words for a person.")
-    errors: list[FieldError] = Field(default_factory=list, description="For bad input: each field that is wrong.")
+    detail: str = Field(description="What went wrong, for human readers.")
+    errors: list[FieldError] = Field(default_factory=list, description="For bad input: each invalid field.")
 
 
 class ServiceError(Exception):
-    """Something a caller asked for cannot be done; the message is shown to the caller."""
+    """A request cannot be fulfilled; the message is shown to the caller."""
 
 
 class NotFound(ServiceError):
-    """What the caller named does not exist."""
+    """The requested resource does not exist."""
 
 
 class Conflict(ServiceError):
-    """It exists, but its state forbids what was asked."""
+    """The resource exists, but its state does not allow the request."""
 
 
 class BadInput(ServiceError):
-    """Input that is well-formed JSON but wrong; carries each wrong field."""
+    """Well-formed but invalid input; carries each invalid field."""
 
     def __init__(self, message: str, errors: list[FieldError]) -> None:
         super().__init__(message)
@@ -67,16 +67,16 @@ class BadInput(ServiceError):
 
     @classmethod
     def at(cls, field: str, message: str) -> "BadInput":
-        """One wrong field."""
+        """One invalid field."""
         return cls(f"{field}: {message}", [FieldError(field=field, message=message)])
 
 
 class NotReady(ServiceError):
-    """The service cannot answer this right now; trying again later makes sense."""
+    """The service cannot answer right now; the client may retry later."""
 
 
 class Damaged(ServiceError):
-    """A stored model version fails its own checksums."""
+    """A stored model version does not match its checksums."""
 
 
 STATUS: dict[type[ServiceError], HTTPStatus] = {
@@ -91,7 +91,7 @@ PROBLEM_JSON = "application/problem+json"
 
 
 def status_of(error: ServiceError) -> HTTPStatus:
-    """The status of the nearest kind in the table; a kind outside it is a bug."""
+    """The status of the most specific kind in STATUS; an error without one is a bug."""
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
@@ -100,7 +100,7 @@ def problem(status: HTTPStatus, detail: str, errors: list[FieldError] | None = N
 
 
 def answer_problems(app: FastAPI) -> None:
-    """Every error leaves as problem+json: ours, bad input, unknown paths, a database that is away, and bugs."""
+    """Answer every error as problem+json: ours, invalid input, unknown paths, an unreachable database, and bugs."""
     app.add_exception_handler(ServiceError, _answer_service_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid_request)
     app.add_exception_handler(StarletteHTTPException, _answer_http_exception)
@@ -110,12 +110,12 @@ def answer_problems(app: FastAPI) -> None:
 
 
 def respond(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The problem as a response, for what answers before any route does."""
+    """The problem as a response, for middleware that answers before any route."""
     return _respond(problem(status, detail), headers)
 
 
-def _respond(answer: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(answer.model_dump_json(), answer.status, headers, media_type=PROBLEM_JSON)
+def _respond(body: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(body.model_dump_json(), body.status, headers, media_type=PROBLEM_JSON)
 
 
 def _answer_service_error(_request: Request, error: Exception) -> Response:
@@ -136,22 +136,17 @@ def _respond_bad_input(errors: list[FieldError]) -> Response:
     return _respond(problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{first.field}: {first.message}{more}", errors))
 
 
-def _field_error(found: Mapping[str, Any]) -> FieldError:
-    if found["type"] == "json_invalid":
-        _, position = found["loc"]
-        return FieldError(field="body", message=f"is not JSON: {found['ctx']['error']} at character {position}")
-    return FieldError(field=field_path(found["loc"]), message=_plain(found["msg"]))
-
-
-def _plain(message: str) -> str:
-    """Pydantic's words, without the kind of exception that our own checks raise."""
-    return message.removeprefix("Value error, ")
+def _field_error(error: Mapping[str, Any]) -> FieldError:
+    if error["type"] == "json_invalid":
+        _, position = error["loc"]
+        return FieldError(field="body", message=f"is not JSON: {error['ctx']['error']} at character {position}")
+    return FieldError(field=field_path(error["loc"]), message=error["msg"].removeprefix("Value error, "))
 
 
 def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     status = HTTPStatus(error.status_code)
-    if status is HTTPStatus.BAD_REQUEST:  # the framework's word for a body that it cannot read
+    if status is HTTPStatus.BAD_REQUEST:  # FastAPI could not read the body
         return _respond_bad_input([FieldError(field="body", message=_why_unreadable(error.__cause__))])
     detail = str(error.detail)
     if detail == status.phrase:
@@ -175,15 +170,15 @@ def _answer_database_error(request: Request, error: Exception) -> Response:
 
 
 def _answer_database_away(_request: Request, error: Exception) -> Response:
-    log.warning("the database did not answer: %s", error)
+    log.warning("the database does not answer: %s", error)
     detail = "the database cannot be reached right now; nothing was stored"
     return _respond(problem(HTTPStatus.SERVICE_UNAVAILABLE, detail), {"Retry-After": "1"})
 
 
 def _answer_bug(request: Request, _error: Exception) -> Response:
-    # Starlette hands the exception on to the server, which logs the traceback.
-    detail = "this is a fault of the service, not of the request; it has been logged"
-    request_id = request.scope.get("palate.request_id")  # this answer is made outside of what adds it to all others
+    # Starlette re-raises the exception, and the server logs the traceback.
+    detail = "internal error of the service, not of the request; it has been logged"
+    request_id = request.scope.get("palate.request_id")  # the middleware that sets the header is not involved
     headers = {"X-Request-ID": request_id} if request_id else None
     return _respond(problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail), headers)
 

@@ -144,7 +144,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.recommender = recommender = Recommender(database, live, settings)
     app.state.collectors = (SharedFigures(database),)
     app.state.is_stopping = False
-    app.state.n_places_taken = Counter[str]()  # of long requests, by kind
+    app.state.n_long_requests = Counter[str]()  # in progress, by kind
     _on_sigterm(app)
     with threadpool_limits(1):  # a solve of a few dozen numbers is slower on several threads than on one
         await anyio.to_thread.run_sync(_warm, live)

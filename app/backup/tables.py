@@ -20,7 +20,7 @@ from app.api_keys.models import ApiKey
 from app.db.connections import driver, is_sqlite, server_that_sorts
 from app.db.revisions import Counter
 from app.db.tables import Base, UtcTime
-from app.http.idempotency import KeptAnswer
+from app.http.idempotency import IdempotentResponse
 from app.items.models import DeletedItem, Item
 from app.ratings.models import DeletedRating, Rating, User
 from app.registry.models import ActiveModel, ModelVersion
@@ -207,7 +207,7 @@ def _copy_numbers(connection: Connection, table: Table, layout: Layout, given: I
 
 def clear(connection: Connection, which: Sequence[Table]) -> None:
     """Remove every row of these tables, parents before their children, and what was answered about them."""
-    connection.execute(delete(KeptAnswer))
+    connection.execute(delete(IdempotentResponse))
     if is_sqlite(connection):
         for table in reversed(which):
             connection.execute(delete(table))

@@ -1,4 +1,4 @@
-"""How many long requests of a kind one process answers at once."""
+"""Limits on the long requests that one process answers at once."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -9,27 +9,27 @@ from fastapi import Request
 from app.errors import NotReady
 
 
-class NoPlaceLeft(NotReady):
-    """As many long requests of a kind are under way in this process as may be."""
+class ConcurrencyLimitReached(NotReady):
+    """This process is already answering as many long requests of a kind as it may."""
 
-    def __init__(self, what: str, most: int) -> None:
-        super().__init__(f"{most} {what} are under way already; try again when one of them is over")
-        self.what = what
+    def __init__(self, kind: str, limit: int) -> None:
+        super().__init__(f"{limit} {kind} are already in progress; try again when one has finished")
+        self.kind = kind
 
 
 @dataclass(frozen=True)
-class Places:
-    """Places of long requests: each takes one, and gives it back when it is answered or its client has gone."""
+class ConcurrencyLimit:
+    """A dependency that counts a request until it is answered, or its client is gone, and refuses it over the limit."""
 
-    what: str
-    most: int
+    kind: str
+    limit: int
 
     async def __call__(self, request: Request) -> AsyncIterator[None]:
-        n_taken: Counter[str] = request.app.state.n_places_taken
-        if n_taken[self.what] >= self.most:
-            raise NoPlaceLeft(self.what, self.most)
-        n_taken[self.what] += 1
+        n_open: Counter[str] = request.app.state.n_long_requests
+        if n_open[self.kind] >= self.limit:
+            raise ConcurrencyLimitReached(self.kind, self.limit)
+        n_open[self.kind] += 1
         try:
             yield
         finally:
-            n_taken[self.what] -= 1
+            n_open[self.kind] -= 1

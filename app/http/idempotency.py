@@ -1,6 +1,6 @@
-"""`Idempotency-Key`: a POST that is sent again because its answer was lost does nothing again, and gets that answer.
+"""`Idempotency-Key`: a POST that is repeated because its response was lost does nothing again and gets that response.
 
-What was answered is a row, written in the transaction of what it answers: they are stored together or not at all.
+The response is a row, written in the transaction of what it reports: both are stored or neither is.
 See draft-ietf-httpapi-idempotency-key-header.
 """
 
@@ -21,60 +21,60 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.db.tables import Base, UtcTime
 from app.errors import Conflict
 
-KEPT_FOR = timedelta(days=1)
+LIFETIME = timedelta(days=1)
 
-Answer = TypeVar("Answer", bound=BaseModel)
+Body = TypeVar("Body", bound=BaseModel)
 
 
-class KeptAnswer(Base):
-    """What a request with an Idempotency-Key was answered."""
+class IdempotentResponse(Base):
+    """The response to a request with an Idempotency-Key."""
 
-    __tablename__ = "kept_answers"
+    __tablename__ = "idempotent_responses"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     """SHA-256 of caller, route and Idempotency-Key."""
-    request: Mapped[str] = mapped_column(String(64))
+    request_digest: Mapped[str] = mapped_column(String(64))
     """SHA-256 of query and body."""
-    answer: Mapped[str | None] = mapped_column(Text)
-    """JSON; null only within the transaction that makes it."""
+    body: Mapped[str | None] = mapped_column(Text)
+    """JSON; null only within the transaction that creates it."""
     expires_at: Mapped[datetime] = mapped_column(UtcTime, index=True)
 
 
 class IdempotencyKeyReused(Conflict):
     def __init__(self) -> None:
-        super().__init__("this Idempotency-Key came with another body before; a new request needs a new one")
+        super().__init__("this Idempotency-Key was used with another body; a new request needs a new key")
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request that may be a repetition: `id` says of what, `request` what it asks for. No id: it never is one."""
+    """A request that may be a repetition; it never is one without an `id`."""
 
     id: str | None = None
-    request: str = ""
+    request_digest: str = ""
 
-    def once(self, connection: Connection, now: datetime, kind: type[Answer], create: Callable[[], Answer]) -> Answer:
-        """What `create` answers, or answered to the same request before; raises IdempotencyKeyReused.
+    def once(self, connection: Connection, now: datetime, kind: type[Body], create: Callable[[], Body]) -> Body:
+        """The result of `create`, or its stored result for the same request; raises IdempotencyKeyReused.
 
-        Call it in the transaction in which `create` creates. One that repeats a request still under way waits here.
+        Call it in the transaction in which `create` writes. A repetition of a request still in progress waits here.
         """
         if self.id is None:
             return create()
-        connection.execute(delete(KeptAnswer).where(KeptAnswer.expires_at <= now))
+        row = IdempotentResponse
+        connection.execute(delete(row).where(row.expires_at <= now))
         if self._is_first(connection, self.id, now):
-            answer = create()
-            told = answer.model_dump_json(by_alias=True, exclude_unset=True)
-            keep = update(KeptAnswer).where(KeptAnswer.id == self.id).values(answer=told)
-            connection.execute(keep)
-            return answer
-        kept = connection.execute(select(KeptAnswer.request, KeptAnswer.answer).where(KeptAnswer.id == self.id)).one()
-        if kept.request != self.request:
+            created = create()
+            body = created.model_dump_json(by_alias=True, exclude_unset=True)
+            connection.execute(update(row).where(row.id == self.id).values(body=body))
+            return created
+        stored = connection.execute(select(row.request_digest, row.body).where(row.id == self.id)).one()
+        if stored.request_digest != self.request_digest:
             raise IdempotencyKeyReused
-        return kind.model_validate_json(kept.answer)
+        return kind.model_validate_json(stored.body)
 
     def _is_first(self, connection: Connection, attempt_id: str, now: datetime) -> bool:
         insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-        row = {"id": attempt_id, "request": self.request, "expires_at": now + KEPT_FOR}
-        statement = insert(KeptAnswer).values(row).on_conflict_do_nothing().returning(KeptAnswer.id)
+        row = {"id": attempt_id, "request_digest": self.request_digest, "expires_at": now + LIFETIME}
+        statement = insert(IdempotentResponse).values(row).on_conflict_do_nothing().returning(IdempotentResponse.id)
         return connection.execute(statement).first() is not None
 
 
@@ -85,8 +85,8 @@ async def _attempt_of(
         Header(
             min_length=1,
             max_length=255,
-            description="Any text of your own, such as a UUID, the same for each repetition of one request: it is "
-            "carried out once, and for a day each repetition gets the answer of the first. 409 with another body.",
+            description="Any unique text, such as a UUID, the same for each repetition of one request. The request is "
+            "carried out once; for a day, each repetition gets the first response. 409 with another body.",
             examples=["8e03978e-40d5-43e8-bc93-6894a57f9324"],
         ),
     ] = None,
@@ -94,9 +94,9 @@ async def _attempt_of(
     if idempotency_key is None:
         return Attempt()
     caller = getattr(request.scope.get("api_key"), "id", None)
-    whose = f"{caller}\n{request.method} {request.url.path}\n{idempotency_key}"
-    asked = request.url.query.encode() + b"\n" + await request.body()
-    return Attempt(hashlib.sha256(whose.encode()).hexdigest(), hashlib.sha256(asked).hexdigest())
+    identity = f"{caller}\n{request.method} {request.url.path}\n{idempotency_key}"
+    content = request.url.query.encode() + b"\n" + await request.body()
+    return Attempt(hashlib.sha256(identity.encode()).hexdigest(), hashlib.sha256(content).hexdigest())
 
 
 AttemptDep = Annotated[Attempt, Depends(_attempt_of)]

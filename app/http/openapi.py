@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond what FastAPI derives from the routes: the errors of every operation."""
+"""Extends the OpenAPI document that FastAPI derives from the routes by the errors of every operation."""
 
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -10,18 +10,18 @@ from app.errors import PROBLEM_JSON, FieldError, Problem
 
 
 def declared(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI `responses` entry for errors that an operation can answer with."""
+    """OpenAPI `responses` entry for the errors of an operation."""
     content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status.value: {"description": status.phrase, "content": content} for status in statuses}
 
 
 def declare_on(operation: dict[str, Any], *statuses: HTTPStatus) -> None:
-    """The same for an operation of the finished document."""
+    """Add them to an operation of the finished document."""
     operation["responses"].update({str(status): entry for status, entry in declared(*statuses).items()})
 
 
 def declare_problems(app: FastAPI) -> None:
-    """Put Problem into the OpenAPI document, and give every operation the errors that any of them can answer."""
+    """Add the schema of problems, and to every operation the errors that all operations share."""
 
     def amend(document: dict[str, Any]) -> None:
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
@@ -37,12 +37,12 @@ def declare_problems(app: FastAPI) -> None:
 
 
 def amend_document(app: FastAPI, amend: Callable[[dict[str, Any]], None]) -> None:
-    """Have `amend` change the OpenAPI document, once, after all that made or changed it so far."""
+    """Have `amend` change the OpenAPI document once, after all earlier amendments."""
     make = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            amend(make())  # which FastAPI keeps as `openapi_schema`
+            amend(make())  # FastAPI caches it as `openapi_schema`
         assert app.openapi_schema is not None
         return app.openapi_schema
 
@@ -50,7 +50,7 @@ def amend_document(app: FastAPI, amend: Callable[[dict[str, Any]], None]) -> Non
 
 
 def operations_of(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Method, path and operation."""
+    """Method, path and operation of each."""
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             yield method.upper(), path, operation

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from app.http.ids import OutsideId
+from app.http.ids import ExternalId
 from app.items.models import TITLE_LENGTH
 
 MAX_BATCH = 10_000
@@ -109,7 +109,7 @@ class ItemChanges(_Body):
 class NewItem(ItemBody):
     """One item of a batch."""
 
-    item_id: OutsideId = Field(description="The application's id of the item.", examples=["dune"])
+    item_id: ExternalId = Field(description="The application's id of the item.", examples=["dune"])
 
 
 class NewItems(_Body):

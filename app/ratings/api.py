@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from app.db.engine import Database, DatabaseDep
 from app.db.revisions import revision
 from app.errors import BadInput
-from app.http.concurrency import Places
+from app.http.concurrency import ConcurrencyLimit
 from app.http.fast_path import fast_route
 from app.http.ids import ItemIdPath, UserIdPath
 from app.http.openapi import declared
@@ -99,8 +99,8 @@ MAX_IMPORTS = 4
 """Imports at once: each holds a block of lines and waits for its turn to write."""
 
 
-_place_of_export = Places("exports", MAX_EXPORTS)
-_place_of_import = Places("imports", MAX_IMPORTS)
+_export_limit = ConcurrencyLimit("exports", MAX_EXPORTS)
+_import_limit = ConcurrencyLimit("imports", MAX_IMPORTS)
 
 
 async def add_rating(body: NewRating, request: Request) -> Response:
@@ -144,7 +144,7 @@ async def add_ratings(body: NewRatings, request: Request) -> BatchCountsOut:
     "/import",
     responses=_INVALID,
     openapi_extra={"requestBody": _IMPORT_BODY},
-    dependencies=[Depends(_place_of_import)],
+    dependencies=[Depends(_import_limit)],
 )
 async def import_ratings(
     request: Request,
@@ -199,7 +199,7 @@ async def _blocks(request: Request) -> AsyncIterator[bytes]:
     "/export",
     responses={**_EXPORT_BODY, **_INVALID},
     response_class=StreamingResponse,
-    dependencies=[Depends(_place_of_export)],
+    dependencies=[Depends(_export_limit)],
 )
 def export_ratings(
     database: DatabaseDep,

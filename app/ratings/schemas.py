@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.db.tables import microseconds_of, time_of
-from app.http.ids import OutsideId
+from app.http.ids import ExternalId
 from app.ratings.checks import complaint_about_time, time_of_text
 from app.ratings.models import NewRating as NewRatingRow
 from app.ratings.models import Outcome
@@ -68,8 +68,8 @@ class NewRating(RatingBody):
         }
     )
 
-    user_id: OutsideId = Field(description="The application's id of the user.", examples=["ann"])
-    item_id: OutsideId = Field(description="The application's id of the item.", examples=["dune"])
+    user_id: ExternalId = Field(description="The application's id of the user.", examples=["ann"])
+    item_id: ExternalId = Field(description="The application's id of the item.", examples=["dune"])
 
     def to_row(self) -> NewRatingRow:
         rated_us = None if self.rated_at is None else microseconds_of(self.rated_at)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.engine.fold_in.intervals import INTERVAL_LEVEL
-from app.http.ids import OutsideId
+from app.http.ids import ExternalId
 
 Source = Literal["trained", "folded_in", "prior", "means", "popular"]
 
@@ -143,8 +143,8 @@ class Pair(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    user_id: OutsideId = Field(examples=["ann"])
-    item_id: OutsideId = Field(examples=["dune"])
+    user_id: ExternalId = Field(examples=["ann"])
+    item_id: ExternalId = Field(examples=["dune"])
 
 
 class PredictionsIn(BaseModel):
@@ -220,7 +220,7 @@ class BodyRating(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    item_id: OutsideId = Field(examples=["dune"])
+    item_id: ExternalId = Field(examples=["dune"])
     value: float = Field(strict=True, allow_inf_nan=False, examples=[4.5])
 
 
@@ -281,7 +281,7 @@ class ListOptions(BaseModel):
         5, ge=1, le=MAX_REASONS, description="Ratings listed in each explanation; the shares of the rest are added up."
     )
 
-    def _list_request(self, item_filter: ItemFilter, exclude: list[OutsideId]) -> ListRequest:
+    def _list_request(self, item_filter: ItemFilter, exclude: list[ExternalId]) -> ListRequest:
         return ListRequest(
             n=self.n,
             filter=item_filter,
@@ -308,7 +308,7 @@ class PageOptions(ListOptions):
 class RecommendationsQuery(PageOptions, FilterQuery):
     """Options of the list of one user."""
 
-    exclude: list[OutsideId] = Field(
+    exclude: list[ExternalId] = Field(
         [], max_length=1_000, description="Items that must not appear; repeat for several."
     )
 
@@ -327,8 +327,8 @@ class RecommendationsIn(PageOptions, FilterIn):
     )
 
     ratings: list[BodyRating] = Field(default=[], max_length=10_000)
-    exclude: list[OutsideId] = Field(default=[], description="Items that must not appear.")
-    candidates: list[OutsideId] | None = Field(
+    exclude: list[ExternalId] = Field(default=[], description="Items that must not appear.")
+    candidates: list[ExternalId] | None = Field(
         default=None, description="The only items that may appear; null: all items."
     )
 
@@ -345,8 +345,8 @@ class BatchIn(ListOptions, FilterIn):
         extra="forbid", json_schema_extra={"examples": [{"user_ids": ["ann", "ben"], "n": 5, "min_ratings": 10}]}
     )
 
-    user_ids: list[OutsideId] = Field(max_length=MAX_USERS, description="The users; their lists come in this order.")
-    exclude: list[OutsideId] = Field(default=[], description="Items that must not appear in any list.")
+    user_ids: list[ExternalId] = Field(max_length=MAX_USERS, description="The users; their lists come in this order.")
+    exclude: list[ExternalId] = Field(default=[], description="Items that must not appear in any list.")
 
     def list_request(self) -> ListRequest:
         return self._list_request(self.filter(), self.exclude)
@@ -390,7 +390,7 @@ class SimilarToSeveralIn(FilterIn):
         extra="forbid", json_schema_extra={"examples": [{"item_ids": ["dune", "solaris"], "n": 5}]}
     )
 
-    item_ids: list[OutsideId] = Field(min_length=1, max_length=100, description="The items, all weighted equally.")
+    item_ids: list[ExternalId] = Field(min_length=1, max_length=100, description="The items, all weighted equally.")
     n: N = 10
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Resp
 from fastapi.responses import StreamingResponse
 
 from app.db.engine import DatabaseDep
-from app.http.concurrency import Places
+from app.http.concurrency import ConcurrencyLimit
 from app.http.idempotency import AttemptDep
 from app.http.openapi import declared
 from app.training import events, queue
@@ -29,7 +29,7 @@ Cursor = Annotated[
 MAX_STREAMS = 50
 """Streams of events at once: each asks the database four times a second."""
 
-_place_of_stream = Places("streams of events", MAX_STREAMS)
+_stream_limit = ConcurrencyLimit("streams of events", MAX_STREAMS)
 
 
 @router.post(
@@ -99,7 +99,7 @@ def cancel_training(database: DatabaseDep, run_id: RunId) -> TrainingRunOut:
 @router.get(
     "/{run_id}/events",
     response_class=StreamingResponse,
-    dependencies=[Depends(_place_of_stream)],
+    dependencies=[Depends(_stream_limit)],
     responses={
         200: {
             "description": "`event: epoch` (EpochOut) and `event: status` (TrainingRunOut) until the run has ended.",

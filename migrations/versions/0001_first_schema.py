@@ -344,14 +344,14 @@ def _create_access() -> None:
     )
     _create_partial_unique_index("uq_api_keys_name", "api_keys", "name", "revoked_at IS NULL")
     op.create_table(
-        "kept_answers",
+        "idempotent_responses",
         sa.Column("id", sa.String(64), nullable=False),
-        sa.Column("request", sa.String(64), nullable=False),
-        sa.Column("answer", sa.Text(), nullable=True),
+        sa.Column("request_digest", sa.String(64), nullable=False),
+        sa.Column("body", sa.Text(), nullable=True),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_kept_answers")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_idempotent_responses")),
     )
-    op.create_index("ix_kept_answers_expires_at", "kept_answers", ["expires_at"])
+    op.create_index("ix_idempotent_responses_expires_at", "idempotent_responses", ["expires_at"])
 
 
 def downgrade() -> None:
@@ -359,7 +359,7 @@ def downgrade() -> None:
         for function in reversed(_FUNCTIONS):
             op.execute(f"DROP FUNCTION {function}")
     for table in (
-        "kept_answers",
+        "idempotent_responses",
         "api_keys",
         "active_model",
         "model_versions",

@@ -80,7 +80,7 @@ def test_a_body_that_comes_too_slowly_is_refused(
     with serving(app):
         status, problem = anyio.run(ask_slowly, app, path, parts, pause)
     assert status == 408
-    assert "came too slowly" in str(problem["detail"])
+    assert "arrived too slowly" in str(problem["detail"])
 
 
 def test_a_body_that_does_not_say_its_length_is_refused_once_it_is_too_long(limited: Settings) -> None:
@@ -117,11 +117,11 @@ def test_a_fifth_import_at_once_is_refused_until_one_is_over(sqlite_settings: Se
                 for _ in range(4):
                     importers.start_soon(lambda: client.post("/v1/ratings/import", content=lines()))  # type: ignore[arg-type]
                 with anyio.fail_after(20):
-                    while app.state.n_places_taken["imports"] < 4:
+                    while app.state.n_long_requests["imports"] < 4:
                         await anyio.sleep(0.01)
                 refused = await client.post("/v1/ratings/import", content=b"bob,dune,4\n")
                 assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-                assert "4 imports are under way" in refused.json()["detail"]
+                assert "4 imports are already in progress" in refused.json()["detail"]
                 go_on.set()
             assert (await client.post("/v1/ratings/import", content=b"bob,dune,4\n")).status_code == 200
 

@@ -1,4 +1,4 @@
-"""A request that is sent again, because its answer was lost, is carried out once."""
+"""A request that is repeated, because its response was lost, is carried out once."""
 
 import threading
 from datetime import timedelta
@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select
 
 from app.db.engine import Database
-from app.http.idempotency import KeptAnswer
+from app.http.idempotency import IdempotentResponse
 from app.main import create_app
 from app.settings import Settings
 from app.training.models import TrainingRun
@@ -33,7 +33,7 @@ def test_the_same_request_is_carried_out_once_and_answered_the_same(
     assert n_runs(database) == 1
 
 
-def test_the_answer_stays_the_first_one_although_the_run_went_on(client: httpx.Client) -> None:
+def test_the_response_stays_the_first_one_although_the_run_changes(client: httpx.Client) -> None:
     first = client.post("/v1/training-runs", headers=KEY).json()
     client.post(f"/v1/training-runs/{first['id']}/cancel")
     assert client.post("/v1/training-runs", headers=KEY).json() == first
@@ -57,13 +57,15 @@ def test_other_keys_other_routes_and_requests_without_a_key_are_requests_of_thei
     assert n_runs(database) == 5
 
 
-def test_a_request_that_was_refused_may_be_mended_and_sent_with_the_same_key(client: httpx.Client) -> None:
+def test_a_refused_request_can_be_corrected_and_sent_with_the_same_key(client: httpx.Client) -> None:
     wrong = {"space": {"n_factors": {"kind": "nonsense"}}}
     assert client.post("/v1/searches", json=wrong, headers=KEY).status_code == 422
     assert client.post("/v1/searches", json={"n_trials": 3}, headers=KEY).status_code == 202
 
 
-def test_of_many_at_once_one_is_carried_out_and_all_get_its_answer(settings: Settings, database: Database) -> None:
+def test_one_of_many_concurrent_repetitions_is_carried_out_and_all_get_its_response(
+    settings: Settings, database: Database
+) -> None:
     answers: list[httpx.Response] = []
     with serving(create_app(settings)) as client:
         asking = [
@@ -79,17 +81,17 @@ def test_of_many_at_once_one_is_carried_out_and_all_get_its_answer(settings: Set
     assert n_runs(database) == 1
 
 
-def test_after_a_day_the_key_is_forgotten(client: httpx.Client, database: Database) -> None:
+def test_a_key_expires_after_a_day(client: httpx.Client, database: Database) -> None:
     first = client.post("/v1/training-runs", headers=KEY).json()
     with database.write() as connection:
-        [kept] = connection.execute(select(KeptAnswer.expires_at)).scalars()
-        assert timedelta(hours=23) < kept - database.now(connection) <= timedelta(days=1)
-        connection.execute(KeptAnswer.__table__.update().values(expires_at=database.now(connection)))  # type: ignore[attr-defined]
+        [expires_at] = connection.execute(select(IdempotentResponse.expires_at)).scalars()
+        assert timedelta(hours=23) < expires_at - database.now(connection) <= timedelta(days=1)
+        connection.execute(IdempotentResponse.__table__.update().values(expires_at=database.now(connection)))  # type: ignore[attr-defined]
     assert client.post("/v1/training-runs", headers=KEY).json()["id"] != first["id"]
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256])
-def test_a_key_that_cannot_be_one_is_bad_input(sqlite_client: httpx.Client, key: str) -> None:
+def test_an_invalid_key_is_bad_input(sqlite_client: httpx.Client, key: str) -> None:
     refused = sqlite_client.post("/v1/training-runs", headers={"Idempotency-Key": key})
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["field"] == "idempotency-key"
