@@ -14,13 +14,14 @@ Matrix32 = npt.NDArray[np.float32]
 Vector64 = npt.NDArray[np.float64]
 Matrix64 = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int32]
+Positions = npt.NDArray[np.int64]
 Offsets = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
 
 class InvalidArray(ValueError):
-    """An array that cannot be what it is meant to be: says which one and what is wrong with it."""
+    """An array of the wrong type, shape or content: says which one and what is wrong with it."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name} {reason}")
@@ -28,16 +29,16 @@ class InvalidArray(ValueError):
         self.reason = reason
 
 
-_ONE_HEADER = threading.Lock()
+_header_lock = threading.Lock()
 
 
 def mapped(file: Path) -> npt.NDArray[Any]:
-    """The array of a .npy file, mapped read-only; raises OSError, or ValueError and EOFError where it holds none.
+    """The array of a .npy file, mapped read-only; raises OSError, ValueError or EOFError if there is none.
 
     One at a time: NumPy has Python parse the header, and Python 3.11 counts the depth of parsing for all threads
     together, so that two at once may end in a SystemError.
     """
-    with _ONE_HEADER:
+    with _header_lock:
         # A plain array over the map: np.memmap itself is slower to index and to slice.
         return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
 
@@ -60,12 +61,11 @@ def rows(values: npt.ArrayLike, name: str = "rows") -> Rows:
 
 def vector32(values: npt.ArrayLike, name: str = "values") -> Vector32:
     """A C-ordered float32 vector of finite numbers."""
-    return _finite(_exact(np.asarray(values), np.float32, 1, name), name)
-
-
-def matrix32(values: npt.ArrayLike, name: str = "matrix") -> Matrix32:
-    """A C-ordered float32 matrix of finite numbers."""
-    return _finite(_exact(np.asarray(values), np.float32, 2, name), name)
+    array = _exact(np.asarray(values), np.float32, 1, name)
+    if not np.isfinite(array).all():
+        position = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise InvalidArray(name, f"holds {array[position]} at position {position}")
+    return array
 
 
 def refuse_rows_outside(array: Rows, n_rows: int, name: str, *, unknown_allowed: bool = False) -> None:
@@ -87,10 +87,3 @@ def _exact(array: npt.NDArray[Any], dtype: type[np.generic], rank: int, name: st
 
 def _refuse_rank(array: npt.NDArray[Any], name: str, rank: int) -> npt.NDArray[Any]:
     raise InvalidArray(name, f"must have {rank} dimension(s), not shape {array.shape}")
-
-
-def _finite(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-    if array.size and not np.isfinite(array).all():
-        position = np.argwhere(~np.isfinite(array))[0].tolist()
-        raise InvalidArray(name, f"holds {array[tuple(position)]} at position {position}")
-    return array

@@ -1,4 +1,4 @@
-"""Everything that a person may choose about a fit, with ranges and defaults."""
+"""The hyperparameters of a fit, with ranges and defaults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Averaging = Literal["auto", "on", "off"]
 
 
 class InvalidHyperparameter(ValueError):
-    """A hyperparameter outside its range: says which, what it was and what is allowed."""
+    """A hyperparameter outside its range: says which, its value and what is allowed."""
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
         super().__init__(f"{field} must be {allowed}, not {value!r}")
@@ -31,11 +31,11 @@ class Hyperparameters:
     """How a fit runs. The defaults suit ten to twenty million ratings, on any scale.
 
     Step size and penalties act on ratings in units of their standard deviation. The first vectors are small on purpose:
-    directions that few ratings support never grow, which lowers the error on small and on large data alike.
+    directions that few ratings support never grow, which lowers the error on small and large data alike.
     """
 
     n_factors: int = _number(64, 1, 1024, "length of the user and item vectors")
-    n_epochs: int = _number(25, 1, 10_000, "passes over the ratings that the schedule is laid out for")
+    n_epochs: int = _number(25, 1, 10_000, "passes over the ratings of the whole schedule")
     learning_rate: float = _number(0.032, 1e-6, 1.0, "step size of the first epoch")
     regularization: float = _number(0.04, 0.0, 10.0, "penalty on user and item vectors, paid once per rating")
     reg_bias: float = _number(0.06, 0.0, 10.0, "penalty on user and item biases, paid once per rating")
@@ -47,18 +47,18 @@ class Hyperparameters:
     patience: int = _number(4, 1, 10_000, "epochs without a better hold-out error before the fit stops")
     stop_after: int | None = dataclasses.field(
         default=None,
-        metadata={"low": 1, "high": 10_000, "doc": "end after this epoch, with the schedule of n_epochs; None: do not"},
+        metadata={"low": 1, "high": 10_000, "doc": "stop after this epoch of the schedule; None: do not"},
     )
     posterior: Averaging = dataclasses.field(
         default="auto",
         metadata={
-            "doc": "average over many models that explain the ratings: auto: where time allows, for the squared error; "
-            "on: for the squared error; off: publish the fit itself"
+            "doc": "average over samples of the posterior (squared error only): auto: if time allows; on: always; "
+            "off: publish the fit itself"
         },
     )
-    n_sweeps: int = _number(200, 2, 100_000, "samples of such an average at most; fewer where its error settles")
+    n_sweeps: int = _number(200, 2, 100_000, "most samples of that average; fewer if its error settles")
     holdout_fraction: float = _number(0.05, 0.0, 0.5, "share of the ratings held out to choose the best epoch")
-    seed: int = _number(0, 0, 2**63 - 1, "same ratings, hyperparameters and seed: same model")
+    seed: int = _number(0, 0, 2**63 - 1, "the same ratings, hyperparameters and seed give the same model")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -70,7 +70,7 @@ class Hyperparameters:
 
     @property
     def last_epoch(self) -> int:
-        """The epoch, counted from 1, after which the fit ends at the latest."""
+        """The last epoch, counted from 1, that the fit may reach."""
         return self.n_epochs if self.stop_after is None else min(self.n_epochs, self.stop_after)
 
     def learning_rate_of(self, epoch: int) -> float:
@@ -80,7 +80,7 @@ class Hyperparameters:
         return self.learning_rate * (1.0 - (epoch - 1) / self.n_epochs)
 
     def replace(self, **changes: Any) -> Self:
-        """A changed copy, checked again."""
+        """A changed copy, validated."""
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Hyperparameters:
 
 
 def _check(field: dataclasses.Field[Any], value: object) -> None:
-    """Refuses a number of the wrong kind or out of its range; whole numbers do for floats."""
+    """Raises InvalidHyperparameter for a number of the wrong type or out of range; floats may be whole numbers."""
     if "low" not in field.metadata or (value is None and field.default is None):
         return
     low, high = field.metadata["low"], field.metadata["high"]

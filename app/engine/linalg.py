@@ -1,4 +1,4 @@
-"""Work over the rows of a matrix, cut into parts that depend on the data alone: the same sums for any threads."""
+"""Matrix products over many rows, in parts that depend on the data alone: the same for any number of threads."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy.typing as npt
 from numba import float32, float64, int64, njit, void
 
 from app.engine.arrays import Matrix32, Matrix64, Vector32
-from app.engine.numba_types import READ_MATRIX, READ_VECTOR
+from app.engine.numba_types import MATRIX, MATRIX64, READ_MATRIX, READ_VECTOR
 from app.engine.parallel import run_all
 
 Parts = tuple[tuple[int, int], ...]
 """First and last + 1 row of each part."""
 
 _PARTS = 32
-"""Enough that a thread that is held up leaves work to the others, few enough that sums per part stay cheap."""
-_LEAST = 64
+"""Enough that threads share the work evenly, few enough that sums per part stay cheap."""
+_MIN_ROWS = 64
 
 
 def cut(counts: npt.NDArray[np.integer], work_per_row: int) -> Parts:
-    """Parts of about equal work: each row costs its count and so much more."""
+    """Parts of about equal work: a row costs its count plus work_per_row."""
     work = np.cumsum(counts.astype(np.int64) + work_per_row)
     total = int(work[-1]) if work.size else 0
-    n_parts = max(1, min(_PARTS, total // (_LEAST * work_per_row)))
+    n_parts = max(1, min(_PARTS, total // (_MIN_ROWS * work_per_row)))
     bounds = np.searchsorted(work, np.arange(1, n_parts) * (total / n_parts))
     edges = np.unique(np.concatenate([[0], bounds, [counts.size]])).tolist()
     return tuple(itertools.pairwise(edges))
@@ -34,8 +34,9 @@ def cut(counts: npt.NDArray[np.integer], work_per_row: int) -> Parts:
 def cross_products(pool: Executor, parts: Parts, left: Matrix32, right: Matrix32) -> Matrix64:
     """left' right, in double precision over the parts in their order."""
     sums = np.zeros((len(parts), left.shape[1], right.shape[1]))
-    place = {first: at for at, (first, _) in enumerate(parts)}
-    run_all(pool, lambda first, last: add_cross_products(left, right, first, last, sums[place[first]]), parts)
+    run_all(
+        pool, add_cross_products, [(left, right, *part, of_part) for part, of_part in zip(parts, sums, strict=True)]
+    )
     total: Matrix64 = np.add.reduce(sums, axis=0)
     return total
 
@@ -50,16 +51,13 @@ def product(pool: Executor, parts: Parts, left: Matrix32, right: Matrix64, offse
 def multiply_into(
     pool: Executor, parts: Parts, left: Matrix32, right: Matrix64, offset: object, result: Matrix32
 ) -> None:
-    """The same, into an array that is there."""
+    """The same, into an existing array."""
     factor = np.ascontiguousarray(right, np.float32)
     added: Vector32 = np.ascontiguousarray(np.broadcast_to(np.asarray(offset), right.shape[1]), np.float32)
-    run_all(pool, lambda first, last: multiply_rows(left, factor, added, first, last, result), parts)
+    run_all(pool, multiply_rows, [(left, factor, added, *part, result) for part in parts])
 
 
-@njit(
-    void(READ_MATRIX, READ_MATRIX, int64, int64, float64[:, ::1]),
-    nogil=True, cache=True, fastmath={"contract"},
-)  # fmt: skip
+@njit(void(READ_MATRIX, READ_MATRIX, int64, int64, MATRIX64), nogil=True, cache=True, fastmath={"contract"})
 def add_cross_products(left: Matrix32, right: Matrix32, first: int, last: int, sums: Matrix64) -> None:
     """Adds left' right over the rows first..last.   left [n, a]   right [n, b]   sums [a, b]
 
@@ -86,10 +84,7 @@ def add_cross_products(left: Matrix32, right: Matrix32, first: int, last: int, s
                 sums[f, g] += float64(part[f, g])
 
 
-@njit(
-    void(READ_MATRIX, READ_MATRIX, READ_VECTOR, int64, int64, float32[:, ::1]),
-    nogil=True, cache=True, fastmath={"contract"},
-)  # fmt: skip
+@njit(void(READ_MATRIX, READ_MATRIX, READ_VECTOR, int64, int64, MATRIX), nogil=True, cache=True, fastmath={"contract"})
 def multiply_rows(left: Matrix32, right: Matrix32, offset: Vector32, first: int, last: int, product: Matrix32) -> None:
     """product = left right + offset in the rows first..last.   left [n, a]   right [a, b]   offset [b]"""
     n_inner, n_right = right.shape

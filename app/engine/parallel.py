@@ -1,4 +1,4 @@
-"""Work cut into parts that depend on the data alone, so that sums of parts do not depend on the number of threads."""
+"""Splits work into parts that depend on the data alone, so that results do not depend on the number of threads."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from concurrent.futures import Executor
 
 _MOST_PARTS = 16
 RATINGS_OF_A_PART = 4096
-"""Fewer ratings than this are not worth handing over."""
+"""Fewer ratings than this are not worth a task of their own."""
 ROWS_OF_A_PART = 256
 """The same for users or items, each of which has many ratings or a long vector."""
 
 
 def n_parts_of(n: int, least: int = RATINGS_OF_A_PART) -> int:
-    """Parts of nearly equal size that n are cut into: one, or several of at least so many."""
+    """How many parts of nearly equal size, each of at least `least`, n is split into."""
     return max(1, min(_MOST_PARTS, n // least))
 
 
 def in_parts(
     pool: Executor, kernel: Callable[..., None], n: int, *arguments: object, least: int = RATINGS_OF_A_PART
 ) -> None:
-    """Runs kernel(start, end, part, *arguments) for each part of n, as many at once as the pool has threads."""
+    """Runs kernel(start, end, part, *arguments) for each part of n on the threads of the pool."""
     n_parts = n_parts_of(n, least)
     bounds = [n * part // n_parts for part in range(n_parts + 1)]
     run_all(pool, kernel, [(bounds[part], bounds[part + 1], part, *arguments) for part in range(n_parts)])
 
 
 def run_all(pool: Executor, kernel: Callable[..., None], calls: Sequence[tuple[object, ...]]) -> None:
-    """Runs a nogil kernel once per call, at the same time; the first error is raised here."""
+    """Runs a nogil kernel once per tuple of arguments, concurrently; the first error is raised here."""
     for done in [pool.submit(kernel, *call) for call in calls]:
         done.result()
 
 
 def usable_cores() -> int:
-    """Cores this process may run on, where the system tells; else all of them."""
+    """Cores that this process may run on, if the system says so; else all of them."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:

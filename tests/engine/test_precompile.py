@@ -64,7 +64,7 @@ for module in pkgutil.walk_packages(app.engine.__path__, "app.engine."):
     importlib.import_module(module.name)
 print(*sorted(modules_with_kernels() - before))
 """
-    of_the_library = ["app.engine.library.factorize_kernel"]  # compiled for the loss that it is called with
+    of_the_library = ["app.engine.library.factorize"]  # compiled for the loss that it is called with
     assert run(program) == of_the_library
 
 

@@ -1,9 +1,9 @@
-"""Kernels that find rows: by outside id (`Vocabulary.rows_of`), and by key."""
+"""Kernels that find rows by outside id (`Vocabulary.rows_of`) and by key."""
 
 from numba import int32, int64, njit, void
 
 from app.engine.arrays import Bytes, Offsets, Rows
-from app.engine.numba_types import READ_BYTES, READ_OFFSETS, READ_ROWS
+from app.engine.numba_types import READ_BYTES, READ_OFFSETS, READ_ROWS, ROWS
 
 
 @njit(int64(READ_BYTES, int64, int64, READ_BYTES, int64, int64), nogil=True, cache=True)
@@ -17,32 +17,21 @@ def _compare(left: Bytes, start: int, end: int, right: Bytes, from_: int, to: in
     return (end - start) - (to - from_)
 
 
-@njit(
-    void(READ_BYTES, READ_OFFSETS, READ_BYTES, READ_OFFSETS, int32[::1]),
-    nogil=True,
-    cache=True,
-)
-def find_rows(text: Bytes, offsets: Offsets, wanted: Bytes, wanted_offsets: Offsets, found: Rows) -> None:
-    """Binary search of each wanted id among the sorted ids.
+@njit(void(READ_BYTES, READ_OFFSETS, READ_BYTES, READ_OFFSETS, ROWS), nogil=True, cache=True)
+def find_rows(text: Bytes, offsets: Offsets, query: Bytes, query_offsets: Offsets, rows: Rows) -> None:
+    """Binary search of each queried id among the sorted ids.
 
-    text and wanted: bytes end to end, each with its n + 1 offsets
-    found [n_wanted], overwritten; -1 where absent
+    text, query: UTF-8 bytes end to end, each with its n + 1 offsets   rows [n_queried], overwritten; -1 where absent
     """
-    for one in range(wanted_offsets.size - 1):
+    for one in range(query_offsets.size - 1):
         low, high = 0, offsets.size - 1
-        found[one] = -1
+        start, end = query_offsets[one], query_offsets[one + 1]
+        rows[one] = -1
         while low < high:
             middle = (low + high) // 2
-            order = _compare(
-                text,
-                offsets[middle],
-                offsets[middle + 1],
-                wanted,
-                wanted_offsets[one],
-                wanted_offsets[one + 1],
-            )
+            order = _compare(text, offsets[middle], offsets[middle + 1], query, start, end)
             if order == 0:
-                found[one] = middle
+                rows[one] = middle
                 break
             if order < 0:
                 low = middle + 1
@@ -50,9 +39,9 @@ def find_rows(text: Bytes, offsets: Offsets, wanted: Bytes, wanted_offsets: Offs
                 high = middle
 
 
-@njit(void(READ_ROWS, READ_OFFSETS, int32[::1]), nogil=True, cache=True)
-def look_up_rows(table: Rows, keys: Offsets, found: Rows) -> None:
-    """found [n_keys]: overwritten with `table[key]`, -1 for keys beyond the table."""
+@njit(void(READ_ROWS, READ_OFFSETS, ROWS), nogil=True, cache=True)
+def look_up_rows(table: Rows, keys: Offsets, rows: Rows) -> None:
+    """rows [n_keys]: overwritten with `table[key]`, -1 for keys beyond the table."""
     for one in range(keys.size):
         key = keys[one]
-        found[one] = table[key] if 0 <= key < table.size else int32(-1)
+        rows[one] = table[key] if 0 <= key < table.size else int32(-1)

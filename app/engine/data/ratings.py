@@ -1,4 +1,4 @@
-"""What a fit starts from: the ratings as three arrays, and the vocabularies that give outside ids their rows."""
+"""The input of a fit: ratings as three arrays, and the vocabularies that map outside ids to rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.engine.arrays import Bytes, InvalidArray, Offsets, Rows, Vector32, refu
 class Ratings:
     """Ratings in canonical order, by (user_row, item_row), each pair at most once.
 
-    The order is part of the promise that the same ratings give the same model, however they were collected.
+    The order is fixed so that the same ratings give the same model, however they were collected.
     """
 
     user_rows: Rows
@@ -64,14 +64,14 @@ class Ratings:
 
 
 def _is_canonical(users: Rows, items: Rows) -> bool:
-    """Strictly rising by (user_row, item_row), so without duplicates too."""
+    """Whether the pairs rise strictly, so that none is there twice."""
     same_user = users[1:] == users[:-1]
     return bool(((users[1:] > users[:-1]) | (same_user & (items[1:] > items[:-1]))).all())
 
 
 def _sorted(users: Rows, items: Rows, values: Vector32, n_users: int, n_items: int) -> tuple[Rows, Rows, Vector32]:
-    """By item, then by user, each stable: linear time, where a comparison sort of 20 million takes seconds."""
-    from app.engine.data.sorting import sort_by_first
+    """By item, then by user, each stable: linear time; a comparison sort of 20 million would take seconds."""
+    from app.engine.data.sorting import sort_by_first  # compiles a kernel that serving does not need
 
     by_item = (np.empty_like(items), np.empty_like(users), np.empty_like(values))
     sort_by_first((items, users, values), n_items, by_item)
@@ -103,13 +103,13 @@ class Vocabulary:
 
     @classmethod
     def of(cls, ids: Iterable[str]) -> Self:
-        """Every id once, whatever their order and however often they come."""
+        """The distinct ids, whatever their order."""
         encoded = sorted({one.encode() for one in ids})
         return cls(*_packed(encoded))
 
     @classmethod
     def from_arrays(cls, text: Bytes, offsets: Offsets) -> Self:
-        """The inverse of `to_arrays`; raises InvalidArray when the two cannot belong together."""
+        """The inverse of `to_arrays`; raises InvalidArray if the two do not fit together."""
         if text.dtype != np.uint8 or text.ndim != 1:
             raise InvalidArray("vocabulary text", f"must be 1-d uint8, not {text.ndim}-d {text.dtype}")
         if offsets.dtype != np.int64 or offsets.ndim != 1 or offsets.size == 0:
@@ -132,11 +132,11 @@ class Vocabulary:
 
     def rows_of(self, ids: Sequence[str]) -> Rows:
         """The row of each id, -1 for those not here."""
-        from app.engine.data.id_search import find_rows
+        from app.engine.data.id_search import find_rows  # compiled at import: not for `palate --help`
 
-        found = np.empty(len(ids), np.int32)
-        find_rows(self._text, self._offsets, *_packed([_encoded(one) for one in ids]), found)
-        return found
+        found_rows = np.empty(len(ids), np.int32)
+        find_rows(self._text, self._offsets, *_packed([_encoded(one) for one in ids]), found_rows)
+        return found_rows
 
     def id_of(self, row: int) -> str:
         """The outside id of a row; raises InvalidArray when there is no such row."""
@@ -154,7 +154,7 @@ _NO_ID = b"\xff"
 
 
 def _encoded(outside_id: str) -> bytes:
-    """UTF-8; text that has none (a lone surrogate) was never stored and becomes a byte that matches nothing."""
+    """UTF-8; text without any (a lone surrogate) cannot be a stored id and becomes a byte that matches none."""
     try:
         return outside_id.encode()
     except UnicodeEncodeError:

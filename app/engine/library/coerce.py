@@ -1,6 +1,6 @@
-"""Ratings as people have them (matrices with gaps, sparse matrices, tables, triples) as plain arrays.
+"""Converts matrices with gaps, sparse matrices, tables and triples of ratings to plain arrays.
 
-SciPy, pandas and Polars are never imported: what looks like one of their objects is asked for its arrays.
+SciPy, pandas and Polars are never imported: their objects are recognised by their attributes.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from app.engine.arrays import InvalidArray, Vector64
+from app.engine.arrays import InvalidArray, Positions, Vector64
 
-Places = npt.NDArray[np.int64]
 Ids = list[str]
 
 _COLUMNS = ("user_id", "item_id", "value")
@@ -24,11 +22,11 @@ def is_matrix(ratings: Any) -> bool:
     return isinstance(ratings, np.ndarray) or hasattr(ratings, "tocoo")
 
 
-def entries_of(matrix: Any, name: str = "D") -> tuple[Places, Places, Vector64, tuple[int, int]]:
-    """Rows, columns and values of what is known, row by row, and the shape of a 2-D matrix.
+def entries_of(matrix: Any, name: str = "D") -> tuple[Positions, Positions, Vector64, tuple[int, int]]:
+    """Rows, columns and values of the known entries, row by row, and the shape of a 2-D matrix.
 
-    Unknown are the masked entries of a NumPy masked array, NaN in any other array, and what a SciPy sparse matrix does
-    not store (a zero that it stores is known). Raises InvalidArray for anything else.
+    Unknown are the masked entries of a NumPy masked array, NaN in any other array, and entries that a SciPy sparse
+    matrix does not store (a stored zero is known). Raises InvalidArray for anything else.
     """
     if hasattr(matrix, "tocoo"):
         stored = matrix.tocoo()
@@ -51,7 +49,7 @@ def entries_of(matrix: Any, name: str = "D") -> tuple[Places, Places, Vector64, 
 
 
 def triples_of(ratings: Any) -> tuple[Ids, Ids, Vector64]:
-    """User ids, item ids and values, as long as each other; ids become text, as everywhere in Palate.
+    """User ids, item ids and values, of equal length; ids become text, as everywhere in Palate.
 
     From a matrix (ids are positions), from a pandas or Polars table (columns user_id, item_id and value, or else the
     first three), or from (user, item, value) triples. Raises InvalidArray.
@@ -59,11 +57,11 @@ def triples_of(ratings: Any) -> tuple[Ids, Ids, Vector64]:
     if is_matrix(ratings):
         rows, columns, values, _ = entries_of(ratings, "ratings")
         return [str(row) for row in rows.tolist()], [str(column) for column in columns.tolist()], values
-    users, items, given = _from_table(ratings) if hasattr(ratings, "columns") else _from_rows(ratings)
+    users, items, raw_values = _from_table(ratings) if hasattr(ratings, "columns") else _from_rows(ratings)
     try:
-        values = np.asarray(given, np.float64)
+        values = np.asarray(raw_values, np.float64)
     except (TypeError, ValueError) as error:
-        raise InvalidArray("ratings", f"hold a value that is no number: {error}") from error
+        raise InvalidArray("ratings", f"hold a value that is not a number: {error}") from error
     if not np.isfinite(values).all():
         raise InvalidArray("ratings", "hold a value that is not finite")
     return [str(user) for user in users], [str(item) for item in items], values

@@ -1,7 +1,6 @@
-"""Plain matrix factorisation D ~ P Q of a matrix with gaps, as the textbooks write it, for any declared loss.
+"""Textbook matrix factorisation D ~ P Q of a matrix with gaps, for any declared loss.
 
-No biases, no centring, no service: docs/tutorial-factorize.md is the tutorial. `fit` (in `library.fit`) is the
-whole model of the service, for ratings in memory.
+No biases, no centring, no service; the tutorial is docs/tutorial-factorize.md. `library.fit` has the service's model.
 """
 
 from __future__ import annotations
@@ -10,10 +9,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
-from app.engine.arrays import InvalidArray, Matrix64, Vector64
-from app.engine.library.coerce import Places, entries_of
-from app.engine.library.slopes import Derived, compiled_slopes, derived, named_loss
+from app.engine.arrays import InvalidArray, Matrix64, Positions, Vector64
+from app.engine.library.coerce import entries_of
+from app.engine.library.slopes import LossFunctions, compiled_slopes, loss_functions, resolve_loss
 from app.engine.losses.base import Loss
 from app.engine.sgd.trainer import Diverged
 
@@ -29,8 +29,8 @@ class Factorization(NamedTuple):
 
 
 class _Entries(NamedTuple):
-    rows: Places
-    columns: Places
+    rows: Positions
+    columns: Positions
     values: Vector64
 
 
@@ -57,14 +57,14 @@ def factorize(
 
     batch: a step along the whole gradient per epoch. sgd: a step per known entry, in an order drawn from the seed for
     each epoch; p and q are both read before either is written. All in float64. D is a masked array, an array with NaN,
-    or a SciPy sparse matrix; nothing that is given is changed. Raises InvalidArray, InvalidLoss, and Diverged when the
+    or a SciPy sparse matrix; no argument is changed. Raises InvalidArray, InvalidLoss, and Diverged when the
     objective is no longer a finite number.
     """
     rows, columns, values, shape = entries_of(D)
     entries = _Entries(rows, columns, values)
     factors = _checked(P, Q, shape, values.size)
-    chosen = named_loss(loss, penalty)
-    functions = derived(chosen)
+    chosen = resolve_loss(loss, penalty)
+    functions = loss_functions(chosen)
     _refuse_out_of_range(n_epochs=n_epochs, learning_rate=learning_rate, regularization=regularization)
     losses = np.empty(n_epochs)
     steps = {"batch": _batch, "sgd": _sgd}
@@ -107,7 +107,7 @@ def _predicted(entries: _Entries, P: Matrix64, Q: Matrix64) -> Vector64:
     return np.einsum("nk,nk->n", P[entries.rows], Q.T[entries.columns])  # type: ignore[no-any-return]
 
 
-def _objective(entries: _Entries, P: Matrix64, Q: Matrix64, functions: Derived, regularization: float) -> float:
+def _objective(entries: _Entries, P: Matrix64, Q: Matrix64, functions: LossFunctions, regularization: float) -> float:
     errors = functions.error(entries.values, _predicted(entries, P, Q)).sum()
     of_rows, of_columns = functions.penalty(P).sum(axis=1), functions.penalty(Q).sum(axis=0)
     penalties = of_rows[entries.rows].sum() + of_columns[entries.columns].sum()
@@ -118,7 +118,7 @@ def _batch(
     entries: _Entries, P: Matrix64, Q: Matrix64, loss: Loss, learning_rate: float, regularization: float, _: list[int]
 ) -> None:
     """One step along the gradient of the objective."""
-    functions = derived(loss)
+    functions = loss_functions(loss)
     rows, columns, values = entries
     slopes = functions.error_slope(values, _predicted(entries, P, Q))[:, None]
     of_rows = regularization * np.bincount(rows, minlength=P.shape[0])[:, None] * functions.penalty_slope(P)
@@ -139,7 +139,43 @@ def _sgd(
     seeds: list[int],
 ) -> None:
     """A step for each known entry, in an order of its own for each epoch."""
-    from app.engine.library.factorize_kernel import step_through
-
     order = np.random.default_rng(seeds).permutation(entries.values.size)
-    step_through(order, *entries, P, Q, learning_rate, regularization, *compiled_slopes(loss))
+    _sgd_epoch(
+        order,
+        (entries.rows, entries.columns, entries.values),
+        P,
+        Q,
+        learning_rate,
+        regularization,
+        *compiled_slopes(loss),
+    )
+
+
+@njit(nogil=True, cache=True)
+def _sgd_epoch(
+    order: Positions,
+    entries: tuple[Positions, Positions, Vector64],
+    P: Matrix64,
+    Q: Matrix64,
+    learning_rate: float,
+    regularization: float,
+    error_slope: object,
+    penalty_slope: object,
+) -> None:
+    """One step per entry: p -= learning_rate * (slope q + regularization * penalty_slope(p)), and q likewise.
+
+    order, and the columns of entries [n]   P [n_rows, k]   Q [k, n_columns], both overwritten
+    Compiled for the slopes that it is called with.
+    """
+    rows, columns, values = entries
+    k = P.shape[1]
+    for at in order:
+        row, column = rows[at], columns[at]
+        dot = 0.0
+        for f in range(k):
+            dot += P[row, f] * Q[f, column]
+        slope = error_slope(values[at], dot)  # type: ignore[operator]
+        for f in range(k):
+            p, q = P[row, f], Q[f, column]
+            P[row, f] = p - learning_rate * (slope * q + regularization * penalty_slope(p))  # type: ignore[operator]
+            Q[f, column] = q - learning_rate * (slope * p + regularization * penalty_slope(q))  # type: ignore[operator]

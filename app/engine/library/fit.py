@@ -1,4 +1,4 @@
-"""The whole model of the service for ratings in memory: fit, then predict and recommend by outside ids."""
+"""The service's model for ratings in memory: fit, then predict and recommend by outside ids."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from app.engine.sgd.refit import refit
 from app.engine.sgd.trainer import Fit, NoRatings
 
 MIN_HOLDOUT = 20
-"""A hold-out of fewer ratings says nothing about the best epoch; then every rating is learned at once."""
+"""Fewer held-out ratings cannot choose the best epoch; then every rating is learned at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class FittedModel:
-    """A model of biases and factors that is asked by outside ids. Users and items that it does not know are average."""
+    """A model of biases and factors with outside ids. Unknown users and items are average."""
 
     model: FactorModel
     ratings: Ratings
     users: Vocabulary
     items: Vocabulary
-    examined: Fit | None
-    """The fit that the hold-out watched, with its epochs; None where there were too few ratings to hold any out."""
+    holdout_fit: Fit | None
+    """The fit that was evaluated on the hold-out, with its epochs; None if there were too few ratings for one."""
 
     def predict(self, user: object, item: object) -> float:
-        """The rating that this user would give this item."""
+        """The predicted rating of this item by this user."""
         return float(self.predict_many([user], [item])[0])
 
     def predict_many(self, users: Sequence[object], items: Sequence[object]) -> Vector64:
-        """Ratings of pairs."""
+        """Predicted ratings of pairs."""
         if len(users) != len(items):
             raise InvalidArray("users and items", f"need equal lengths, not {len(users)} and {len(items)}")
         model = self.model
@@ -75,11 +75,11 @@ def fit(
     n_threads: int | None = None,
     **hyperparameters: Any,
 ) -> FittedModel:
-    """Learn biases and factors, as the service does: find the best epoch on a hold-out, then learn everything.
+    """Learns biases and factors as the service does: finds the best epoch on a hold-out, then learns all ratings.
 
     ratings: (user, item, value) triples, a pandas or Polars table, a masked array or an array with NaN, or a SciPy
-    sparse matrix; of the last ones positions are the ids. loss, penalty, link and parameters are those of `declare`,
-    which a Loss brings along; a range that they need is that of the values. Hyperparameters are those of
+    sparse matrix, whose positions are the ids. loss, penalty, link and parameters are those of `declare`, unless loss
+    is a Loss; its rating range is that of the values. Hyperparameters are those of
     `Hyperparameters`: n_factors, n_epochs, learning_rate, regularization, seed, ... Raises InvalidArray, InvalidLoss,
     InvalidHyperparameter, NoRatings, Diverged.
     """
@@ -100,8 +100,8 @@ def fit(
     with threadpool_limits(1):  # a fit brings its own threads; small solves are slower on several
         if len(held_out) < MIN_HOLDOUT:
             return FittedModel(trainer.fit(known, chosen).model, known, users, items, None)
-        examined = trainer.fit(learned, chosen, holdout=held_out)
-        return FittedModel(refit(trainer, known, chosen, examined).model, known, users, items, examined)
+        holdout_fit = trainer.fit(learned, chosen, holdout=held_out)
+        return FittedModel(refit(trainer, known, chosen, holdout_fit).model, known, users, items, holdout_fit)
 
 
 def _refuse_repeated(pairs: np.ndarray, user_ids: Sequence[str], item_ids: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""A declared loss as functions of float64: the one place where `factorize` asks `app.engine.losses` for slopes."""
+"""A declared loss as functions of float64, for `factorize`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.engine.losses.grammar import InvalidLoss
 
 
 @dataclass(frozen=True, slots=True)
-class Derived:
+class LossFunctions:
     """Error and penalty with their derivatives, as functions of NumPy arrays."""
 
     error: Callable[..., Any]
@@ -27,23 +27,23 @@ class Derived:
     """d penalty / d theta, of theta."""
 
 
-def named_loss(loss: str | Loss, penalty: str) -> Loss:
-    """The loss of a name or an expression, with a penalty of a name or an expression in theta; raises InvalidLoss."""
+def resolve_loss(loss: str | Loss, penalty: str) -> Loss:
+    """The loss and the penalty of a name or an expression; raises InvalidLoss, also if the penalty is not in theta."""
     chosen = declare(loss, penalty=penalty) if isinstance(loss, str) else loss
     _penalty_slope(chosen)
     return chosen
 
 
 @functools.lru_cache(maxsize=32)
-def derived(loss: Loss) -> Derived:
-    """By SymPy, from the loss as it is declared."""
+def loss_functions(loss: Loss) -> LossFunctions:
+    """Derived by SymPy from the declared loss."""
     import sympy
 
     of_rating = derivatives.derivatives_of(loss)
     theta, slope = _penalty_slope(loss)
     of_penalty = sympy.lambdify([theta], slope, modules=[derivatives.ON_ARRAYS, "numpy"])
     tree = penalty_tree(loss)
-    return Derived(
+    return LossFunctions(
         lambda r, score: of_rating(r, score)[0],
         lambda r, score: of_rating(r, score)[1],
         lambda values: np.broadcast_to(evaluate.value_of(tree, {"theta": values}), np.shape(values)),
@@ -53,7 +53,7 @@ def derived(loss: Loss) -> Derived:
 
 @functools.lru_cache(maxsize=32)
 def compiled_slopes(loss: Loss) -> tuple[Any, Any]:
-    """error_slope(r, score) and penalty_slope(theta) as compiled functions that a Numba loop can be given."""
+    """error_slope(r, score) and penalty_slope(theta) as compiled functions that a Numba loop can call."""
     import sympy
     from numba import cfunc, float64
 
@@ -69,7 +69,7 @@ def compiled_slopes(loss: Loss) -> tuple[Any, Any]:
 
 
 def _penalty_slope(loss: Loss) -> tuple[Any, Any]:
-    """Theta and d penalty / d theta; raises InvalidLoss where the penalty is not one of theta."""
+    """Theta and d penalty / d theta; raises InvalidLoss if the penalty has other names."""
     import sympy
 
     from app.engine.losses import symbols
@@ -77,7 +77,7 @@ def _penalty_slope(loss: Loss) -> tuple[Any, Any]:
     theta = sympy.Symbol("theta", real=True)
     penalty = symbols.penalty_of(loss)
     if penalty.free_symbols - {theta}:
-        raise InvalidLoss(loss.penalty, 0, "a penalty of plain factors is one of theta", "write it with theta alone")
+        raise InvalidLoss(loss.penalty, 0, "this penalty must be in theta", "write it with theta alone")
     return theta, symbols.derivative(penalty, theta, loss.penalty)
 
 

@@ -65,7 +65,7 @@ ENTRIES = (
         error="-((r - low) * log(r_hat - low) + (high - r) * log(high - r_hat)) / (high - low)",
         formula="-(y log y_hat + (1 - y) log(1 - y_hat)), y = (r - low) / (high - low)",
         source="Cox 1958, section 2",
-        when="Like or dislike, or ratings that crowd at both ends: r_hat stays inside the rating range.",
+        when="Like or dislike, or ratings mostly at both ends: r_hat stays inside the rating range.",
         link="sigmoid",
     ),
     CatalogEntry(

@@ -15,28 +15,19 @@ from app.engine.losses.base import Loss
 Derivatives = Callable[[Vector64, Vector64], tuple[Vector64, Vector64, Vector64]]
 
 ON_ARRAYS: dict[str, Any] = {
+    **{name: getattr(np, name) for name in ("cosh", "equal", "less", "power", "sign", "sinh", "tanh")},
+    **{name: getattr(evaluate, name) for name in ("huber", "log_cosh", "sigmoid", "softplus")},
+    "less_or_equal": np.less_equal,
+    "different": np.not_equal,
+    "both": evaluate.all_of,
+    "either": evaluate.any_of,
     "absolute": np.abs,
-    "choose": np.where,
-    "clamp": lambda u, delta: np.clip(u, -delta, delta),
-    "cosh": np.cosh,
     "exponential": np.exp,
-    "huber": evaluate.huber,
-    "log_cosh": evaluate.log_cosh,
     "logarithm": np.log,
     "logarithm_of_1_plus": np.log1p,
-    "power": np.power,
     "root": np.sqrt,
-    "sigmoid": evaluate.sigmoid,
-    "sign": np.sign,
-    "sinh": np.sinh,
-    "softplus": evaluate.softplus,
-    "tanh": np.tanh,
-    "less": np.less,
-    "less_or_equal": np.less_equal,
-    "equal": np.equal,
-    "different": np.not_equal,
-    "both": lambda *parts: np.logical_and.reduce(np.broadcast_arrays(*parts)),
-    "either": lambda *parts: np.logical_or.reduce(np.broadcast_arrays(*parts)),
+    "choose": np.where,
+    "clamp": lambda u, delta: np.clip(u, -delta, delta),
 }
 """The functions of `symbols` on float64 arrays."""
 

@@ -64,6 +64,16 @@ def huber(u: Any, delta: Any) -> Any:
     return within * (size - within / 2.0)
 
 
+def all_of(*conditions: Any) -> Any:
+    """Where all conditions hold."""
+    return np.logical_and.reduce(np.broadcast_arrays(*conditions))
+
+
+def any_of(*conditions: Any) -> Any:
+    """Where one of the conditions holds."""
+    return np.logical_or.reduce(np.broadcast_arrays(*conditions))
+
+
 def _value(node: Node, names: Mapping[str, npt.ArrayLike]) -> Any:
     if node.operation == "number":
         return np.float64(float(node.value))
@@ -89,23 +99,11 @@ _OPERATIONS: dict[str, Any] = {
     ">=": np.greater_equal,
     "==": np.equal,
     "!=": np.not_equal,
-    "and": lambda *parts: np.logical_and.reduce(np.broadcast_arrays(*parts)),
-    "or": lambda *parts: np.logical_or.reduce(np.broadcast_arrays(*parts)),
-    "abs": np.abs,
-    "sqrt": np.sqrt,
-    "exp": np.exp,
-    "log": np.log,
-    "log1p": np.log1p,
-    "tanh": np.tanh,
-    "cosh": np.cosh,
-    "sinh": np.sinh,
-    "sigmoid": sigmoid,
-    "softplus": softplus,
-    "sign": np.sign,
-    "minimum": np.minimum,
-    "maximum": np.maximum,
-    "huber": huber,
-    "where": np.where,
+    "and": all_of,
+    "or": any_of,
+    **{name: getattr(np, name) for name in ("abs", "sqrt", "exp", "log", "log1p", "tanh", "cosh", "sinh", "sign")},
+    **{name: getattr(np, name) for name in ("minimum", "maximum", "where")},
+    **{function.__name__: function for function in (sigmoid, softplus, huber)},
 }
 
 _OVERFLOW = "this overflows"

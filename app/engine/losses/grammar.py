@@ -22,20 +22,8 @@ MAX_NUMBER = 1e30
 """Beyond it a float32 overflows in a square or two."""
 
 FUNCTIONS: Mapping[str, int] = {
-    "abs": 1,
-    "sqrt": 1,
-    "exp": 1,
-    "log": 1,
-    "log1p": 1,
-    "tanh": 1,
-    "cosh": 1,
-    "sinh": 1,
-    "sigmoid": 1,
-    "softplus": 1,
-    "sign": 1,
-    "minimum": 2,
-    "maximum": 2,
-    "huber": 2,
+    **dict.fromkeys(("abs", "sqrt", "exp", "log", "log1p", "tanh", "cosh", "sinh", "sigmoid", "softplus", "sign"), 1),
+    **dict.fromkeys(("minimum", "maximum", "huber"), 2),
     "where": 3,
 }
 """Every function, with its number of arguments."""
@@ -127,12 +115,8 @@ def _start_of_expression(text: str) -> int:
         raise InvalidLoss(text, MAX_LENGTH, "this is too long", f"at most {MAX_LENGTH} characters")
     for position, character in enumerate(text):
         if not " " <= character <= "~":
-            raise InvalidLoss(
-                text,
-                position,
-                f"the character {character!a} is not allowed",
-                "write it in plain ASCII on one line",
-            )
+            advice = "write it in plain ASCII on one line"
+            raise InvalidLoss(text, position, f"the character {character!a} is not allowed", advice)
         if character in "\"'#\\@`$?;:{}[]":
             raise InvalidLoss(text, position, f"the character {character!r} is not allowed", _allowed())
     start = len(text) - len(text.lstrip(" "))

@@ -1,12 +1,13 @@
-"""SymPy's side of losses: functions that differentiate by rule, and forms that cannot overflow.
+"""Losses in SymPy: functions that differentiate by rule, and forms that cannot overflow.
 
-SymPy is imported here and nowhere else, and this module only where something is derived: a kernel that was compiled
-before needs none of it. The functions are our own, so that SymPy never searches for a simplification: its Abs, sign and
-Max do, which takes seconds for an expression that somebody made up to that end, and derive into delta distributions.
+This module is imported only where something is derived: a kernel that is compiled already does not need SymPy. The
+functions are our own, so that SymPy never searches for a simplification: its Abs, sign and Max do, which takes seconds
+for a malicious expression, and their derivatives are delta distributions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -28,10 +29,11 @@ RATING = Symbol("r_hat", real=True)
 
 
 class Rule(Function):  # type: ignore[misc]
-    """A function that stays as it is written."""
+    """A function that SymPy leaves as it is written; `slopes` are its derivatives in each argument, of the call."""
 
     is_real = True
     is_commutative = True
+    slopes: tuple[Callable[[Any], Any], ...] = ()
 
     @classmethod
     def _should_evalf(cls, _argument: Any) -> int:
@@ -39,102 +41,16 @@ class Rule(Function):  # type: ignore[misc]
         return -1
 
     def _eval_evalf(self, _precision: int) -> None:
-        """Not to be had, for the same reason."""
+        """Nothing, for the same reason."""
 
     def _eval_derivative(self, symbol: Any) -> Any:
         """The chain rule; arguments that do not depend on the symbol cost nothing."""
         inner = [argument.diff(symbol) for argument in self.args]
-        return sympy.Add(*(self.fdiff(place) * d for place, d in enumerate(inner, start=1) if d != 0))
+        return sympy.Add(*(type(self).slopes[at](self) * d for at, d in enumerate(inner) if d != 0))
 
 
-class absolute(Rule):  # noqa: N801  (printed by these names)
-    def fdiff(self, _argindex: int = 1) -> Any:
-        return sign(self.args[0])
-
-
-class sign(Rule):  # noqa: N801
-    def fdiff(self, _argindex: int = 1) -> Any:
-        return ZERO
-
-
-class root(Rule):  # noqa: N801
-    def fdiff(self, _argindex: int = 1) -> Any:
-        return ONE / (2 * self)
-
-
-class power(Rule):  # noqa: N801
-    """u to a number that is not whole."""
-
-    def fdiff(self, argindex: int = 1) -> Any:
-        base, exponent = self.args
-        return exponent * _raised(base, exponent - 1) if argindex == 1 else ZERO
-
-
-class exponential(Rule):  # noqa: N801
-    def fdiff(self, _argindex: int = 1) -> Any:
-        return self
-
-
-class logarithm(Rule):  # noqa: N801
-    def fdiff(self, _argindex: int = 1) -> Any:
-        return ONE / self.args[0]
-
-
-class logarithm_of_1_plus(Rule):  # noqa: N801
-    def fdiff(self, _argindex: int = 1) -> Any:
-        return ONE / (1 + self.args[0])
-
-
-class tanh(Rule):  # noqa: N801
-    def fdiff(self, _argindex: int = 1) -> Any:
-        return 1 - self**2
-
-
-class cosh(Rule):  # noqa: N801
-    def fdiff(self, _argindex: int = 1) -> Any:
-        return sinh(self.args[0])
-
-
-class sinh(Rule):  # noqa: N801
-    def fdiff(self, _argindex: int = 1) -> Any:
-        return cosh(self.args[0])
-
-
-class log_cosh(Rule):  # noqa: N801
-    def fdiff(self, _argindex: int = 1) -> Any:
-        return tanh(self.args[0])
-
-
-class sigmoid(Rule):  # noqa: N801
-    def fdiff(self, _argindex: int = 1) -> Any:
-        return self * sigmoid(-self.args[0])
-
-
-class softplus(Rule):  # noqa: N801
-    def fdiff(self, _argindex: int = 1) -> Any:
-        return sigmoid(self.args[0])
-
-
-class huber(Rule):  # noqa: N801
-    def fdiff(self, argindex: int = 1) -> Any:
-        u, delta = self.args
-        if argindex == 1:
-            return clamp(u, delta)
-        return choose(less(delta, absolute(u)), absolute(u) - delta, ZERO)
-
-
-class clamp(Rule):  # noqa: N801
-    """u between -delta and delta."""
-
-    def fdiff(self, argindex: int = 1) -> Any:
-        u, delta = self.args
-        if argindex == 1:
-            return choose(less(delta, absolute(u)), ZERO, ONE)
-        return choose(less(delta, absolute(u)), sign(u), ZERO)
-
-
-class choose(Rule):  # noqa: N801
-    """Of (condition, a, b) one of the two."""
+class choose(Rule):  # noqa: N801  (printed by this name)
+    """One of two values, of (condition, a, b)."""
 
     def _eval_derivative(self, symbol: Any) -> Any:
         condition, yes, no = self.args
@@ -142,29 +58,50 @@ class choose(Rule):  # noqa: N801
         return yes if yes == no else choose(condition, yes, no)
 
 
-class Truth(Rule):
-    """A condition: whatever it depends on, it does not change but at a kink."""
+class Condition(Rule):
+    """Its derivative is zero, except at a kink."""
 
     def _eval_derivative(self, _symbol: Any) -> Any:
         return ZERO
 
 
-class less(Truth): ...  # noqa: N801
+_new_class: Any = type(Rule)  # SymPy is not typed
 
 
-class less_or_equal(Truth): ...  # noqa: N801
+def _rule(name: str, *slopes: Callable[[Any], Any]) -> Any:
+    return _new_class(name, (Rule,), {"slopes": slopes})
 
 
-class equal(Truth): ...  # noqa: N801
+absolute = _rule("absolute", lambda call: sign(call.args[0]))
+sign: Any = _rule("sign", lambda _call: ZERO)
+root = _rule("root", lambda call: ONE / (2 * call))
+power = _rule("power", lambda call: call.args[1] * _raised(call.args[0], call.args[1] - 1), lambda _call: ZERO)
+"""power(u, exponent): an exponent that is not a whole number"""
+exponential = _rule("exponential", lambda call: call)
+logarithm = _rule("logarithm", lambda call: ONE / call.args[0])
+logarithm_of_1_plus = _rule("logarithm_of_1_plus", lambda call: ONE / (1 + call.args[0]))
+tanh = _rule("tanh", lambda call: 1 - call**2)
+cosh = _rule("cosh", lambda call: sinh(call.args[0]))
+sinh: Any = _rule("sinh", lambda call: cosh(call.args[0]))
+log_cosh = _rule("log_cosh", lambda call: tanh(call.args[0]))
+sigmoid: Any = _rule("sigmoid", lambda call: call * sigmoid(-call.args[0]))
+softplus = _rule("softplus", lambda call: sigmoid(call.args[0]))
+huber = _rule(
+    "huber",
+    lambda call: clamp(*call.args),
+    lambda call: _beyond(call, absolute(call.args[0]) - call.args[1], ZERO),
+)
+clamp: Any = _rule("clamp", lambda call: _beyond(call, ZERO, ONE), lambda call: _beyond(call, sign(call.args[0]), ZERO))
+"""clamp(u, delta): u between -delta and delta"""
+less, less_or_equal, equal, different, both, either = (
+    _new_class(name, (Condition,), {}) for name in ("less", "less_or_equal", "equal", "different", "both", "either")
+)
 
 
-class different(Truth): ...  # noqa: N801
-
-
-class both(Truth): ...  # noqa: N801
-
-
-class either(Truth): ...  # noqa: N801
+def _beyond(call: Any, beyond: Any, within: Any) -> Any:
+    """Of (u, delta): the first value where |u| > delta, else the second."""
+    u, delta = call.args
+    return choose(less(delta, absolute(u)), beyond, within)
 
 
 def error_of(loss: Loss) -> tuple[Any, Any]:
@@ -187,13 +124,13 @@ def penalty_of(loss: Loss) -> Any:
 
 
 def derivative(expression: Any, symbol: Any, text: str) -> Any:
-    """d expression / d symbol; raises InvalidLoss where it is too long to be computed for every rating."""
-    found = expression.diff(symbol)
-    if found.has(*_NO_NUMBERS):
+    """d expression / d symbol; raises InvalidLoss if it is too long to compute for every rating."""
+    slope = expression.diff(symbol)
+    if slope.has(*_NO_NUMBERS):
         raise InvalidLoss(text, 0, "the derivative of this divides by zero")
-    if sympy.count_ops(found) > MAX_OPERATIONS:
+    if sympy.count_ops(slope) > MAX_OPERATIONS:
         raise InvalidLoss(text, 0, "the derivative of this is too long", "write a shorter error term")
-    return found
+    return slope
 
 
 def _linked(loss: Loss) -> Any:
@@ -237,7 +174,7 @@ def _raised(base: Any, exponent: Any) -> Any:
 
 
 def _log(u: Any) -> Any:
-    """log(u), in a form that does not overflow where u is one that would."""
+    """log(u), in a form that does not overflow where u would."""
     if isinstance(u, exponential):
         return u.args[0]
     if isinstance(u, cosh):
@@ -289,27 +226,27 @@ _BUILD: dict[str, Any] = {
     "*": lambda a, b: a * b,
     "/": _divided,
     "**": _raised,
-    "<": less,
-    "<=": less_or_equal,
     ">": lambda a, b: less(b, a),
     ">=": lambda a, b: less_or_equal(b, a),
+    "<": less,
+    "<=": less_or_equal,
     "==": equal,
     "!=": different,
     "and": both,
     "or": either,
     "abs": _absolute,
-    "sqrt": root,
-    "exp": exponential,
     "log": _log,
     "log1p": _log1p,
+    "minimum": _minimum,
+    "maximum": _maximum,
+    "sqrt": root,
+    "exp": exponential,
     "tanh": tanh,
     "cosh": cosh,
     "sinh": sinh,
     "sigmoid": sigmoid,
     "softplus": softplus,
     "sign": sign,
-    "minimum": _minimum,
-    "maximum": _maximum,
     "huber": huber,
     "where": choose,
 }

@@ -153,23 +153,10 @@ _LONG_ROW = 64
 """Columns from which the vectors of items are prefetched: shorter ones stay in a near cache."""
 
 
-class _Text:
-    """Lines of a program, indented."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def add(self, depth: int, *lines: str) -> None:
-        self.lines += ["    " * depth + line for line in lines]
-
-    def __str__(self) -> str:
-        return "\n".join(self.lines) + "\n"
-
-
 def _vector_kernel(n_columns: int) -> str:
     functions = "load, store, scaled, dot, update, update_and_decay, update_and_decay_stored, prefetch"
     rows = f"\n{functions} = row_functions({n_columns})\n\n"
-    return rows + _SIGNATURE.format(spins=_SPINS) + str(_VectorBody(n_columns).block()) + _END
+    return rows + _SIGNATURE.format(spins=_SPINS) + _VectorBody(n_columns).text() + _END
 
 
 class _VectorBody:
@@ -185,10 +172,14 @@ class _VectorBody:
         self.streams, self.rounds = range(self.n_streams), range(self.n_rounds)
         self.lanes = range(self.n_streams * self.n_rounds)
         self.prefetches_items = n_columns >= _LONG_ROW
-        self.text = _Text()
+        self.lines: list[str] = []
 
-    def block(self) -> _Text:
-        add = self.text.add
+    def add(self, depth: int, *lines: str) -> None:
+        self.lines += ["    " * depth + line for line in lines]
+
+    def text(self) -> str:
+        """The body of the loop over blocks."""
+        add = self.add
         add(2, "p_rows, q_rows = user_factors.ctypes.data, item_factors.ctypes.data")
         add(2, "at, last_rating = uint64(first), uint64(items.size - 1)")
         add(2, "value_at = values.ctypes.data")
@@ -217,19 +208,19 @@ class _VectorBody:
         add(2, "while bundle < last:  # users by themselves")
         self.learn_single_user(3)
         add(3, "bundle += 1")
-        return self.text
+        return "\n".join(self.lines) + "\n"
 
     def whole_step(self, depth: int, updates: list[str]) -> None:
         """Predicts the next ratings and updates the vectors of those before them, one update for each round."""
         self.predict(depth)
-        self.text.add(depth, "errors = errors + squares")
+        self.add(depth, "errors = errors + squares")
         for number, update in enumerate(updates):
             self.update(depth, number, update)
         self.advance(depth)
 
     def end_of_bundle(self) -> None:
         """Predicts the first ratings of the next bundle, then makes the last updates of this one."""
-        add = self.text.add
+        add = self.add
         if self.n_rounds == 2:
             add(3, "is_whole = lengths[bundle] % 2 == 0", "if not is_whole:")
             add(4, f"at -= uint64({self.n_streams})")
@@ -259,7 +250,7 @@ class _VectorBody:
 
     def predict_bundle(self, depth: int, bundle: str) -> None:
         """Predict the first ratings of a bundle whose users are not in registers yet."""
-        add = self.text.add
+        add = self.add
         add(depth, f"soon = min({bundle} + {_BUNDLES_AHEAD}, end - 1)")
         for s in self.streams:
             add(depth, f"prefetch({self.user_address(f'users[soon, {s}]')})")
@@ -278,7 +269,7 @@ class _VectorBody:
 
         At the end of a bundle the lanes of the second round hold ratings of the next one; these results are not used.
         """
-        add = self.text.add
+        add = self.add
         if self.prefetches_items:
             for lane in self.lanes:
                 ahead = f"items[min(at + uint64({_RATINGS_AHEAD * self.n_streams + lane}), last_rating)]"
@@ -300,7 +291,7 @@ class _VectorBody:
         return _four([f"user_bias[u{lane % self.n_streams}]" for lane in self.lanes])
 
     def load_users(self, depth: int) -> None:
-        add = self.text.add
+        add = self.add
         add(depth, "half_decay = float32(1) / (float32(1) + half_penalty * float32(lengths[bundle]))")
         for s in self.streams:
             add(depth, f"u{s} = uint64(uint32(users[bundle, {s}]))", f"row{s} = {self.user_address(f'u{s}')}")
@@ -309,12 +300,12 @@ class _VectorBody:
 
     def store_users(self, depth: int) -> None:
         for s in self.streams:
-            self.text.add(depth, f"store(row{s}, scaled(p{s}, half_decay))")
-            self.text.add(depth, f"user_bias[uint64(uint32(users[bundle, {s}]))] = lane_{s}(biases)")
+            self.add(depth, f"store(row{s}, scaled(p{s}, half_decay))")
+            self.add(depth, f"user_bias[uint64(uint32(users[bundle, {s}]))] = lane_{s}(biases)")
 
     def update(self, depth: int, round_number: int, update: str) -> None:
         """Updates p, q, b_u and b_i of the ratings of one round that were predicted one step before."""
-        add = self.text.add
+        add = self.add
         if self.n_rounds == 1:
             add(depth, "biases = keep_bias_four * biases + steps")
         else:  # every user has two lanes
@@ -326,13 +317,13 @@ class _VectorBody:
 
     def advance(self, depth: int) -> None:
         """The ratings just predicted are the next to be updated."""
-        self.text.add(depth, "steps, squares = next_steps, next_squares")
+        self.add(depth, "steps, squares = next_steps, next_squares")
         for lane in self.lanes:
-            self.text.add(depth, f"i{lane}, q{lane} = next_i{lane}, next_q{lane}")
+            self.add(depth, f"i{lane}, q{lane} = next_i{lane}, next_q{lane}")
 
     def learn_single_user(self, depth: int) -> None:
         """The ratings of one user by themselves, each predicted after all updates before it."""
-        add, inner = self.text.add, depth + 1
+        add, inner = self.add, depth + 1
         add(depth, "u0 = uint64(uint32(users[bundle, 0]))", f"row0 = {self.user_address('u0')}")
         add(depth, "p0, bias = load(row0), user_bias[u0]", "for _ in range(lengths[bundle]):")
         add(inner, "i0 = uint64(uint32(items[at]))", f"q0 = {self.item_address('i0')}", "rating = values[at]")

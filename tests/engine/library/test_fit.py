@@ -63,7 +63,7 @@ def test_the_order_and_the_form_of_the_ratings_do_not_matter() -> None:
 def test_positions_are_the_ids_of_a_matrix() -> None:
     D = np.ma.masked_equal([[5, 3, 0, 1], [4, 0, 0, 1], [1, 1, 0, 5], [1, 0, 0, 4], [0, 1, 5, 4]], 0)
     model = fit(D, n_factors=2)
-    assert model.examined is None
+    assert model.holdout_fit is None
     assert [item for item, _ in model.recommend(0)] == ["2"]
     assert model.predict(3, 3) == model.predict("3", "3")
 
@@ -106,7 +106,7 @@ def test_ratings_that_are_all_the_same_have_no_range_to_scale_a_link_to() -> Non
     [
         ([], NoRatings, "no ratings"),
         ([("ann", "dune")], InvalidArray, "need .user, item, value. triples"),
-        ([("ann", "dune", "good")], InvalidArray, "a value that is no number"),
+        ([("ann", "dune", "good")], InvalidArray, "a value that is not a number"),
         ([("ann", "dune", float("nan"))], InvalidArray, "not finite"),
         ([("ann", "dune", 1), ("ann", "heat", 2), ("ann", "dune", 3)], InvalidArray, "'dune' by 'ann' more than once"),
         (Table(user_id=["ann"]), InvalidArray, "need three columns"),
