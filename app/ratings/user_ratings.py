@@ -25,12 +25,16 @@ _READ_SQLITE = """
             ELSE value * 8 END),
         max(revision)
     FROM users LEFT JOIN ratings ON ratings.user_key = users.user_key
-    WHERE user_id IN (SELECT value FROM json_each(?)) GROUP BY users.user_key"""
+    WHERE user_id {} GROUP BY users.user_key"""
 _READ_POSTGRESQL = """
     SELECT user_id, users.user_key, string_agg(int8send(item_key), '' ORDER BY item_key),
         string_agg(float8send(value), '' ORDER BY item_key), max(revision)
     FROM users LEFT JOIN ratings ON ratings.user_key = users.user_key
-    WHERE user_id = ANY (%s::text[]) GROUP BY users.user_key"""
+    WHERE user_id {} GROUP BY users.user_key"""
+_READ_ONE_SQLITE = _READ_SQLITE.format("= ?")
+_READ_MANY_SQLITE = _READ_SQLITE.format("IN (SELECT value FROM json_each(?))")
+_READ_ONE_POSTGRESQL = _READ_POSTGRESQL.format("= %s")
+_READ_MANY_POSTGRESQL = _READ_POSTGRESQL.format("= ANY (%s::text[])")
 _STATE = """
     SELECT users.user_key, count(item_key), coalesce(max(revision), 0)
     FROM users LEFT JOIN ratings ON ratings.user_key = users.user_key WHERE user_id = {} GROUP BY users.user_key"""
@@ -85,17 +89,22 @@ NO_RATINGS = UserRatings(None, np.zeros(0, np.int64), np.zeros(0), 0)
 
 def read_one(connection: Connection, user_id: str) -> UserRatings:
     """What a user has rated."""
-    return read_many(connection, (user_id,)).get(user_id, NO_RATINGS)
+    if is_sqlite(connection):
+        return _read(connection, _READ_ONE_SQLITE, user_id).get(user_id, NO_RATINGS)
+    return _read(connection, _READ_ONE_POSTGRESQL, user_id).get(user_id, NO_RATINGS)
 
 
 def read_many(connection: Connection, user_ids: Collection[str]) -> dict[str, UserRatings]:
     """What each of the users has rated; unknown users are left out."""
+    if is_sqlite(connection):
+        return _read(connection, _READ_MANY_SQLITE, json.dumps(list(user_ids)))
+    return _read(connection, _READ_MANY_POSTGRESQL, list(user_ids))
+
+
+def _read(connection: Connection, query: str, users: str | list[str]) -> dict[str, UserRatings]:
     with driver(connection) as raw:
-        if is_sqlite(connection):
-            rows = raw.execute(_READ_SQLITE, (json.dumps(list(user_ids)),)).fetchall()
-        else:
-            rows = raw.cursor(binary=True).execute(_READ_POSTGRESQL, (list(user_ids),)).fetchall()
-    unpack = _from_text if is_sqlite(connection) else _from_bytes
+        cursor, unpack = (raw, _from_text) if is_sqlite(connection) else (raw.cursor(binary=True), _from_bytes)
+        rows = cursor.execute(query, (users,)).fetchall()
     return {user_id: UserRatings(key, *unpack(*packed), newest or 0) for user_id, key, *packed, newest in rows}
 
 
