@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from fastapi import FastAPI, Request
 
-from app.api_keys.keyring import HeldKey
+from app.api_keys.keyring import ActiveKey
 from app.db.engine import open_database
 from app.logs import JsonLines, TextLines, current_request
 from app.metrics.observer import Observer
@@ -52,7 +52,7 @@ def test_the_least_severe_level_is_the_one_of_the_settings(sqlite_settings: Sett
     assert _log_of_a_service(sqlite_settings.model_copy(update={"log_level": "warning"})) == ""
 
 
-KEY = HeldKey(1, "shop", "plt_0123", "", frozenset({"read"}), float("inf"))
+KEY = ActiveKey(1, "shop", "plt_0123", "", frozenset({"read"}), float("inf"))
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 

@@ -1,4 +1,4 @@
-"""API keys over HTTP: make one, see who uses which, revoke."""
+"""The endpoints of API keys: create, list, revoke."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def list_keys(
     limit: Annotated[int, Query(description="Keys per page.", ge=1, le=100)] = 20,
     cursor: Annotated[
         str | None,
-        Query(description="`next_cursor` of the page before.", pattern=r"^[0-9]{1,9}$", examples=["3"]),
+        Query(description="`next_cursor` of the previous page.", pattern=r"^[0-9]{1,9}$", examples=["3"]),
     ] = None,
 ) -> KeyList:
-    """Keys, newest first, revoked ones included: what they may do and when they were last used."""
+    """List keys with scopes and last use, newest first, including revoked ones."""
     with database.read() as connection:
         rows = keys.history(connection, limit=limit + 1, before=int(cursor) if cursor else None)
     shown = [KeyOut.of(row) for row in rows[:limit]]
@@ -53,14 +53,15 @@ def list_keys(
 def create_key(
     request: Request, response: Response, database: DatabaseDep, keyring: KeyringDep, body: NewKeyIn
 ) -> NewKeyOut:
-    """Make a key. The answer is the only one that ever holds it. From the first key on, every request needs one.
+    """Create a key. Only this response contains it. Once the first key exists, every request needs one.
 
-    Was the answer lost? The name is taken then, so that sending it again makes no second key: revoke it and begin anew.
+    If the response is lost, repeating the request does not create a second key, because the name is taken: revoke the
+    key and create a new one.
     """
     with database.write() as connection:
         made = keys.create(connection, body.name, body.scopes, database.now(connection), body.expires_at)
     keyring.refresh()
-    log.info("API key %r (%s) was made by %s", made.row.name, made.row.prefix, _who(request))
+    log.info("API key %r (%s) was created by %s", made.row.name, made.row.prefix, _caller(request))
     response.headers["Cache-Control"] = "no-store"
     return NewKeyOut.of_new(made)
 
@@ -75,9 +76,9 @@ def revoke_key(request: Request, database: DatabaseDep, keyring: KeyringDep, key
     with database.write() as connection:
         row = keys.revoke(connection, key_id, database.now(connection))
     keyring.refresh()
-    log.info("API key %r (%s) was revoked by %s", row.name, row.prefix, _who(request))
+    log.info("API key %r (%s) was revoked by %s", row.name, row.prefix, _caller(request))
 
 
-def _who(request: Request) -> str:
+def _caller(request: Request) -> str:
     key = request.scope.get("api_key")
     return f"{key.name!r} ({key.prefix})" if key else "a request without a key"

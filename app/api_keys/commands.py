@@ -1,4 +1,4 @@
-"""What `palate keys` and `palate migrate --first-key` do, besides reading their arguments."""
+"""The work of `palate keys` and `palate migrate --first-key`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIRST_NAME = "first"
 def make_key(
     database: Database, name: str, scopes: Collection[KeyScope], lifetime: timedelta | None, file: Path | None
 ) -> NewKey:
-    """Make a key; its `file`, if any, is there before the key works."""
+    """Create a key; if `file` is set, it is written before the key becomes valid."""
     with database.write() as connection:
         now = database.now(connection)
         made = keys.create(connection, name, scopes, now, now + lifetime if lifetime else None)
@@ -30,7 +30,7 @@ def make_key(
 
 
 def make_first_key(database: Database, file: Path) -> NewKey | None:
-    """An admin's key in `file`; None where there is, or ever was, a key."""
+    """An admin's key in `file`; None if a key exists or ever existed."""
     with database.read() as connection:
         if keys.is_any(connection):
             return None
@@ -41,7 +41,7 @@ def make_first_key(database: Database, file: Path) -> NewKey | None:
 
 
 def table_of(rows: Iterable[KeyRow]) -> Table:
-    """Keys, a row each."""
+    """A row for each key."""
     table = Table("name", "begins with", "scopes", "created", "last used", "state")
     for row in rows:
         used = "-" if row.last_used_at is None else f"{row.last_used_at:%Y-%m-%d %H:%M}"
@@ -54,13 +54,13 @@ def _state_of(row: KeyRow) -> str:
     if row.revoked_at is not None:
         return f"revoked {row.revoked_at:%Y-%m-%d}"
     if row.expires_at is None:
-        return "in use"
-    word = "expired" if row.expires_at <= utc_now() else "in use until"
+        return "active"
+    word = "expired" if row.expires_at <= utc_now() else "active until"
     return f"{word} {row.expires_at:%Y-%m-%d}"
 
 
 def _write_secret(file: Path, token: str) -> None:
-    """For the owner's eyes only, from the moment that the file exists."""
+    """Readable only by its owner from the start."""
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-        os.fchmod(out.fileno(), 0o600)  # where there was such a file already
+        os.fchmod(out.fileno(), 0o600)  # if the file existed
         out.write(f"{token}\n")

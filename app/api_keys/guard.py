@@ -1,6 +1,6 @@
-"""Who may ask for what: every request passes here before any route sees it.
+"""Authorization: every request passes here before it reaches a route.
 
-A path that is not listed here needs a key, so a new route is closed until somebody opens it.
+A path that is not listed here needs a key, so a new route is never public by accident.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
-from starlette._utils import get_route_path  # as the routes read it, behind a proxy's prefix too
+from starlette._utils import get_route_path  # the path that routes match, without the prefix of a proxy
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api_keys.keyring import HeldKey, Keyring
+from app.api_keys.keyring import ActiveKey, Keyring
 from app.api_keys.keys import PREFIX_LENGTH, KeyScope
 from app.api_keys.rate import RateLimit
 from app.errors import respond
@@ -28,32 +28,32 @@ log = logging.getLogger(__name__)
 
 _PUBLIC = {"/", "/healthz", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
 _PUBLIC_FOLDERS = ("/dashboard/", "/static-offline-docs/")
-_ADMINS = ("/v1/keys", "/v1/ratings/export")
-_WRITERS = ("/v1/ratings", "/v1/users/", "/v1/items/")
-_QUESTIONS = {"/v1/recommendations", "/v1/recommendations/batch", "/v1/predictions", "/v1/items/similar"}
-"""Asked by POST. With another method the last path is that of an item called `similar`."""
-_LOOKING = {"GET", "HEAD"}
+_ADMIN_PATHS = ("/v1/keys", "/v1/ratings/export")
+_WRITE_PATHS = ("/v1/ratings", "/v1/users/", "/v1/items/")
+_POST_QUERIES = {"/v1/recommendations", "/v1/recommendations/batch", "/v1/predictions", "/v1/items/similar"}
+"""Queries with a body. With another method, the last path is an item with the id `similar`."""
+_READ_METHODS = {"GET", "HEAD"}
 
 _DESCRIPTION = """\
-`palate keys create` or `POST /v1/keys` makes a key; it is sent as `Authorization: Bearer plt_...`. Scopes: `read` for
-recommendations and everything that is only looked at, `write` for ratings and items, `admin` for everything. As long as
-there is no key, this machine is answered without one, and no other machine is.
+Create a key with `palate keys create` or `POST /v1/keys` and send it as `Authorization: Bearer plt_...`. Scopes: `read`
+for recommendations and all other read access, `write` for ratings and items, `admin` for everything. Until the first
+key exists, only requests from this machine are answered, without a key.
 """
 
 
-def scope_needed(method: str, path: str) -> KeyScope | None:
-    """The scope that a request needs; None: anybody may ask."""
+def required_scope(method: str, path: str) -> KeyScope | None:
+    """The scope that a request needs; None if it is public."""
     if path in _PUBLIC or path.startswith(_PUBLIC_FOLDERS):
         return None
-    if path.startswith(_ADMINS):
+    if path.startswith(_ADMIN_PATHS):
         return "admin"
-    if method in _LOOKING or (method == "POST" and path in _QUESTIONS):
+    if method in _READ_METHODS or (method == "POST" and path in _POST_QUERIES):
         return "read"
-    return "write" if path.startswith(_WRITERS) else "admin"
+    return "write" if path.startswith(_WRITE_PATHS) else "admin"
 
 
 class Refused(Exception):
-    """A request that is not let in."""
+    """A request that is refused."""
 
     def __init__(self, status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -63,10 +63,10 @@ class Refused(Exception):
 
 
 class Guard:
-    """Lets in who may ask; the key stands in `scope["api_key"]` from then on.
+    """ASGI middleware that admits authorized requests; their key is in `scope["api_key"]` from then on.
 
-    `off`: everybody. `keys`: who sends a key with the scope; as long as there never was one, whoever asks from this
-    machine, and not through a page of another site.
+    With `auth` = `off` every request is admitted; with `keys`, one whose key has the scope. Until the first key exists,
+    requests from this machine are admitted, unless a page of another site sends them.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -78,27 +78,27 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = get_route_path(scope)
-            needed = scope_needed(scope["method"], path)
-            if needed is not None:
+            required = required_scope(scope["method"], path)
+            if required is not None:
                 try:
-                    key = await self._admit(scope, path, needed)
+                    key = await self._admit(scope, path, required)
                     await self._count(f"key {key.id}" if key else f"client {_client(scope)}")
                 except Refused as refused:
                     await respond(refused.status, refused.detail, refused.headers)(scope, receive, send)
                     return
         await self._app(scope, receive, send)
 
-    async def _admit(self, scope: Scope, path: str, needed: KeyScope) -> HeldKey | None:
+    async def _admit(self, scope: Scope, path: str, required: KeyScope) -> ActiveKey | None:
         if self._is_off:
             _refuse_keys(path)
             return None
         keyring: Keyring = scope["app"].state.keyring
         if not keyring.is_needed:
-            _refuse_strangers(scope)
+            _require_local(scope)
             return None
         try:
             key = await _key_of(scope, keyring)
-            _refuse_unfit(key, needed)
+            _check_key(key, required)
         except Refused as refused:
             log.warning("refused %s %r from %s: %s", scope["method"], scope["path"], _client(scope), refused)
             await self._count(f"client {_client(scope)}")
@@ -111,70 +111,72 @@ class Guard:
             return
         seconds = await self._rate.wait_for(caller)
         if seconds is not None:
-            detail = f"too many requests: no more than {self._rate} are answered; try again in {seconds} s"
+            detail = f"too many requests: the limit is {self._rate}; try again in {seconds} s"
             raise Refused(HTTPStatus.TOO_MANY_REQUESTS, detail, {"Retry-After": str(seconds)})
 
 
-async def _key_of(scope: Scope, keyring: Keyring) -> HeldKey:
-    told = _header(scope, b"authorization")
-    if told is None:
-        detail = "this needs an API key: send `Authorization: Bearer plt_...`"
+async def _key_of(scope: Scope, keyring: Keyring) -> ActiveKey:
+    header = _header(scope, b"authorization")
+    if header is None:
+        detail = "an API key is required: send `Authorization: Bearer plt_...`"
         raise Refused(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer"})
-    kind, _, token = told.decode("latin-1").partition(" ")
+    kind, _, token = header.decode("latin-1").partition(" ")
     if kind.lower() != "bearer":
-        raise _not_valid("the Authorization header must be `Bearer` and an API key")
+        raise _invalid_token("the Authorization header must be `Bearer` followed by an API key")
     key = keyring.find(token) or await keyring.find_new(token)
     if key is None:
-        looks_like_one = token.startswith("plt_") and len(token) > PREFIX_LENGTH and token.isprintable()
-        which = f"API key {token[:PREFIX_LENGTH]}..." if looks_like_one else "what was sent as API key"
-        raise _not_valid(f"{which} is not known, or was revoked")
+        is_well_formed = token.startswith("plt_") and len(token) > PREFIX_LENGTH and token.isprintable()
+        which = f"API key {token[:PREFIX_LENGTH]}..." if is_well_formed else "the API key"
+        raise _invalid_token(f"{which} is unknown or revoked")
     return key
 
 
-def _refuse_unfit(key: HeldKey, needed: KeyScope) -> None:
+def _check_key(key: ActiveKey, required: KeyScope) -> None:
     if key.expires_at <= time.time():
-        raise _not_valid(f"API key {key.prefix}... has expired")
-    if not key.allows(needed):
-        detail = f"API key {key.prefix}... has not the scope {needed!r} that this needs"
-        challenge = f'Bearer error="insufficient_scope", scope="{needed}"'
+        raise _invalid_token(f"API key {key.prefix}... has expired")
+    if not key.allows(required):
+        detail = f"API key {key.prefix}... lacks the scope {required!r}"
+        challenge = f'Bearer error="insufficient_scope", scope="{required}"'
         raise Refused(HTTPStatus.FORBIDDEN, detail, {"WWW-Authenticate": challenge})
 
 
-def _not_valid(detail: str) -> Refused:
+def _invalid_token(detail: str) -> Refused:
     return Refused(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
 
 
 def _refuse_keys(path: str) -> None:
-    """Keys that anybody could make while the service is open would still open it when it is closed again."""
+    """Keys that anyone could create while the service is open would still be valid once it requires keys."""
     if path.startswith("/v1/keys"):
-        detail = "PALATE_AUTH=off: keys play no part here, and only the command `palate keys` makes them"
+        detail = "PALATE_AUTH=off: keys are not checked, and only the command `palate keys` creates them"
         raise Refused(HTTPStatus.FORBIDDEN, detail)
 
 
-def _refuse_strangers(scope: Scope) -> None:
-    """Without any key only this machine is answered, and not through pages of other sites in its browsers.
+def _require_local(scope: Scope) -> None:
+    """Until the first key exists, admit only this machine, and not pages of other sites in its browsers.
 
-    Such a page could reach this address under a name of its own (DNS rebinding), which Host tells, or send a form
-    here, which Origin tells.
+    Such a page could reach this address through its own host name (DNS rebinding), which the Host header shows, or send
+    a form, which the Origin header shows.
     """
-    client = scope.get("client")  # none: a socket of this machine's file system
+    client = scope.get("client")  # None: a Unix socket
     if client and not is_loopback(client[0]):
-        detail = "there are no API keys yet, so only this machine is answered: `palate keys create` makes one"
+        detail = "there are no API keys yet, so only this machine is answered: create one with `palate keys create`"
         raise Refused(HTTPStatus.FORBIDDEN, detail)
     host = _header(scope, b"host")
     if host is not None and not _names_this_machine(host):
-        detail = "there are no API keys yet, so only this machine is answered, by the name of localhost or 127.0.0.1"
+        detail = "there are no API keys yet, so only this machine is answered, as localhost or 127.0.0.1"
         raise Refused(HTTPStatus.FORBIDDEN, detail)
     origin = _header(scope, b"origin")
     if origin is not None and origin.partition(b"://")[2] != host:
-        raise Refused(HTTPStatus.FORBIDDEN, "there are no API keys yet, so pages of other sites are not answered")
+        raise Refused(
+            HTTPStatus.FORBIDDEN, "there are no API keys yet, so requests from pages of other sites are refused"
+        )
 
 
 def _header(scope: Scope, name: bytes) -> bytes | None:
     for each, value in scope["headers"]:
         if each == name:
-            found: bytes = value
-            return found
+            header: bytes = value
+            return header
     return None
 
 
@@ -192,7 +194,7 @@ def _names_this_machine(host: bytes) -> bool:
 
 @lru_cache(maxsize=1024)
 def is_loopback(host: str) -> bool:
-    """Whether an address or name is this machine's own, which no other machine can reach."""
+    """Whether an address or host name is a loopback one, which no other machine can reach."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -203,7 +205,7 @@ def is_loopback(host: str) -> bool:
 
 
 def declare_keys(app: FastAPI, settings: Settings) -> None:
-    """Say in the OpenAPI document which operation needs which scope, and how it refuses."""
+    """Add the required scopes and the error responses to the OpenAPI document."""
     if settings.auth == "off":
         return
 
@@ -211,9 +213,9 @@ def declare_keys(app: FastAPI, settings: Settings) -> None:
         schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
         schemes["api_key"] = {"type": "http", "scheme": "bearer", "description": _DESCRIPTION}
         for method, path, operation in operations_of(document):
-            needed = scope_needed(method, path)
-            operation["security"] = [{"api_key": [needed]}] if needed else []
-            if needed:
+            required = required_scope(method, path)
+            operation["security"] = [{"api_key": [required]}] if required else []
+            if required:
                 declare_on(operation, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS)
 
     amend_document(app, amend)

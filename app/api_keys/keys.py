@@ -1,4 +1,4 @@
-"""API keys as rows: made, listed, revoked. The key itself is told once, to whoever asked for it."""
+"""API keys in the database: create, list, revoke. The key itself is returned once, by `create`."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from app.api_keys.models import NAME_LENGTH, ApiKey
 from app.errors import BadInput, Conflict, NotFound
 
 KeyScope = Literal["read", "write", "admin"]
-"""`admin` may do everything; `read` and `write` do not include each other."""
+"""`admin` includes the others; `read` and `write` do not include each other."""
 
 SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
 
 KeyRow = Row[Any]
 """The columns of ApiKey."""
 
-_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # what is easily told apart when it is read out
+_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no characters that are easily confused
 PREFIX_LENGTH = len("plt_") + 8
 _SECRET_BYTES = 32
 
 
 class UnknownKey(NotFound):
-    """No key in use is called so."""
+    """No active key has this number or name."""
 
     def __init__(self, key: int | str) -> None:
-        super().__init__(f"there is no API key {key} in use")
+        super().__init__(f"there is no active API key {key}")
         self.key = key
 
 
 class NameTaken(Conflict):
-    """A key in use has this name; it is free again once that key is revoked."""
+    """An active key has this name; revoking it frees the name."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is an API key {name!r} already: revoke it first, or choose another name")
+        super().__init__(f"an API key {name!r} exists: revoke it first, or choose another name")
         self.name = name
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was just made; `token` is the key itself, which nobody can look up later."""
+    """A key that was just created; `token` is the key itself, which cannot be looked up later."""
 
     row: KeyRow
     token: str
@@ -55,8 +55,8 @@ class NewKey:
 def create(
     connection: Connection, name: str, scopes: Collection[KeyScope], now: datetime, expires_at: datetime | None = None
 ) -> NewKey:
-    """Make a key; raises BadInput, NameTaken."""
-    _refuse_bad(name, scopes, now, expires_at)
+    """Create a key; raises BadInput, NameTaken."""
+    _validate(name, scopes, now, expires_at)
     prefix = "plt_" + "".join(secrets.choice(_ALPHABET) for _ in range(PREFIX_LENGTH - len("plt_")))
     token = f"{prefix}_{secrets.token_urlsafe(_SECRET_BYTES)}"
     values = {"name": name, "prefix": prefix, "digest": digest_of(token), "created_at": now, "expires_at": expires_at}
@@ -69,22 +69,22 @@ def create(
 
 
 def digest_of(token: str) -> str:
-    """What is stored of a key. It needs no salt and no slow hash: it has 256 random bits."""
+    """The stored digest of a key. With 256 random bits it needs neither a salt nor a slow hash."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def is_any(connection: Connection) -> bool:
-    """Whether there is, or ever was, a key: from then on requests need one."""
+    """Whether a key exists or ever existed: from then on requests need one."""
     return connection.execute(select(ApiKey.id).limit(1)).first() is not None
 
 
-def in_use(connection: Connection) -> list[KeyRow]:
-    """The keys that are not revoked, expired ones included."""
+def active(connection: Connection) -> list[KeyRow]:
+    """The keys that are not revoked, including expired ones."""
     return list(connection.execute(_keys().where(ApiKey.revoked_at.is_(None))))
 
 
 def history(connection: Connection, *, limit: int, before: int | None = None) -> list[KeyRow]:
-    """Keys from the newest to the oldest, revoked ones included, at most `limit`, all older than `before`."""
+    """At most `limit` keys, newest first, including revoked ones; only ids below `before`."""
     statement = _keys().order_by(ApiKey.id.desc()).limit(limit)
     if before is not None:
         statement = statement.where(ApiKey.id < before)
@@ -92,7 +92,7 @@ def history(connection: Connection, *, limit: int, before: int | None = None) ->
 
 
 def revoke(connection: Connection, key: int | str, now: datetime) -> KeyRow:
-    """Revoke the key in use with this number or name; raises UnknownKey."""
+    """Revoke the active key with this number or name; raises UnknownKey."""
     which = ApiKey.id == key if isinstance(key, int) else ApiKey.name == key
     statement = update(ApiKey).where(which, ApiKey.revoked_at.is_(None)).values(revoked_at=now)
     row = connection.execute(statement.returning(*ApiKey.__table__.columns)).one_or_none()
@@ -101,8 +101,8 @@ def revoke(connection: Connection, key: int | str, now: datetime) -> KeyRow:
     return row
 
 
-def note_uses(connection: Connection, used: Mapping[int, datetime]) -> None:
-    """When keys were last used, by their number."""
+def record_uses(connection: Connection, used: Mapping[int, datetime]) -> None:
+    """Store when keys were last used, by their number."""
     for key_id, time in used.items():
         connection.execute(update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=time))
 
@@ -111,10 +111,10 @@ def _keys() -> Any:
     return select(ApiKey.__table__)
 
 
-def _refuse_bad(name: str, scopes: Collection[KeyScope], now: datetime, expires_at: datetime | None) -> None:
+def _validate(name: str, scopes: Collection[KeyScope], now: datetime, expires_at: datetime | None) -> None:
     if not (1 <= len(name) <= NAME_LENGTH and name.isprintable() and name.strip() == name):
-        raise BadInput.at("name", f"must have 1 to {NAME_LENGTH} printable characters, no spaces around them")
+        raise BadInput.at("name", f"must have 1 to {NAME_LENGTH} printable characters, without surrounding spaces")
     if not scopes:
-        raise BadInput.at("scopes", "must hold at least one scope")
+        raise BadInput.at("scopes", "must contain at least one scope")
     if expires_at is not None and expires_at <= now:
-        raise BadInput.at("expires_at", "must lie in the future")
+        raise BadInput.at("expires_at", "must be in the future")

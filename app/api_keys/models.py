@@ -11,7 +11,7 @@ NAME_LENGTH = 64
 
 
 class ApiKey(Base):
-    """Somebody who may ask. Rows are never deleted: once there was a key, requests need one."""
+    """The key of a client. Rows are never deleted: once a key existed, requests need one."""
 
     __tablename__ = "api_keys"
     __table_args__ = (
@@ -29,12 +29,12 @@ class ApiKey(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     name: Mapped[str] = mapped_column(String(NAME_LENGTH))
     prefix: Mapped[str] = mapped_column(String(16), unique=True)
-    """The part of the key that is no secret, by which it is found and told in logs."""
+    """The public part of the key, by which it is looked up and named in logs."""
     digest: Mapped[str] = mapped_column(String(64))
-    """SHA-256 of the whole key; the key itself is kept nowhere."""
+    """SHA-256 of the whole key, which itself is not stored."""
     scopes: Mapped[list[str]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcTime)
     expires_at: Mapped[datetime | None] = mapped_column(UtcTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UtcTime)
-    """Within a minute or so."""
+    """Accurate to about a minute."""

@@ -1,4 +1,4 @@
-"""How many requests a key, or a client without one, may make in a while."""
+"""Rate limit per API key, or per client address without a key."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 class RateLimit:
     """`rate` is text such as `100/second` or `5000 per hour`; `store` is `memory://`, or the redis:// URL of a server.
 
-    In memory each API process counts for itself. Both windows, this one and the one before, are weighed, so that
-    there is no burst of twice the rate where one ends.
+    In memory, each API process counts for itself. A sliding window (the current window and a weighted previous one)
+    prevents bursts of twice the rate at the end of a window.
     """
 
     def __init__(self, rate: str, store: str) -> None:
         self._rate = limits.parse(rate)
-        # Other stores name their own driver; this one would ask for another than the extra `palate[redis]` brings.
+        # For Redis, the default driver is not the one that the extra `palate[redis]` installs.
         driver = {"implementation": "redispy"} if store.startswith("redis") else {}
         storage = storage_from_string(f"async+{store}", wrap_exceptions=True, **driver)
         self._limiter = SlidingWindowCounterRateLimiter(storage)
@@ -32,9 +32,9 @@ class RateLimit:
         return str(self._rate)
 
     async def wait_for(self, caller: str) -> int | None:
-        """Count a request; None: it may pass, else the whole seconds after which the next one may.
+        """Count a request; None if it may pass, otherwise the seconds to wait, rounded up.
 
-        Without its store there is no limit: counting requests is not worth refusing them all.
+        While the store is unreachable there is no limit: refusing every request would be worse.
         """
         try:
             if await self._limiter.hit(self._rate, caller):

@@ -1,4 +1,4 @@
-"""What the key endpoints take and answer with."""
+"""Requests and responses of the key endpoints."""
 
 from __future__ import annotations
 
@@ -23,37 +23,39 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class NewKeyIn(BaseModel):
-    """A key to make."""
+    """A key to create."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"name": "web shop", "scopes": ["read", "write"]}]}
     )
 
     name: str = Field(
-        min_length=1, max_length=NAME_LENGTH, description="Who uses it; no two keys in use have the same."
+        min_length=1,
+        max_length=NAME_LENGTH,
+        description="Name of the client that will use it; unique among active keys.",
     )
     scopes: list[KeyScope] = Field(
         min_length=1,
         max_length=3,
-        description="`read`: recommendations and everything that is only looked at. `write`: ratings and items. "
-        "`admin`: everything, training, models, the export of all ratings and keys included.",
+        description="`read`: recommendations and all other read access. `write`: ratings and items. "
+        "`admin`: everything, including training, models, keys and the export of all ratings.",
     )
-    expires_at: AwareDatetime | None = Field(None, description="When it stops working; null: never.")
+    expires_at: AwareDatetime | None = Field(None, description="Expiry time; null: never.")
 
 
 class KeyOut(BaseModel):
-    """A key, without the key itself, which is stored nowhere."""
+    """A key without its token, which is not stored."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
-    id: int = Field(description="Number of the key; never given out twice.")
-    name: str = Field(description="Who uses it.")
-    prefix: str = Field(description="How the key begins, by which it is told in logs.")
-    scopes: list[KeyScope] = Field(description="What it may do.")
-    created_at: datetime = Field(description="When it was made.")
-    expires_at: datetime | None = Field(description="When it stops working, or did; null: never.")
-    revoked_at: datetime | None = Field(description="When it was revoked; null: it is in use.")
-    last_used_at: datetime | None = Field(description="When it was last used, within a minute or so.")
+    id: int = Field(description="Number of the key; never reused.")
+    name: str = Field(description="Name of the client that uses it.")
+    prefix: str = Field(description="First characters of the key, by which logs name it.")
+    scopes: list[KeyScope] = Field(description="Scopes of the key.")
+    created_at: datetime = Field(description="Creation time.")
+    expires_at: datetime | None = Field(description="Expiry time; null: never.")
+    revoked_at: datetime | None = Field(description="Time of revocation; null: active.")
+    last_used_at: datetime | None = Field(description="Time of the last use, accurate to about a minute.")
 
     @classmethod
     def of(cls, row: KeyRow) -> Self:
@@ -61,7 +63,7 @@ class KeyOut(BaseModel):
 
 
 class NewKeyOut(KeyOut):
-    """A key that was just made, and the only answer that ever holds the key itself."""
+    """A new key: the only response that contains the key itself."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -69,7 +71,9 @@ class NewKeyOut(KeyOut):
         }
     )
 
-    key: str = Field(description="The key: send it as `Authorization: Bearer ...`, and keep it: nobody can look it up.")
+    key: str = Field(
+        description="The key itself, to be sent as `Authorization: Bearer ...`. Store it: it cannot be looked up later."
+    )
 
     @classmethod
     def of_new(cls, made: NewKey) -> Self:
@@ -79,7 +83,7 @@ class NewKeyOut(KeyOut):
 class KeyList(BaseModel):
     """A page of keys, newest first."""
 
-    keys: list[KeyOut] = Field(description="The keys of this page, revoked ones included.")
+    keys: list[KeyOut] = Field(description="The keys of this page, including revoked ones.")
     next_cursor: str | None = Field(
-        description="Pass it as `cursor` for the next page; null on the last.", examples=[None]
+        description="Pass it as `cursor` to get the next page; null on the last page.", examples=[None]
     )

@@ -1,7 +1,6 @@
-"""One file that holds many: a zip archive with a checksum of every member, and a manifest that is written last.
+"""A backup file: a zip archive with a checksum of every member, and a manifest that is written last.
 
-Any zip program opens it. It is written under another name and renamed when it is whole and on disk; only its owner
-may read it.
+It is written under a temporary name and renamed when it is complete and on disk; only its owner may read it.
 """
 
 from __future__ import annotations
@@ -21,17 +20,26 @@ from app.atomic_files import replacing
 from app.errors import Damaged
 
 FORMAT = 1
-"""Grows when older code could not read what newer code writes."""
+"""Incremented when older code cannot read what newer code writes."""
 MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
-_LONGEST_MANIFEST = 1 << 26
-_LEVEL = 1  # of compression: the next ones take twice as long for some percent
-_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, OverflowError, RuntimeError, ValueError)
-"""What reading a zip file with wrong bytes raises; a flipped bit asks for a password, or for a later zip."""
+_MAX_MANIFEST_BYTES = 1 << 26
+_COMPRESSION_LEVEL = 1  # the next levels take twice as long and save a few percent
+_READ_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+"""Raised for a zip file with wrong bytes; a flipped bit can ask for a password or a newer zip version."""
 
 
 class DamagedArchive(Damaged):
-    """An archive that cannot be restored from: says what is wrong with it."""
+    """An archive that cannot be restored; the message says what is wrong with it."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} {reason}; nothing was changed")
@@ -40,17 +48,17 @@ class DamagedArchive(Damaged):
 
 
 class ArchiveWriter:
-    """Adds members one after the other, and notes what each must hold."""
+    """Adds members to an archive and records their sizes and checksums."""
 
     def __init__(self, file: zipfile.ZipFile) -> None:
         self._file = file
         self._members: dict[str, dict[str, Any]] = {}
 
-    def add(self, name: str, blocks: Iterator[bytes], *, is_packed: bool = True) -> None:
-        """A member of these blocks; what does not pack, such as factors, is better stored as it is."""
+    def add(self, name: str, blocks: Iterator[bytes], *, is_compressed: bool = True) -> None:
+        """Add a member; data that does not compress, such as factors, should be stored uncompressed."""
         member = zipfile.ZipInfo(name)
-        member.compress_type = zipfile.ZIP_DEFLATED if is_packed else zipfile.ZIP_STORED
-        member._compresslevel = _LEVEL  # type: ignore[attr-defined]  # public from Python 3.13 on
+        member.compress_type = zipfile.ZIP_DEFLATED if is_compressed else zipfile.ZIP_STORED
+        member._compresslevel = _COMPRESSION_LEVEL  # type: ignore[attr-defined]  # public from Python 3.13 on
         digest, n_bytes = hashlib.sha256(), 0
         with self._file.open(member, "w", force_zip64=True) as out:
             for block in blocks:
@@ -59,15 +67,15 @@ class ArchiveWriter:
                 out.write(block)
         self._members[name] = {"sha256": digest.hexdigest(), "bytes": n_bytes}
 
-    def finish(self, facts: Mapping[str, Any]) -> None:
-        """The manifest, without which an archive is none."""
-        manifest = {"format": FORMAT, **facts, "members": self._members}
+    def finish(self, contents: Mapping[str, Any]) -> None:
+        """Write the manifest, without which the archive is invalid."""
+        manifest = {"format": FORMAT, **contents, "members": self._members}
         self._file.writestr(MANIFEST, json.dumps(manifest, indent=1))
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[ArchiveWriter]:
-    """A new archive at `path`, in place of what is there; an error leaves what is there."""
+def new_archive(path: Path) -> Iterator[ArchiveWriter]:
+    """Write an archive that replaces `path` when the block ends; an error leaves the old file."""
     with replacing(path) as temporary:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w+b") as file, zipfile.ZipFile(file, "w") as archive:
@@ -75,7 +83,7 @@ def writing(path: Path) -> Iterator[ArchiveWriter]:
 
 
 class Archive:
-    """An archive that is read; `manifest` says what is in it."""
+    """An archive opened for reading; `manifest` describes its contents."""
 
     def __init__(self, path: Path, file: zipfile.ZipFile) -> None:
         self._path = path
@@ -83,65 +91,65 @@ class Archive:
         self.manifest = self._read_manifest()
 
     def check(self) -> None:
-        """Read everything and compare it with what was written; raises DamagedArchive."""
+        """Compare the size and the checksum of every member with the manifest; raises DamagedArchive."""
         for name, expected in self.manifest["members"].items():
             digest, n_bytes = hashlib.sha256(), 0
-            if self._n_bytes(name) != expected["bytes"]:  # before it is unpacked
-                raise self.damaged(f"{name} has another length than was written")
+            if self._n_bytes(name) != expected["bytes"]:  # before unpacking it
+                raise self.damaged(f"{name} does not have the length that was written")
             for block in self.blocks(name):
                 digest.update(block)
                 n_bytes += len(block)
             if (digest.hexdigest(), n_bytes) != (expected["sha256"], expected["bytes"]):
-                raise DamagedArchive(self._path, f"is damaged: {name} holds other bytes than were written")
+                raise DamagedArchive(self._path, f"is damaged: {name} does not hold the bytes that were written")
 
     def blocks(self, name: str) -> Iterator[bytes]:
-        """A member in pieces; raises DamagedArchive."""
-        with self._told_as_damage(name), self._file.open(name) as member:
+        """The contents of a member in blocks; raises DamagedArchive."""
+        with self._raising_damaged(name), self._file.open(name) as member:
             while block := member.read(_BLOCK):
                 yield block
 
     def read(self, name: str) -> bytes:
-        """A whole member; raises DamagedArchive."""
+        """The contents of a member; raises DamagedArchive."""
         return b"".join(self.blocks(name))
 
     def damaged(self, reason: str) -> DamagedArchive:
         return DamagedArchive(self._path, f"is damaged: {reason}")
 
     def _n_bytes(self, name: str) -> int:
-        """Of a member once it is unpacked, beyond which nothing of it is read."""
-        with self._told_as_damage(name):
+        """Uncompressed size of a member, beyond which nothing is read."""
+        with self._raising_damaged(name):
             return self._file.getinfo(name).file_size
 
     def _read_manifest(self) -> dict[str, Any]:
         manifest = None
-        if self._n_bytes(MANIFEST) > _LONGEST_MANIFEST:
+        if self._n_bytes(MANIFEST) > _MAX_MANIFEST_BYTES:
             raise DamagedArchive(self._path, "is not a backup of Palate")
-        with self._told_as_damage(MANIFEST):
+        with self._raising_damaged(MANIFEST):
             manifest = json.loads(self._file.read(MANIFEST))
         if not isinstance(manifest, dict) or not isinstance(manifest.get("members"), dict):
             raise DamagedArchive(self._path, "is not a backup of Palate")
         if manifest.get("format") != FORMAT:
-            found = manifest.get("format")
-            raise DamagedArchive(self._path, f"has format {found!r}; this release reads format {FORMAT}")
+            number = manifest.get("format")
+            raise DamagedArchive(self._path, f"has format {number!r}; this release reads format {FORMAT}")
         return manifest
 
     @contextmanager
-    def _told_as_damage(self, name: str) -> Iterator[None]:
+    def _raising_damaged(self, name: str) -> Iterator[None]:
         try:
             yield
         except KeyError as error:
-            raise DamagedArchive(self._path, f"has no {name}: it is not a whole backup") from error
-        except _BROKEN as error:
+            raise DamagedArchive(self._path, f"has no {name}: the backup is incomplete") from error
+        except _READ_ERRORS as error:
             raise self.damaged(f"{name}: {error}") from error
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Archive]:
-    """Raises DamagedArchive, or OSError where there is no such file."""
+def open_archive(path: Path) -> Iterator[Archive]:
+    """Raises DamagedArchive, or OSError if the file cannot be opened."""
     with path.open("rb") as file:
         try:
             archive = zipfile.ZipFile(file)
-        except _BROKEN as error:
-            raise DamagedArchive(path, "is not a whole backup") from error
+        except _READ_ERRORS as error:
+            raise DamagedArchive(path, "is not a complete backup") from error
         with archive:
             yield Archive(path, archive)

@@ -1,4 +1,4 @@
-"""A backup: everything that a service holds, as of one moment, in one file, while it is being written to."""
+"""Write a backup: all data of a service at one point in time, in one file, while the service runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sqlalchemy import Connection, Table
 
 import migrations
 from app import __version__
-from app.backup.archive import ArchiveWriter, writing
-from app.backup.tables import Layout, encoded, last_number, numbered, pages, tables
+from app.backup.archive import ArchiveWriter, new_archive
+from app.backup.tables import Layout, encoded, last_number, numbered_column, pages, tables
 from app.db.engine import Database
 from app.db.revisions import revision
 from app.db.tables import utc_now
@@ -28,54 +28,57 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_TRIES = 5
+_MAX_ATTEMPTS = 5
 _ALL = 1_000_000
 _BLOCK = 1 << 20
 
 
-class VersionsKeepGoing(Conflict):
-    """Versions were pruned faster than they could be copied."""
+class VersionsPrunedTooFast(Conflict):
+    """Model versions are pruned faster than they can be copied."""
 
     def __init__(self) -> None:
         super().__init__("model versions are removed faster than they can be copied; keep more (PALATE_VERSIONS_KEEP)")
 
 
 class _Pruned(Exception):
-    """A version has gone since the moment of this backup."""
+    """A version was pruned after the backup began."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """What was backed up, as of which moment."""
+    """The contents of a backup."""
 
     n_ratings: int
     n_versions: int
     revision: int
     digest: str
-    n_bytes: int
     problems: tuple[str, ...]
-    """Versions whose files are damaged or gone: the archive has their rows alone, as the service has."""
+    """Versions whose files are damaged or missing: the archive has only their rows."""
 
 
 def back_up(database: Database, settings: Settings, path: Path) -> Backup:
-    """Write an archive of everything at one moment; an earlier file at `path` is replaced once this one is whole."""
-    for _ in range(_TRIES):
+    """Write a backup that replaces `path` when it is complete. Raises VersionsPrunedTooFast."""
+    for _ in range(_MAX_ATTEMPTS):
         try:
-            with database.read() as connection, writing(path) as archive:
+            with database.read() as connection, new_archive(path) as archive:
                 hold_snapshot(connection)
-                facts = _fill(archive, database, connection, settings)
+                contents = _fill(archive, database, connection, settings)
         except _Pruned as pruned:
-            log.info("%s was pruned while it was copied: the backup begins anew", pruned)
+            log.info("%s was pruned while it was copied: starting the backup again", pruned)
         else:
-            told = {name: facts[name] for name in ("n_ratings", "revision", "digest")}
-            n_versions = len(facts["versions"])
-            return Backup(**told, n_versions=n_versions, n_bytes=path.stat().st_size, problems=tuple(facts["problems"]))
-    raise VersionsKeepGoing
+            return Backup(
+                n_ratings=contents["n_ratings"],
+                n_versions=len(contents["versions"]),
+                revision=contents["revision"],
+                digest=contents["digest"],
+                problems=tuple(contents["problems"]),
+            )
+    raise VersionsPrunedTooFast
 
 
 def _fill(archive: ArchiveWriter, database: Database, connection: Connection, settings: Settings) -> dict[str, Any]:
-    """Versions first, since what is pruned meanwhile cannot be copied any more."""
-    facts: dict[str, Any] = {
+    """Versions first, because one that is pruned in the meantime cannot be copied."""
+    contents: dict[str, Any] = {
         "palate": __version__,
         "created_at": utc_now().isoformat(),
         "database": connection.dialect.name,
@@ -88,15 +91,15 @@ def _fill(archive: ArchiveWriter, database: Database, connection: Connection, se
     }
     for row in versions.history(connection, limit=_ALL):
         try:
-            facts["versions"].append(_add_version(archive, settings.versions_dir, row))
+            contents["versions"].append(_add_version(archive, settings.versions_dir, row))
         except DamagedVersion as damaged:
-            _refuse_pruned(database, row.version)
+            _raise_if_pruned(database, row.version)
             log.warning("not in the backup: %s", damaged)
-            facts["problems"].append(str(damaged))
-    facts["tables"] = [_add_table(archive, connection, table) for table in tables()]
-    facts["digest"] = ratings_digest(connection)
-    archive.finish(facts)
-    return facts
+            contents["problems"].append(str(damaged))
+    contents["tables"] = [_add_table(archive, connection, table) for table in tables()]
+    contents["digest"] = ratings_digest(connection)
+    archive.finish(contents)
+    return contents
 
 
 def _add_version(archive: ArchiveWriter, versions_dir: Path, row: VersionRow) -> dict[str, Any]:
@@ -105,14 +108,14 @@ def _add_version(archive: ArchiveWriter, versions_dir: Path, row: VersionRow) ->
     files = [MANIFEST, *manifest["files"]]
     for file in files:
         try:
-            archive.add(f"versions/{row.folder}/{file}", _blocks(folder / file), is_packed=False)
+            archive.add(f"versions/{row.folder}/{file}", _blocks(folder / file), is_compressed=False)
         except FileNotFoundError as error:
             raise _Pruned(row.folder) from error
     return {"version": row.version, "folder": row.folder, "files": files}
 
 
-def _refuse_pruned(database: Database, version: int) -> None:
-    """A version that the database of now does not know either was pruned, not damaged."""
+def _raise_if_pruned(database: Database, version: int) -> None:
+    """Raise _Pruned if the version is no longer in the database: then its files are not damaged."""
     with database.read() as connection:
         try:
             versions.get(connection, version)
@@ -138,6 +141,6 @@ def _add_table(archive: ArchiveWriter, connection: Connection, table: Table) -> 
         "name": table.name,
         "columns": layout.columns,
         "kinds": layout.kinds,
-        "last_number": last_number(connection, table) if numbered(table) else None,
+        "last_number": last_number(connection, table) if numbered_column(table) else None,
         "members": members,
     }

@@ -1,7 +1,7 @@
-"""The tables that a backup holds, read page by page and loaded in bulk, in the words of each database.
+"""The tables of a backup: read page by page, loaded in bulk, on SQLite and PostgreSQL.
 
-Rows keep their keys and revisions: versions and caches speak of them. A table of numbers alone travels as columns of
-numbers, so that ratings cost no Python object each; every other one as a JSON array per row.
+Rows keep their keys and revisions, which model versions and caches refer to. A table of numbers is stored by column,
+without a Python object per rating; other tables have a JSON array per row.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _MODELS: tuple[type[Base], ...] = (
     *(TrainingRun, TrainingEpoch, SearchRow, SearchTrial, ModelVersion, ActiveModel),
 )
 PAGE_NUMBERS, PAGE_TEXTS = 500_000, 20_000
-"""Rows in memory at once, of a table of numbers (16 MB of ratings, and as much again in another form) and of others."""
+"""Rows in memory at once: of a table of numbers (16 MB of ratings, twice) and of other tables."""
 
 Numbers = npt.NDArray[np.void]
 TextRows = list[tuple[Any, ...]]
 Page = Numbers | TextRows
-"""Rows of a table of numbers as a structured array, of another one as tuples."""
+"""Rows as a structured array for a table of numbers, as tuples for other tables."""
 
 _COPY_HEAD, _COPY_END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which columns the rows of a table have in an archive, and the types of their numbers, if it holds no text."""
+    """The columns of a table in an archive, and their number types, or None if not all are numbers."""
 
     columns: tuple[str, ...]
     kinds: tuple[str, ...] | None
@@ -56,19 +56,19 @@ class Layout:
         return cls(tuple(table.columns.keys()), tuple(kind for kind in kinds if kind) if is_numbers else None)
 
     def fits(self, table: Table) -> bool:
-        """Whether rows of this layout can be rows of the table, whose columns may have become more since."""
+        """Whether rows of this layout can be loaded into the table, which may have more columns by now."""
         if not set(self.columns) <= set(table.columns.keys()):
             return False
         return self.kinds is None or self.kinds == tuple(_kind(table.columns[name].type) for name in self.columns)
 
     def dtype(self, byte_order: str = "<") -> np.dtype[np.void]:
-        """A row of numbers."""
+        """Data type of a row of numbers."""
         assert self.kinds
         return np.dtype([(name, f"{byte_order}{kind}") for name, kind in zip(self.columns, self.kinds, strict=True)])
 
 
 def tables() -> list[Table]:
-    """Every table that is backed up, parents before their children."""
+    """The tables of a backup, parents before children."""
     return [model.metadata.tables[model.__tablename__] for model in _MODELS]
 
 
@@ -81,18 +81,18 @@ def _kind(type_: TypeEngine[Any]) -> str | None:
 
 
 def pages(connection: Connection, table: Table) -> Iterator[Page]:
-    """All rows in the order of the primary key; the connection's transaction must see one state of the data."""
+    """All rows in the order of the primary key; the transaction must be isolated from writers."""
     layout = Layout.of(table)
     keys = [column.name for column in table.primary_key]
     if layout.kinds and not is_sqlite(connection):
         yield from _numbers_of_server(connection, table, keys)
         return
     read = _numbers if layout.kinds else _texts
-    key_places = [layout.columns.index(key) for key in keys]
+    key_columns = [layout.columns.index(key) for key in keys]
     after: tuple[Any, ...] | None = None
     while len(page := read(connection, table, keys, after)):
         last = page[-1]
-        after = tuple(_plain(last[place]) for place in key_places)
+        after = tuple(_plain(last[column]) for column in key_columns)
         yield page
 
 
@@ -105,9 +105,9 @@ def _selection(table: Table, keys: Sequence[str], after: tuple[Any, ...] | None)
         f"CAST({column.name} AS TEXT) AS {column.name}" if isinstance(column.type, JSON) else column.name
         for column in table.columns
     )
-    parameters = {f"key_{place}": value for place, value in enumerate(after or ())}
-    given = ", ".join(f":{name}" for name in parameters)
-    beyond = f"WHERE ({', '.join(keys)}) > ({given})" if after else ""
+    parameters = {f"key_{position}": value for position, value in enumerate(after or ())}
+    after_values = ", ".join(f":{name}" for name in parameters)
+    beyond = f"WHERE ({', '.join(keys)}) > ({after_values})" if after else ""
     n_rows = PAGE_NUMBERS if Layout.of(table).kinds else PAGE_TEXTS
     query = f"SELECT {columns} FROM {table.name} {beyond} ORDER BY {', '.join(keys)} LIMIT {n_rows}"  # noqa: S608
     return query, parameters
@@ -125,7 +125,7 @@ def _numbers(connection: Connection, table: Table, keys: Sequence[str], after: t
 
 
 def _numbers_of_server(connection: Connection, table: Table, keys: Sequence[str]) -> Iterator[Numbers]:
-    """A server sorts the whole table once: one page after the other, it went back and forth through all of it."""
+    """One sorted query with a server-side cursor: separate pages would each jump around in the table."""
     layout, send = Layout.of(table), {"i4": "int4send", "i8": "int8send", "f8": "float8send"}
     packed = " || ".join(f"{send[kind]}({name})" for name, kind in zip(layout.columns, layout.kinds or (), strict=True))
     with server_that_sorts(connection) as raw, raw.cursor("numbers", binary=True) as cursor:
@@ -135,14 +135,14 @@ def _numbers_of_server(connection: Connection, table: Table, keys: Sequence[str]
 
 
 def encoded(page: Page) -> bytes:
-    """A page as it lies in an archive: numbers column by column, which packs best, other rows as JSON lines."""
+    """The bytes of a page: numbers column by column, which compresses best; other rows as JSON lines."""
     if isinstance(page, np.ndarray):
         return b"".join(page[name].tobytes() for name in page.dtype.names or ())
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in page).encode()
 
 
 def decoded(data: bytes, layout: Layout, n_rows: int) -> Page:
-    """The page again; raises ValueError where these bytes are not so many rows."""
+    """The page of these bytes; raises ValueError if they are not `n_rows` rows."""
     if layout.kinds is None:
         rows = [tuple(json.loads(line)) for line in data.splitlines()]
         if len(rows) != n_rows or any(len(row) != len(layout.columns) for row in rows):
@@ -158,89 +158,89 @@ def decoded(data: bytes, layout: Layout, n_rows: int) -> Page:
     return page
 
 
-def load(connection: Connection, table: Table, layout: Layout, given: Iterator[Page]) -> None:
-    """Insert rows that are not there; columns that the layout lacks get their defaults.
+def load(connection: Connection, table: Table, layout: Layout, rows: Iterator[Page]) -> None:
+    """Insert new rows; columns that the layout lacks get their defaults.
 
-    The other indexes are made anew afterwards: several times as fast as keeping them up to date.
+    Secondary indexes are dropped and rebuilt, several times as fast as updating them.
     """
     indexes = list(table.indexes) if layout.kinds else []
     for index in indexes:
         index.drop(connection)
     insert = _insert_sqlite if is_sqlite(connection) else _copy_numbers if layout.kinds else _copy_texts
-    insert(connection, table, layout, given)
+    insert(connection, table, layout, rows)
     for index in indexes:
         index.create(connection)
 
 
-def _insert_sqlite(connection: Connection, table: Table, layout: Layout, given: Iterator[Page]) -> None:
+def _insert_sqlite(connection: Connection, table: Table, layout: Layout, rows: Iterator[Page]) -> None:
     marks = ", ".join("?" * len(layout.columns))
     statement = f"INSERT INTO {table.name} ({', '.join(layout.columns)}) VALUES ({marks})"  # noqa: S608
     with driver(connection) as raw:
-        for page in given:
+        for page in rows:
             raw.executemany(statement, page.tolist() if isinstance(page, np.ndarray) else page)
 
 
-def _copy_texts(connection: Connection, table: Table, layout: Layout, given: Iterator[Page]) -> None:
+def _copy_texts(connection: Connection, table: Table, layout: Layout, rows: Iterator[Page]) -> None:
     statement = f"COPY {table.name} ({', '.join(layout.columns)}) FROM STDIN"
     with driver(connection) as raw, raw.cursor() as cursor, cursor.copy(statement) as copy:
-        for page in given:
+        for page in rows:
             for row in page:
                 copy.write_row(row)
 
 
-def _copy_numbers(connection: Connection, table: Table, layout: Layout, given: Iterator[Page]) -> None:
+def _copy_numbers(connection: Connection, table: Table, layout: Layout, rows: Iterator[Page]) -> None:
     fields: list[tuple[str, str]] = [("n_fields", ">i2")]
     for name, kind in zip(layout.columns, layout.kinds or (), strict=True):
         fields += [(f"size of {name}", ">i4"), (name, f">{kind}")]
     statement = f"COPY {table.name} ({', '.join(layout.columns)}) FROM STDIN (FORMAT binary)"
     with driver(connection) as raw, raw.cursor() as cursor, cursor.copy(statement) as copy:
         copy.write(_COPY_HEAD)
-        for page in given:
+        for page in rows:
             assert isinstance(page, np.ndarray)
-            rows = np.empty(page.size, fields)
-            rows["n_fields"] = len(layout.columns)
+            records = np.empty(page.size, fields)
+            records["n_fields"] = len(layout.columns)
             for name in layout.columns:
-                rows[f"size of {name}"], rows[name] = page.dtype[name].itemsize, page[name]
-            copy.write(rows.tobytes())
+                records[f"size of {name}"], records[name] = page.dtype[name].itemsize, page[name]
+            copy.write(records.tobytes())
         copy.write(_COPY_END)
 
 
-def clear(connection: Connection, which: Sequence[Table]) -> None:
-    """Remove every row of these tables, parents before their children, and what was answered about them."""
+def clear(connection: Connection, all_tables: Sequence[Table]) -> None:
+    """Delete all rows of these tables (parents come before children), and stored responses about them."""
     connection.execute(delete(IdempotentResponse))
     if is_sqlite(connection):
-        for table in reversed(which):
+        for table in reversed(all_tables):
             connection.execute(delete(table))
     else:
-        connection.execute(text(f"TRUNCATE {', '.join(table.name for table in which)}"))
+        connection.execute(text(f"TRUNCATE {', '.join(table.name for table in all_tables)}"))
 
 
-def numbered(table: Table) -> str | None:
-    """The column whose values the database gives out, none of them twice."""
+def numbered_column(table: Table) -> str | None:
+    """The autoincrement column, or None."""
     column = table.autoincrement_column
     return column.name if column is not None else None
 
 
 def last_number(connection: Connection, table: Table) -> int:
-    """The highest key ever given out, that of a deleted row too."""
+    """The highest number ever assigned, also to a row deleted since."""
     if is_sqlite(connection):
-        asked = text("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = :table")
-        return int(connection.execute(asked, {"table": table.name}).scalar_one())
-    asked = text(f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {_sequence(connection, table)}")  # noqa: S608
-    return int(connection.execute(asked).scalar_one())
+        query = text("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = :table")
+        return int(connection.execute(query, {"table": table.name}).scalar_one())
+    query = text(f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {_sequence(connection, table)}")  # noqa: S608
+    return int(connection.execute(query).scalar_one())
 
 
 def set_last_number(connection: Connection, table: Table, number: int) -> None:
-    """Give out keys beyond this one from now on; undone with the transaction."""
+    """Assign only higher numbers from now on; rolled back with the transaction."""
     if is_sqlite(connection):
         connection.execute(text("DELETE FROM sqlite_sequence WHERE name = :table"), {"table": table.name})
-        given = {"table": table.name, "number": number}
-        connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:table, :number)"), given)
+        values = {"table": table.name, "number": number}
+        connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:table, :number)"), values)
     else:
         connection.execute(text(f"ALTER SEQUENCE {_sequence(connection, table)} RESTART WITH {number + 1}"))
 
 
 def _sequence(connection: Connection, table: Table) -> str:
-    asked = text("SELECT pg_get_serial_sequence(:table, :column)")
-    name: str = connection.execute(asked, {"table": table.name, "column": numbered(table)}).scalar_one()
+    query = text("SELECT pg_get_serial_sequence(:table, :column)")
+    name: str = connection.execute(query, {"table": table.name, "column": numbered_column(table)}).scalar_one()
     return name

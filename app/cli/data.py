@@ -190,10 +190,10 @@ def restore(
     ] = False,
 ) -> None:
     """Load a backup into an empty database that nothing uses; a damaged archive changes nothing."""
-    from app.backup.restore import leaving_nothing
     from app.backup.restore import restore as restore_from
+    from app.backup.restore import undoing_new_files
 
-    with leaving_nothing(settings_or_exit()), opened_database(may_create=True) as (database, settings):
+    with undoing_new_files(settings_or_exit()), opened_database(may_create=True) as (database, settings):
         restored = restore_from(database, settings, file, replace=replace, keep_keys=keep_keys)
     _print_contents("restored", restored)
     print_warnings(restored.warnings)

@@ -48,10 +48,10 @@ def test_keys_are_listed_and_revoked_by_name() -> None:
     assert palate("keys", "revoke", "web").output == f"API key 'web' ({token[:12]}) is revoked\n"
     assert "revoked" in palate("keys", "list").output
     refused = palate("keys", "revoke", "web")
-    assert (refused.exit_code, refused.stderr) == (1, "there is no API key web in use\n")
+    assert (refused.exit_code, refused.stderr) == (1, "there is no active API key web\n")
 
 
-def test_a_name_that_is_taken_is_told_in_a_line() -> None:
+def test_a_name_that_is_taken_is_reported_in_one_line() -> None:
     palate("keys", "create", "web", "--scope", "read")
     refused = palate("keys", "create", "web", "--scope", "read")
     assert refused.exit_code == 1
@@ -73,15 +73,15 @@ def test_a_file_with_a_key_is_new_and_its_owners_alone(tmp_path: Path) -> None:
 
 def test_a_migration_makes_the_first_key_once(tmp_path: Path) -> None:
     file = tmp_path / "first-key"
-    told = palate("migrate", "--first-key", file).output
+    output = palate("migrate", "--first-key", file).output
     token = file.read_text().strip()
-    assert token not in told
+    assert token not in output
     file.unlink()
     assert "first" not in palate("migrate", "--first-key", file).output
     assert not file.exists()
     database = open_database(Settings())
     with database.read() as connection:
-        [row] = keys.in_use(connection)
+        [row] = keys.active(connection)
     database.dispose()
     assert (row.scopes, row.digest) == (["admin"], keys.digest_of(token))
 

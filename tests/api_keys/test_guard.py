@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.api_keys import keys
-from app.api_keys.guard import is_loopback, scope_needed
+from app.api_keys.guard import is_loopback, required_scope
 from app.api_keys.keys import KeyScope
 from app.db.engine import Database, open_database
 from app.main import create_app
@@ -192,13 +192,13 @@ def test_every_operation_is_closed_without_a_key_and_open_to_its_scope_and_to_ad
 
 def test_an_item_with_the_name_of_an_operation_needs_what_every_item_needs() -> None:
     """PUT /v1/items/similar was open to readers: its path is also that of a question, which is asked by POST."""
-    named = {f"{method} {path}": scope_needed(method, path) for method, path, _ in OPERATIONS}
+    named = {f"{method} {path}": required_scope(method, path) for method, path, _ in OPERATIONS}
     words = {part for _, path, _ in OPERATIONS for part in path.split("/") if part and not part.startswith("{")}
     for method, path, _ in OPERATIONS:
         for word in words:
             as_item = re.sub(r"\{\w+\}", word, path)
-            expected = named.get(f"{method} {as_item}", scope_needed(method, path))
-            assert scope_needed(method, as_item) == expected, (method, as_item)
+            expected = named.get(f"{method} {as_item}", required_scope(method, path))
+            assert required_scope(method, as_item) == expected, (method, as_item)
 
 
 @pytest.mark.parametrize(
@@ -323,17 +323,17 @@ def test_refusals_and_uses_are_logged_and_no_line_holds_a_key(
         client.delete(f"/v1/keys/{made['id']}", headers=bearer(admin))
         client.get("/v1/status", headers=bearer(made["key"]))
     said = caplog.text
-    assert f"API key 'web' ({made['prefix']}) was made by 'admin' ({admin[:12]})" in said
-    assert f"refused GET '/v1/keys' from 127.0.0.1: API key {made['prefix']}... has not the scope 'admin'" in said
-    assert f"API key {made['prefix']}... is not known, or was revoked" in said
-    assert f"API key 'admin' ({admin[:12]}): 2 requests since the last such line" in said
+    assert f"API key 'web' ({made['prefix']}) was created by 'admin' ({admin[:12]})" in said
+    assert f"refused GET '/v1/keys' from 127.0.0.1: API key {made['prefix']}... lacks the scope 'admin'" in said
+    assert f"API key {made['prefix']}... is unknown or revoked" in said
+    assert f"API key 'admin' ({admin[:12]}): 2 requests since its last log line" in said
     for secret in (admin[13:], made["key"][13:], "somebody's password"):
         assert secret not in said
     assert all(line.isprintable() for line in said.splitlines())
     assert len(said.splitlines()) == said.count("\n")
 
 
-def test_the_last_use_is_noted(client: httpx.Client, app: FastAPI, database: Database) -> None:
+def test_the_last_use_is_recorded(client: httpx.Client, app: FastAPI, database: Database) -> None:
     token = make(database, "admin")
     app.state.keyring.refresh()
     assert client.get("/v1/keys", headers=bearer(token)).json()["keys"][0]["last_used_at"] is None
@@ -367,7 +367,7 @@ def test_other_addresses_are_not_taken_for_this_machine(host: str) -> None:
 
 
 def test_a_method_that_nobody_thought_of_needs_an_admin() -> None:
-    assert scope_needed("TRACE", "/v1/status") == "admin"
+    assert required_scope("TRACE", "/v1/status") == "admin"
 
 
 def test_the_key_itself_is_stored_nowhere(sqlite_settings: Settings) -> None:

@@ -36,7 +36,7 @@ def test_a_name_is_taken_until_its_key_is_revoked(database: Database) -> None:
     second = create(database, "web", "read")
     assert second.row.id != first.row.id
     with database.read() as connection:
-        assert [row.id for row in keys.in_use(connection)] == [second.row.id]
+        assert [row.id for row in keys.active(connection)] == [second.row.id]
         assert [row.id for row in keys.history(connection, limit=9)] == [second.row.id, first.row.id]
 
 
@@ -97,7 +97,7 @@ def test_keys_are_made_listed_page_by_page_and_revoked_over_http(client: httpx.C
         ({"name": "web", "scopes": ["read"], "digest": "00"}, "digest"),
     ],
 )
-def test_a_bad_key_is_told_by_its_field(client: httpx.Client, body: dict[str, object], field: str) -> None:
+def test_an_invalid_key_is_refused_with_the_field(client: httpx.Client, body: dict[str, object], field: str) -> None:
     answer = client.post("/v1/keys", json=body)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == field

@@ -27,7 +27,7 @@ def statuses(client: httpx.Client, n: int, **request: dict[str, str]) -> list[in
     return [client.get("/v1/status", **request).status_code for _ in range(n)]  # type: ignore[arg-type]
 
 
-def test_what_comes_too_often_is_told_when_to_come_again(sqlite_settings: Settings) -> None:
+def test_a_client_over_the_limit_learns_how_long_to_wait(sqlite_settings: Settings) -> None:
     with serving(create_app(limited(sqlite_settings, "3/hour"))) as client:
         assert statuses(client, 5) == [200, 200, 200, 429, 429]
         refused = client.get("/v1/status")
@@ -37,7 +37,7 @@ def test_what_comes_too_often_is_told_when_to_come_again(sqlite_settings: Settin
         assert client.get("/healthz").status_code == 200
 
 
-def test_after_the_time_that_was_told_the_next_request_is_answered(sqlite_settings: Settings) -> None:
+def test_after_that_time_the_next_request_is_answered(sqlite_settings: Settings) -> None:
     with serving(create_app(limited(sqlite_settings, "2/second"))) as client:
         answers = [client.get("/v1/status") for _ in range(6)]
         refused = next(answer for answer in answers if answer.status_code == 429)

@@ -17,7 +17,7 @@ from app.api_keys import keys
 from app.backup import tables as backup_tables
 from app.backup.archive import DamagedArchive
 from app.backup.backup import back_up
-from app.backup.restore import InUse, KeysWouldGo, NewerSchema, NotEmpty, Restored, leaving_nothing, restore
+from app.backup.restore import InUse, NewerSchema, NotEmpty, Restored, WouldRemoveAllKeys, restore, undoing_new_files
 from app.backup.tables import tables
 from app.cli.__main__ import app as cli
 from app.db.engine import Database, open_database
@@ -100,7 +100,7 @@ def store_item_of(connection: object, user_id: str) -> str:
     return str(first.item_id)
 
 
-def test_everything_comes_back_in_either_kind_of_database(
+def test_a_restore_brings_back_all_data_on_both_databases(
     database: Database, settings: Settings, target: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backup_tables, "PAGE_NUMBERS", 97)
@@ -129,7 +129,7 @@ def test_restored_recommendations_are_the_same(
             assert after.get(path).json() == expected
 
 
-def test_keys_that_were_given_out_once_are_not_given_out_again_after_a_restore(
+def test_numbers_assigned_before_a_backup_are_not_assigned_again_after_a_restore(
     database: Database, settings: Settings, target: Settings, tmp_path: Path
 ) -> None:
     a_little_of_everything(database, settings)
@@ -204,7 +204,7 @@ def test_every_table_is_backed_up(database: Database) -> None:
     }  # of the last day, of this deployment only
 
 
-def test_a_database_that_holds_anything_is_replaced_only_when_that_is_said(
+def test_a_database_with_rows_is_replaced_only_on_request(
     database: Database, settings: Settings, tmp_path: Path
 ) -> None:
     fill(database)
@@ -218,7 +218,7 @@ def test_a_database_that_holds_anything_is_replaced_only_when_that_is_said(
     assert digest_of(database) == made.digest
 
 
-def test_data_that_a_trainer_works_on_are_not_replaced(database: Database, settings: Settings, tmp_path: Path) -> None:
+def test_data_that_a_trainer_uses_are_not_replaced(database: Database, settings: Settings, tmp_path: Path) -> None:
     fill(database)
     back_up(database, settings, tmp_path / "backup.zip")
     run = enqueue(database)
@@ -228,9 +228,7 @@ def test_data_that_a_trainer_works_on_are_not_replaced(database: Database, setti
     assert run_of(database, run.id).status == "running"
 
 
-def test_data_that_a_service_has_open_are_not_restored_over(
-    database: Database, settings: Settings, tmp_path: Path
-) -> None:
+def test_data_that_a_service_has_open_are_not_replaced(database: Database, settings: Settings, tmp_path: Path) -> None:
     fill(database)
     digest = back_up(database, settings, tmp_path / "backup.zip").digest
     database.dispose()
@@ -249,25 +247,23 @@ def make_key(database: Database, name: str) -> None:
 
 def names_of_keys(database: Database) -> list[str]:
     with database.read() as connection:
-        return sorted(row.name for row in keys.in_use(connection))
+        return sorted(row.name for row in keys.active(connection))
 
 
-def test_a_backup_from_before_the_first_key_does_not_take_the_keys_away(
-    database: Database, settings: Settings, tmp_path: Path
-) -> None:
+def test_a_backup_without_keys_does_not_remove_the_keys(database: Database, settings: Settings, tmp_path: Path) -> None:
     fill(database)
     made = back_up(database, settings, tmp_path / "backup.zip")
     make_key(database, "web shop")
     with database.write() as connection:
         erase_user(connection, "user-0")
-    with pytest.raises(KeysWouldGo, match="--keep-keys"):
+    with pytest.raises(WouldRemoveAllKeys, match="--keep-keys"):
         restore(database, settings, tmp_path / "backup.zip", replace=True)
     assert (names_of_keys(database), digest_of(database) == made.digest) == (["web shop"], False)
     restore(database, settings, tmp_path / "backup.zip", replace=True, keep_keys=True)
     assert (names_of_keys(database), digest_of(database)) == (["web shop"], made.digest)
 
 
-def test_keys_that_a_restore_takes_away_or_brings_back_are_told(
+def test_a_restore_warns_of_keys_that_it_removes_or_brings_back(
     database: Database, settings: Settings, tmp_path: Path
 ) -> None:
     for name in ("stays", "revoked since"):
@@ -361,18 +357,18 @@ def with_other_manifest(archive: Path, old: bytes, new: bytes) -> Path:
         (b'"i4"', b'"O"'),
     ],
 )
-def test_an_archive_that_somebody_wrote_by_hand_gets_no_words_into_a_statement(
+def test_a_forged_archive_cannot_inject_sql(
     settings: Settings, database: Database, tmp_path: Path, old: bytes, new: bytes
 ) -> None:
     fill(database)
     back_up(database, settings, tmp_path / "backup.zip")
     before = contents(database)
-    with pytest.raises(DamagedArchive, match="columns that it cannot have"):
+    with pytest.raises(DamagedArchive, match="unknown columns"):
         restore(database, settings, with_other_manifest(tmp_path / "backup.zip", old, new), replace=True)
     assert contents(database) == before
 
 
-def test_a_member_that_unpacks_to_more_than_was_written_is_not_unpacked(
+def test_a_member_with_a_larger_size_than_was_written_is_not_unpacked(
     sqlite_settings: Settings, tmp_path: Path
 ) -> None:
     with opened(sqlite_settings) as database:
@@ -381,7 +377,7 @@ def test_a_member_that_unpacks_to_more_than_was_written_is_not_unpacked(
             for name in whole.namelist():
                 body = bytes(1 << 28) if name.startswith("tables/counters") else whole.read(name)
                 bomb.writestr(name, body, zipfile.ZIP_DEFLATED)
-        with pytest.raises(DamagedArchive, match="another length"):
+        with pytest.raises(DamagedArchive, match="does not have the length"):
             restore(database, sqlite_settings, tmp_path / "bomb.zip", replace=True)
 
 
@@ -392,7 +388,7 @@ def test_a_restore_that_fails_late_leaves_no_folder(
     back_up(database, settings, tmp_path / "whole.zip")
     other = with_other_manifest(tmp_path / "whole.zip", b'"digest": "', b'"digest": "0')
     with opened(target) as empty:
-        with pytest.raises(DamagedArchive, match="another digest"):
+        with pytest.raises(DamagedArchive, match="do not have the digest"):
             restore(empty, target, other)
         assert not list(target.versions_dir.iterdir())
         with empty.read() as connection:
@@ -408,7 +404,7 @@ def test_an_archive_of_a_newer_release_is_refused(sqlite_settings: Settings, tmp
             restore(database, sqlite_settings, newer)
 
 
-def test_a_backup_is_for_its_owner_only_and_a_failed_one_leaves_the_old_one(
+def test_only_the_owner_may_read_a_backup_and_a_failed_one_leaves_the_old_file(
     sqlite_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "backup.zip"
@@ -423,7 +419,7 @@ def test_a_backup_is_for_its_owner_only_and_a_failed_one_leaves_the_old_one(
     assert [file.name for file in tmp_path.glob("backup*")] == ["backup.zip"]
 
 
-def test_a_version_that_is_damaged_is_told_and_does_not_prevent_a_backup(
+def test_a_damaged_version_is_reported_and_does_not_prevent_a_backup(
     database: Database, settings: Settings, target: Settings, tmp_path: Path
 ) -> None:
     registry.publish_many(database, settings.versions_dir, [3.0, 4.0])
@@ -436,7 +432,7 @@ def test_a_version_that_is_damaged_is_told_and_does_not_prevent_a_backup(
     assert back.warnings == made.problems
 
 
-def test_a_version_that_is_pruned_meanwhile_makes_the_backup_begin_anew(
+def test_a_version_pruned_in_the_meantime_restarts_the_backup(
     sqlite_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from app.backup import backup as module
@@ -457,17 +453,17 @@ def test_a_version_that_is_pruned_meanwhile_makes_the_backup_begin_anew(
     assert (made.n_versions, made.problems) == (1, ())
 
 
-def test_another_rating_scale_is_told(sqlite_settings: Settings, tmp_path: Path) -> None:
+def test_a_restore_warns_of_a_different_rating_scale(sqlite_settings: Settings, tmp_path: Path) -> None:
     with opened(sqlite_settings) as database:
         fill(database, ratings_of(n_users=3, n_items=3))
         back_up(database, sqlite_settings, tmp_path / "backup.zip")
     other = migrated(Settings(data_dir=tmp_path / "other", rating={"min": 1, "max": 5}))  # type: ignore[arg-type]
     with opened(other) as database:
         back = restore(database, other, tmp_path / "backup.zip")
-    assert back.warnings == ("the backup was made with the rating scale 0.5 to 5, these settings say 1 to 5",)
+    assert back.warnings == ("the backup has the rating scale 0.5 to 5, the settings have 1 to 5",)
 
 
-def test_the_commands_say_what_was_kept_and_refuse_in_a_line(
+def test_the_commands_print_the_contents_and_fail_in_one_line(
     sqlite_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PALATE_DATA_DIR", "set by --data-dir")  # which must not outlive the test
@@ -493,7 +489,7 @@ def test_the_commands_say_what_was_kept_and_refuse_in_a_line(
 
 @pytest.mark.parametrize("is_there", [False, True], ids=["a new folder", "a folder with something else"])
 @pytest.mark.parametrize("fails", ["early", "late"])
-def test_a_restore_that_fails_leaves_nothing_where_there_was_nothing(
+def test_a_failed_restore_into_an_empty_folder_leaves_it_empty(
     sqlite_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool, fails: str
 ) -> None:
     monkeypatch.setenv("PALATE_DATA_DIR", "set by --data-dir")
@@ -514,7 +510,7 @@ def test_a_restore_that_fails_leaves_nothing_where_there_was_nothing(
     assert (tmp_path / "new").exists() == is_there
 
 
-def test_a_restore_that_is_refused_because_a_service_has_begun_does_not_take_its_database_away(
+def test_a_restore_refused_because_a_service_has_started_leaves_its_database(
     sqlite_settings: Settings, tmp_path: Path
 ) -> None:
     with opened(sqlite_settings) as database:
@@ -523,7 +519,7 @@ def test_a_restore_that_is_refused_because_a_service_has_begun_does_not_take_its
     with ExitStack() as service:
 
         def restore_beside_a_service() -> None:
-            with leaving_nothing(settings), opened(migrated(settings)) as database:
+            with undoing_new_files(settings), opened(migrated(settings)) as database:
                 fill(service.enter_context(opened(settings)))
                 restore(database, settings, tmp_path / "backup.zip")
 
@@ -534,12 +530,12 @@ def test_a_restore_that_is_refused_because_a_service_has_begun_does_not_take_its
         assert contents(database)["ratings"]
 
 
-def test_a_restore_that_fails_leaves_what_others_have_put_beside_its_own_files(tmp_path: Path) -> None:
+def test_a_failed_restore_leaves_the_files_of_other_programs(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path)
     (tmp_path / "notes").write_text("from before")
 
     def fail() -> None:
-        with leaving_nothing(settings), opened(migrated(settings)):
+        with undoing_new_files(settings), opened(migrated(settings)):
             (tmp_path / "letter").write_text("written meanwhile")
             raise DamagedArchive(tmp_path / "backup.zip", "is damaged")
 

@@ -59,13 +59,13 @@ def test_a_backup_under_load_is_the_state_of_its_revision_in_the_other_database_
     with running_service(settings.data_dir, environment=environment(settings)) as service:
         with Load(service.url) as load:
             time.sleep(1 + 0.3 * number)
-            told = palate(settings, "backup", archive)
+            output = palate(settings, "backup", archive)
             time.sleep(0.5)
         assert not load.failed
         with httpx.Client(base_url=service.url) as client:
             expected = [client.get(path).json() for path in QUESTIONS]
-    revision = int(told.split("revision ")[1].split(";")[0])
-    digest = told.split("digest ")[1].strip()
+    revision = int(output.split("revision ")[1].split(";")[0])
+    digest = output.split("digest ")[1].strip()
 
     folder = tmp_path / "restored"
     with empty_postgres(request) as url:
