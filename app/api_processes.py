@@ -1,7 +1,7 @@
-"""API processes that share what was imported: forks of a parent that imports the service and runs none of it.
+"""API processes as forks of a parent that has imported the service, so that they share the memory of its libraries.
 
-Left to itself, uvicorn starts each as a new interpreter with all libraries of its own. What forks save, and why they
-are safe here: docs/decisions/0055-forked-api-processes.md.
+By default, uvicorn starts each worker as a new interpreter. What forks save, and why they are safe here:
+docs/decisions/0055-forked-api-processes.md.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from socket import socket
 from uvicorn import Config
 from uvicorn.supervisors import multiprocess
 
-import app.main  # noqa: F401  (what all share: libraries, routes, compiled kernels)
+import app.main  # noqa: F401  (shared by all forks: libraries, routes, compiled kernels)
 from app.engine.precompile import precompile_serving_kernels
 from app.metrics.processes import leave_figures_to_forks
 
 
 def fork_workers() -> None:
-    """From now on, uvicorn's supervisor forks this process, which must have a single thread and no connections."""
+    """Make uvicorn's supervisor fork this process, which must have one thread and no database connections."""
     precompile_serving_kernels()
     leave_figures_to_forks()
     gc.collect()
-    gc.freeze()  # a collection would write to every object, and so copy every page
+    gc.freeze()  # a collection would write to every object, and so copy every shared page
     multiprocess.get_subprocess = _fork  # type: ignore[assignment, attr-defined]
 
 
@@ -36,7 +36,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class _Fork(ForkProcess):
-    """Handles signals as a new process does; those that come while it is made are not lost on the parent's handlers."""
+    """A child with default signal handlers; a signal that arrives during the fork waits until they are set."""
 
     def start(self) -> None:
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, multiprocess.SIGNALS)
@@ -53,13 +53,13 @@ class _Fork(ForkProcess):
         super().run()
 
     def _end_with_parent(self) -> None:
-        """Have Linux send SIGTERM when the parent is killed: nobody else would end this, and it holds the port."""
+        """Have Linux send SIGTERM when the parent is killed: this process would stay alive and hold the port."""
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         parent = parent_process()
-        if parent and os.getppid() != parent.pid:  # it was killed before that
+        if parent and os.getppid() != parent.pid:  # killed before the prctl call
             signal.raise_signal(signal.SIGTERM)
 
 
 def _fork(_config: Config, target: Callable[..., None], sockets: list[socket]) -> _Fork:
-    """In the place of `uvicorn._subprocess.get_subprocess`; logs are set up already."""
+    """Replaces `uvicorn._subprocess.get_subprocess`; logging is already set up."""
     return _Fork(target=target, args=(sockets,))

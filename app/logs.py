@@ -1,4 +1,4 @@
-"""What a process says of itself: one line per event on standard error, as text or as JSON."""
+"""Logging: one line per event on standard error, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ _TRACEPARENT = re.compile(r"^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})
 
 @dataclass(slots=True)
 class CurrentRequest:
-    """What every line that is logged during a request says of it. `scope` is the request's, as ASGI describes it."""
+    """The request that log lines refer to; `scope` is its ASGI scope."""
 
     request_id: str
     traceparent: str | None
     scope: MutableMapping[str, Any]
 
     def facts(self) -> dict[str, Any]:
-        """Its id, its route once that is known, the name of the key it came with, and the trace it belongs to."""
-        told = {
+        """Request id, method, route (once known), name of the API key, and trace."""
+        facts = {
             "request_id": self.request_id,
             "method": self.scope.get("method"),
             "route": route_of(self.scope),
-            "key_name": getattr(self.scope.get("api_key"), "name", None),  # put there by the guard
+            "key_name": getattr(self.scope.get("api_key"), "name", None),  # set by the guard
         }
-        return {name: fact for name, fact in told.items() if fact is not None} | self._trace()
+        return {name: fact for name, fact in facts.items() if fact is not None} | self._trace()
 
     def _trace(self) -> dict[str, str]:
         span = trace.get_current_span().get_span_context()
-        if span.is_valid:  # OpenTelemetry is on, and has understood the header itself
+        if span.is_valid:  # OpenTelemetry is on and has parsed the header
             return {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"}
-        found = _TRACEPARENT.match(self.traceparent or "")
-        return {"trace_id": found[1], "parent_span_id": found[2]} if found else {}
+        match = _TRACEPARENT.match(self.traceparent or "")
+        return {"trace_id": match[1], "parent_span_id": match[2]} if match else {}
 
 
 current_request: ContextVar[CurrentRequest | None] = ContextVar("current_request", default=None)
 
 
 def route_of(scope: Mapping[str, Any]) -> str | None:
-    """The template of the path, as /v1/users/{user_id}/ratings; None where no route was found (yet)."""
-    included = scope.get("fastapi", {}).get("effective_route_context")  # knows the prefix, which the route does not
+    """The path template, such as /v1/users/{user_id}/ratings; None if no route has matched (yet)."""
+    included = scope.get("fastapi", {}).get("effective_route_context")  # has the prefix, unlike the route
     path: str | None = getattr(included or scope.get("route"), "path", None)
     return path
 
 
 class TextLines(logging.Formatter):
-    """For people: time, level, process, place, message, and the request that it was about."""
+    """For people: time, level, process, logger, message and request id."""
 
     def __init__(self, process: str) -> None:
         super().__init__(f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s")
@@ -67,7 +67,7 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """For machines: one object a line; what was given as `extra={"facts": {...}}` stands beside the rest."""
+    """For machines: a JSON object per line, with the fields of `extra={"facts": {...}}`."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -90,9 +90,9 @@ class JsonLines(logging.Formatter):
 
 
 def set_up_logs(settings: Settings, process: str) -> None:
-    """Lines with time, level, process (`service`, `trainer`) and place; nothing where logs are set up already.
+    """Log to standard error, unless logging is already set up. `process` is `service` or `trainer`.
 
-    The level of the settings is ours; libraries speak up from `warning` on, and the web server from `info` on.
+    The level of the settings applies to our loggers and to the web server; other libraries log from `warning` on.
     """
     root = logging.getLogger()
     if root.handlers:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import signal
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import FrameType
 from typing import Any
 
 import anyio.to_thread
+from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
@@ -51,35 +51,33 @@ from app.training.api import router as training_router
 from app.training.supervisor import EmbeddedTrainer
 from app.tuning.api import router as searches_router
 
-log = logging.getLogger(__name__)
+WORKER_THREADS = 8  # for database work; more would only wait for each other (SQLite) or for the GIL
 
-THREADS = 8  # for database work; more only queue behind each other (SQLite) or behind the GIL
-
-ANY_LENGTH = {"/v1/ratings/import"}  # read in blocks, never held as a whole
+UNLIMITED_BODIES = {"/v1/ratings/import"}  # read in blocks, never held in memory as a whole
 
 DESCRIPTION = """\
-Palate learns from ratings and answers with predicted ratings and recommendations.
+Palate learns from ratings and returns predicted ratings and recommendations.
 
-POST ratings; a background trainer refits the model; every answer names the `model_version` that made it and
-`trained_through`, the last rating revision that version saw. A rating counts in the very next answer of its user,
-trained or not. Every error is one `application/problem+json` shape.
+POST ratings; a background trainer refits the model. Every response names its `model_version` and `trained_through`, the
+last rating revision that this version was trained on. A new rating affects the next response for its user, before any
+training. Errors are `application/problem+json`.
 """
 
 TAGS = [
     {"name": "ratings", "description": "Record, import, export and read ratings."},
     {"name": "users", "description": "One user's ratings, and erasure."},
-    {"name": "items", "description": "Titles, categories, attributes and visibility of what is rated."},
+    {"name": "items", "description": "Titles, categories, attributes and visibility of items."},
     {"name": "recommendations", "description": "Predicted ratings, top-N lists, similar and popular items."},
     {"name": "training", "description": "Training runs and their progress."},
     {"name": "searches", "description": "Searches of hyperparameters and their trials."},
     {"name": "models", "description": "Published model versions: history, activation, rollback."},
-    {"name": "keys", "description": "API keys: who may ask for what."},
+    {"name": "keys", "description": "API keys and their scopes."},
     {"name": "service", "description": "Liveness, readiness and counts."},
 ]
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The whole service; `settings` default to the environment's."""
+    """The ASGI application of the service, by default with the settings of the environment."""
     settings = settings or Settings()
     app = FastAPIOffline(
         title="Palate",
@@ -95,21 +93,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     answer_problems(app)
-    _mount(app)
-    declare_problems(app)
-    app.add_middleware(BodyLimits, limits=settings.limits, any_length=ANY_LENGTH)
-    declare_limits(app, ANY_LENGTH)
-    app.add_middleware(Guard, settings=settings)  # before all of the above: what was added last comes first
-    app.add_middleware(Observer, is_logging=settings.log_requests)  # sees what the guard refuses, too
-    declare_keys(app, settings)
+    _include_routers(app)
+    _add_middleware(app, settings)
+    _complete_document(app, settings)
     return app
 
 
-def _mount(app: FastAPI) -> None:
-    app.router.routes[:0] = lists_router.routes  # asked the most: the first is found the fastest
+def _include_routers(app: FastAPI) -> None:
+    app.router.routes[:0] = lists_router.routes  # the most frequent requests match first
     for router in (
         recommendations_router,
-        similar_router,  # before items: /items/popular must not be taken for an item
+        similar_router,  # before items: /items/popular is not an item id
         ratings_router,
         users_router,
         items_router,
@@ -126,65 +120,88 @@ def _mount(app: FastAPI) -> None:
     app.include_router(dashboard_router)
 
 
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    """A request passes them from the last to the first: observer, guard, body limits."""
+    app.add_middleware(BodyLimits, limits=settings.limits, any_length=UNLIMITED_BODIES)
+    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Observer, is_logging=settings.log_requests)  # counts refused requests too
+
+
+def _complete_document(app: FastAPI, settings: Settings) -> None:
+    """Add error responses, body limits and API keys to the OpenAPI document."""
+    declare_problems(app)
+    declare_limits(app, UNLIMITED_BODIES)
+    declare_keys(app, settings)
+
+
 def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Start what the routes use; stop it in reverse order."""
     settings: Settings = app.state.settings
     set_up_logs(settings, "service")
-    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
-    database = await anyio.to_thread.run_sync(_open, settings)
-    live = LiveModel(database, settings)
-    trainer = EmbeddedTrainer(settings) if settings.trainer == "embedded" else None
-    app.state.database, app.state.live = database, live
-    app.state.keyring = keyring = Keyring(database)
-    app.state.rating_writer = rating_writer = GroupCommitWriter(database)
-    app.state.recommender = recommender = Recommender(database, live, settings)
-    app.state.collectors = (SharedFigures(database),)
-    app.state.is_stopping = False
-    app.state.n_long_requests = Counter[str]()  # in progress, by kind
-    _on_sigterm(app)
-    with threadpool_limits(1):  # a solve of a few dozen numbers is slower on several threads than on one
-        await anyio.to_thread.run_sync(_warm, live)
-        await anyio.to_thread.run_sync(keyring.start)
-        if trainer:
-            trainer.start()
-        database.watch()
-        noting = asyncio.create_task(keep_noting(database, live))
-        _spare_the_lasting()
-        try:
-            yield
-        finally:
-            gc.unfreeze()
-            noting.cancel()
-            if trainer:
-                await anyio.to_thread.run_sync(trainer.stop)
-            await anyio.to_thread.run_sync(keyring.stop)
-            live.stop()
-            await anyio.to_thread.run_sync(rating_writer.close)
-            recommender.close()
-            database.dispose()
+    anyio.to_thread.current_default_thread_limiter().total_tokens = WORKER_THREADS
+    async with AsyncExitStack() as stack:
+        database = await run_sync(_open_database, settings)
+        stack.callback(database.dispose)
+        live = LiveModel(database, settings)
+        _set_state(app, database, live, stack)
+        _end_streams_on_sigterm(app)
+        stack.enter_context(threadpool_limits(1))  # BLAS: a solve of a few dozen numbers is slower on several threads
+        await run_sync(precompile_serving_kernels)  # before the first request: Numba compiles under the GIL
+        stack.callback(live.stop)
+        await run_sync(live.start)
+        await _start_background_work(app, database, live, stack)
+        _freeze_garbage_collection(stack)
+        yield
 
 
-def _on_sigterm(app: FastAPI) -> None:
-    """Tell open event streams to end at once: the server waits for them before it begins to shut down."""
+def _set_state(app: FastAPI, database: Database, live: LiveModel, stack: AsyncExitStack) -> None:
+    """Create what the routes read from `app.state`."""
+    state = app.state
+    state.database, state.live = database, live
+    state.keyring = Keyring(database)
+    state.recommender = Recommender(database, live, state.settings)
+    stack.callback(state.recommender.close)
+    state.rating_writer = GroupCommitWriter(database)
+    stack.push_async_callback(run_sync, state.rating_writer.close)
+    state.collectors = (SharedFigures(database),)
+    state.is_stopping = False
+    state.n_long_requests = Counter[str]()  # in progress, by kind
+
+
+async def _start_background_work(app: FastAPI, database: Database, live: LiveModel, stack: AsyncExitStack) -> None:
+    keyring: Keyring = app.state.keyring
+    stack.push_async_callback(run_sync, keyring.stop)
+    await run_sync(keyring.start)
+    if app.state.settings.trainer == "embedded":
+        trainer = EmbeddedTrainer(app.state.settings)
+        stack.push_async_callback(run_sync, trainer.stop)
+        trainer.start()
+    database.watch()
+    stack.callback(asyncio.create_task(keep_noting(database, live)).cancel)
+
+
+def _end_streams_on_sigterm(app: FastAPI) -> None:
+    """On SIGTERM and SIGINT, end open event streams at once: the server waits for them before it shuts down."""
     if threading.current_thread() is not threading.main_thread():
-        return  # signals belong to the main thread; whoever runs the service elsewhere stops it otherwise
+        return  # only the main thread can set signal handlers; a service on another thread is stopped differently
     for number in (signal.SIGTERM, signal.SIGINT):
-        servers_own = signal.getsignal(number)
+        servers_handler = signal.getsignal(number)
 
-        def stop(number: int, frame: FrameType | None, servers_own: Any = servers_own) -> None:
+        def stop(number: int, frame: FrameType | None, servers_handler: Any = servers_handler) -> None:
             app.state.is_stopping = True
-            if callable(servers_own):
-                servers_own(number, frame)
+            if callable(servers_handler):
+                servers_handler(number, frame)
 
         signal.signal(number, stop)
 
 
-def _open(settings: Settings) -> Database:
-    """The database at its newest schema: an SQLite file is migrated here, a server only by `palate migrate`."""
+def _open_database(settings: Settings) -> Database:
+    """The database at the current schema: an SQLite file is migrated here, a server only by `palate migrate`."""
     database = open_database(settings, settings.database_statement_timeout)
     if database.is_sqlite:
         migrations.upgrade(database, settings)
@@ -194,20 +211,15 @@ def _open(settings: Settings) -> Database:
     return database
 
 
-def _warm(live: LiveModel) -> None:
-    """Compile or load the serving kernels before the first request: Numba compiles under the GIL."""
-    precompile_serving_kernels()
-    live.start()
-
-
-def _spare_the_lasting() -> None:
-    """A full collection walks all objects, 0.1 s in which nobody is answered; what is there by now stays anyway."""
+def _freeze_garbage_collection(stack: AsyncExitStack) -> None:
+    """Exempt all current objects from collections: a full one would stop the process for 0.1 s and free nothing."""
     gc.collect()
     gc.freeze()
+    stack.callback(gc.unfreeze)
 
 
 def __getattr__(name: str) -> Any:
-    """`app.main:app` is made when it is asked for, so that importing this module reads no settings."""
+    """Create `app.main:app` on access, so that importing this module reads no settings."""
     if name == "app":
         try:
             return create_app(read_settings())

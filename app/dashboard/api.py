@@ -1,4 +1,4 @@
-"""The dashboard: one page at `/` and its files, which use nothing but the public API."""
+"""The dashboard: a page at `/` with its files; it uses only the public API."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ _FOLDER = Path(__file__).parent / "static"
 _MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _FILES = {path.name: path for path in _FOLDER.iterdir() if path.suffix in _MEDIA_TYPES}
 
-# Titles and ids come from outside: even if one were taken for markup, nothing in it could load or run.
+# Titles and ids are untrusted: even if one were inserted as markup, nothing in it could load or run.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # kept by the browser, asked for again by its ETag: an upgrade shows at once
+    "Cache-Control": "no-cache",  # revalidated by ETag, so that an upgrade shows at once
 }
 
 

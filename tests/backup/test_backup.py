@@ -483,7 +483,7 @@ def test_the_commands_print_the_contents_and_fail_in_one_line(
     replaced = palate("restore", archive, "--replace").output
     assert replaced == f"restored 9 ratings and 0 versions as of revision 9; digest {digest}\n"
     archive.write_text("no archive")
-    assert palate("restore", archive, "--replace").stderr == f"{archive} is not a whole backup; nothing was changed\n"
+    assert palate("restore", archive, "--replace").stderr == f"{archive} is not a complete backup; nothing was changed\n"
     assert "No such file" in palate("backup", tmp_path / "nowhere" / "backup.zip").stderr
 
 
