@@ -136,7 +136,7 @@ def test_the_page_asks_for_a_key_where_one_is_needed_and_works_with_it(tmp_path:
         _fill(service.url, tmp_path, token)
         tab.open(service.url)
         tab.wait_for("document.querySelector('#ask-key')?.hidden === false")
-        assert "needs an API key" in tab.text("#message")
+        assert "an API key is required" in tab.text("#message")
         tab.click("#api-key")
         tab.type(token)
         tab.click("#ask-key button")
