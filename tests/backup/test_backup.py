@@ -476,14 +476,15 @@ def test_the_commands_print_the_contents_and_fail_in_one_line(
     with opened(sqlite_settings) as database:
         fill(database, ratings_of(n_users=3, n_items=3, share=1))
         digest = digest_of(database)
-    assert palate("backup", archive).output == f"backed up 9 ratings and 0 versions as of revision 9; digest {digest}\n"
+    assert palate("backup", archive).output == f"backed up 9 ratings and 0 versions at revision 9; digest {digest}\n"
     refused = palate("restore", archive)
     assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
     assert "--replace" in refused.stderr
     replaced = palate("restore", archive, "--replace").output
-    assert replaced == f"restored 9 ratings and 0 versions as of revision 9; digest {digest}\n"
+    assert replaced == f"restored 9 ratings and 0 versions at revision 9; digest {digest}\n"
     archive.write_text("no archive")
-    assert palate("restore", archive, "--replace").stderr == f"{archive} is not a complete backup; nothing was changed\n"
+    damaged = palate("restore", archive, "--replace")
+    assert damaged.stderr == f"{archive} is not a complete backup; nothing was changed\n"
     assert "No such file" in palate("backup", tmp_path / "nowhere" / "backup.zip").stderr
 
 
