@@ -101,7 +101,7 @@ _intrinsic: Any = intrinsic
 
 
 @_intrinsic
-def _pointer(_typing: Any, _address: Any) -> Any:
+def pointer(_typing: Any, _address: Any) -> Any:
     """The address as a pointer, for `carray`."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -116,17 +116,17 @@ def items_of(model: Any) -> Items:
     it = model[0]
     n = it.n_items
     return Items(
-        carray(_pointer(it.item_factors), (n, it.n_factors), np.float32),
-        carray(_pointer(it.item_bias), (n,), np.float32),
-        carray(_pointer(it.item_noise), (n,), np.float32),
-        carray(_pointer(it.is_known), (n,), np.bool_),
+        carray(pointer(it.item_factors), (n, it.n_factors), np.float32),
+        carray(pointer(it.item_bias), (n,), np.float32),
+        carray(pointer(it.item_noise), (n,), np.float32),
+        carray(pointer(it.is_known), (n,), np.bool_),
     )
 
 
 @njit(nogil=True)
 def item_counts_of(model: Any) -> Any:
     """Number of ratings of each item."""
-    return carray(_pointer(model[0].item_counts), (model[0].n_items,), np.int32)
+    return carray(pointer(model[0].item_counts), (model[0].n_items,), np.int32)
 
 
 @njit(nogil=True)
@@ -135,9 +135,9 @@ def population_prior_of(model: Any) -> tuple[Matrix64, Vector64, Vector64]:
     it = model[0]
     size = it.n_factors + 1
     return (
-        carray(_pointer(it.prior_precision), (size, size), np.float64),
-        carray(_pointer(it.prior_mean), (size,), np.float64),
-        carray(_pointer(it.prior_information), (size,), np.float64),
+        carray(pointer(it.prior_precision), (size, size), np.float64),
+        carray(pointer(it.prior_mean), (size,), np.float64),
+        carray(pointer(it.prior_information), (size,), np.float64),
     )
 
 
@@ -154,10 +154,10 @@ def implicit_prior_of(model: Any) -> ImplicitPrior:
     it = model[0]
     size = it.n_factors + 1
     return ImplicitPrior(
-        carray(_pointer(it.implicit_factors), (it.n_items, size), np.float32),
-        carray(_pointer(it.implicit_precision), (size, size), np.float64),
-        carray(_pointer(it.implicit_intercept), (size,), np.float64),
-        carray(_pointer(it.implicit_count_slope), (size,), np.float64),
+        carray(pointer(it.implicit_factors), (it.n_items, size), np.float32),
+        carray(pointer(it.implicit_precision), (size, size), np.float64),
+        carray(pointer(it.implicit_intercept), (size,), np.float64),
+        carray(pointer(it.implicit_count_slope), (size,), np.float64),
     )
 
 

@@ -260,7 +260,7 @@ def test_what_is_stored_answers_as_what_was_built():
 
 
 @pytest.mark.parametrize(
-    "name", ["rotation", "order", "lead", "whole", "bias", "length", "of_block", "of_group", "wild"]
+    "name", ["rotation", "order", "lead", "whole", "bias", "length", "of_block", "of_group", "outliers"]
 )
 def test_arrays_that_do_not_fit_are_refused(name):
     index = indexed(model_of(np.random.default_rng(0).normal(0, 1, (700, 8))))
