@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Executor
 from typing import Generic, TypeVar
 
 Request = TypeVar("Request")
@@ -20,19 +21,22 @@ class _Group(Generic[Request, Result]):
 class Coalescer(Generic[Request, Result]):
     """Processes the requests of one event loop in groups, one group at a time.
 
-    `process` takes the requests of a group and returns a result for each, in the same order; if it raises, every
-    request of the group raises. With `shares_results`, requests with equal keys are one request; without, no group
-    contains a key twice, and a repeated key starts the next group. `lock` is held while a group is processed.
+    `process` runs in a thread of `executor`. It takes the requests of a group and returns a result for each, in the
+    same order; if it raises, every request of the group raises. With `shares_results`, requests with equal keys are one
+    request; without, no group contains a key twice, and a repeated key starts the next group. `lock` is held while a
+    group is processed.
     """
 
     def __init__(
         self,
-        process: Callable[[Sequence[Request]], Awaitable[Sequence[Result]]],
+        process: Callable[[Sequence[Request]], Sequence[Result]],
+        executor: Executor,
         *,
         shares_results: bool = False,
         lock: asyncio.Lock | None = None,
     ) -> None:
         self._process = process
+        self._executor = executor
         self._shares_results = shares_results
         self._lock = lock or asyncio.Lock()
         self._open: _Group[Request, Result] | None = None
@@ -56,4 +60,4 @@ class Coalescer(Generic[Request, Result]):
                 await asyncio.sleep(0)
             if self._open is group:
                 self._open = None
-            return await self._process(group.requests)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._process, group.requests)

@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from app.db.engine import Database, DatabaseDep
@@ -106,14 +106,10 @@ _import_limit = ConcurrencyLimit("imports", MAX_IMPORTS)
 async def add_rating(body: NewRating, request: Request) -> Response:
     """Record one rating, or replace the one that the user gave the item before. The next answer counts it."""
     status, saved = await _save(request, body.user_id, body.item_id, body)
-    return _json(saved, status)
+    return Response(saved.model_dump_json(), status, media_type="application/json")
 
 
-def _json(answer: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    return Response(answer.model_dump_json(), status, media_type="application/json")
-
-
-def _read_rating(body: bytes, _request: Request) -> NewRating | None:
+def _parse_rating(body: bytes, _request: Request) -> NewRating | None:
     try:
         return NewRating.model_validate_json(body)
     except ValidationError:
@@ -126,7 +122,7 @@ router.add_api_route(
     methods=["POST"],
     response_model=SavedRatingOut,
     responses={**_NEW, **_INVALID},
-    route_class_override=fast_route(_read_rating, add_rating),
+    route_class_override=fast_route(_parse_rating, add_rating),
 )
 
 

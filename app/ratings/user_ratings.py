@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import anyio.to_thread
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection
@@ -171,15 +171,17 @@ class CoalescedReader:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._queries = Coalescer(self._read_in_thread, shares_results=True)
+        self._thread = ThreadPoolExecutor(1, "ratings-reader")
+        self._queries = Coalescer(self._read, self._thread, shares_results=True)
 
     async def read(self, user_id: str, cached: RatingsState | None) -> CurrentRatings:
         """The user's ratings as of now, or only their state if it is the cached one; raises database errors."""
         query = _Query(user_id, cached)
         return await self._queries.submit(query, query)
 
-    async def _read_in_thread(self, queries: Sequence[_Query]) -> list[CurrentRatings]:
-        return await anyio.to_thread.run_sync(self._read, queries)
+    def close(self) -> None:
+        """End the thread once it has read what it is reading."""
+        self._thread.shutdown()
 
     def _read(self, queries: Sequence[_Query]) -> list[CurrentRatings]:
         states = [query.cached or RatingsState(None, -1, -1) for query in queries]

@@ -41,9 +41,11 @@ class Recommender:
         self._coalesced = None if database.is_sqlite else CoalescedReader(database)
 
     def close(self) -> None:
-        """Close the event loop's connection."""
+        """Close the event loop's connection, or end the thread that reads ratings for it."""
         if self._reader:
             self._reader.close()
+        if self._coalesced:
+            self._coalesced.close()
 
     async def list_for_user(self, user_id: str, request: ListRequest) -> bytes:
         """See `lists.list_for_user`; the cached list if nothing at all was committed since it was made."""
