@@ -1,4 +1,4 @@
-"""What items are, beside what their ratings say: categories, as features of the items."""
+"""Categories of the items, as features for posterior averaging."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from app.engine.arrays import Matrix32, Rows
 from app.items import store
 from app.registry.artifacts import Keys
 
-_LEAST_ITEMS = 5
-"""Rated items that a category must have: fewer say nothing of what it is worth."""
-_MOST = 64
-"""Categories that become features, those of the most rated items first: a sweep's time grows with their number."""
+_MIN_ITEMS = 5
+"""A category with fewer rated items is not used: too few to learn its effect."""
+_MAX_FEATURES = 64
+"""The categories with the most rated items become features; the time of a sweep grows with their number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Categorised:
-    """The items that have categories, rated or not, in the order of their outside ids."""
+    """All items with categories, rated or not, sorted by outside id."""
 
     item_keys: Keys
     item_ids: list[str]
@@ -30,14 +30,14 @@ class Categorised:
     def __len__(self) -> int:
         return len(self.item_ids)
 
-    def told(self) -> bytes:
-        """Who has which categories, whatever the keys."""
+    def to_bytes(self) -> bytes:
+        """Item ids and their categories, for a digest; without the keys."""
         return json.dumps(list(zip(self.item_ids, self.categories, strict=True))).encode()
 
     def features(self, item_rows: Rows, item_counts: Rows) -> Matrix32 | None:
-        """A column of 0 and 1 for each category, and one for items that have none; None where there is no category.
+        """0 or 1 for each category, and for "none of them" in the last column; None without categories.
 
-        item_rows: the row of each of these items   item_counts: ratings of each row
+        item_rows: row of each of these items   item_counts: ratings of each row
         """
         of_rated = [names for row, names in zip(item_rows.tolist(), self.categories, strict=True) if item_counts[row]]
         columns = _columns_of(of_rated)
@@ -55,14 +55,14 @@ NO_CATEGORIES = Categorised(np.zeros(0, np.int64), [], [])
 
 
 def read_categories(connection: Connection) -> Categorised:
-    """Of all items, as of the state of the data that the transaction sees."""
-    found = sorted(store.categories_by_item(connection), key=lambda item: item[1].encode())
-    keys = np.fromiter((key for key, _, _ in found), np.int64, len(found))
-    return Categorised(keys, [item_id for _, item_id, _ in found], [sorted(set(names)) for _, _, names in found])
+    """The categories of all items, as the transaction sees them."""
+    rows = sorted(store.categories_by_item(connection), key=lambda row: row[1].encode())
+    keys = np.fromiter((key for key, _, _ in rows), np.int64, len(rows))
+    return Categorised(keys, [item_id for _, item_id, _ in rows], [sorted(set(names)) for _, _, names in rows])
 
 
 def _columns_of(categories: list[list[str]]) -> dict[str, int]:
-    """The place of each category that becomes a feature, by name."""
+    """The column of each category that becomes a feature."""
     counts = Counter(name for names in categories for name in names)
-    common = sorted(((-n, name) for name, n in counts.items() if n >= _LEAST_ITEMS))[:_MOST]
-    return {name: place for place, name in enumerate(sorted(name for _, name in common))}
+    common = sorted(((-n, name) for name, n in counts.items() if n >= _MIN_ITEMS))[:_MAX_FEATURES]
+    return {name: column for column, name in enumerate(sorted(name for _, name in common))}

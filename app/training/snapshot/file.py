@@ -1,12 +1,11 @@
-"""The ratings of the last run, kept on the trainer's host: so that the next one reads only what has changed.
+"""The stored snapshot: the ratings of the last run on the trainer's host, so that the next one reads only changes.
 
-A folder of arrays and a manifest. Arrays are written under names never used before, and the manifest that names them
-is put in place by one rename, so a trainer that is killed leaves the old state or the new one. Nothing waits for the
-disk: what a power cut tears has a wrong checksum, and a file that is not what the manifest says is not used at all;
-everything is in the database.
+A folder of arrays and a manifest. Arrays get new file names, and the manifest that lists them is replaced by one
+rename, so a trainer that is killed leaves the old state or the new one. Nothing is synced to disk: a file damaged by a
+power cut has a wrong checksum, and then the ratings are read from the database.
 
-Ratings and vocabularies (the base) are only written when enough has changed. Until then the changes since then are
-kept beside them, which is a hundredth of the writing.
+Ratings and vocabularies (the base) are rewritten only when enough has changed. Until then the changes since the base
+are stored next to it, a hundredth of the bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import json
 import logging
 import secrets
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,16 +55,16 @@ _N_THREADS = 2
 
 Arrays = dict[str, npt.NDArray[Any]]
 Files = dict[str, dict[str, Any]]
-"""Of each array: the name of its file, its size and its checksum."""
+"""File name, size and checksum of each array."""
 
 
 class UnusableSnapshot(Exception):
-    """The snapshot must not be used: says what is wrong. The ratings are read from the database instead."""
+    """The stored snapshot must not be used: says why. The ratings are read from the database instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """Ratings by (user_row, item_row), where each user's begin, and who the rows are; as of one revision."""
+    """Ratings sorted by (user_row, item_row), the start of each user's, and keys and ids of the rows."""
 
     user_starts: Offsets
     item_rows: Rows
@@ -92,7 +91,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class StoredSnapshot:
-    """What is on disk: the base, mapped, and what has changed since."""
+    """The base, memory-mapped, and the changes since."""
 
     base: Base
     changes: Changes
@@ -100,18 +99,18 @@ class StoredSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A stored snapshot whose bytes are still being checked, by threads of its own."""
+class OpenedSnapshot:
+    """A stored snapshot whose bytes are being verified by threads."""
 
     revision: int
-    """Up to which it is brought by its changes."""
+    """Including the stored changes."""
     n_ratings: int
-    """Of the base."""
+    """Ratings of the base."""
     _arrays: Mapping[str, Future[npt.NDArray[Any]]]
     _manifest: Mapping[str, Any]
 
-    def checked(self) -> StoredSnapshot:
-        """Every byte is what was written; raises UnusableSnapshot where one is not."""
+    def verified(self) -> StoredSnapshot:
+        """Waits until every byte is verified; raises UnusableSnapshot."""
         mapped = {name: array.result() for name, array in self._arrays.items()}
         try:
             return _as_stored(mapped, self._manifest)
@@ -120,8 +119,8 @@ class Opened:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Opened | None]:
-    """What was stored; None where nothing is; raises UnusableSnapshot."""
+def opened(folder: Path) -> Iterator[OpenedSnapshot | None]:
+    """The stored snapshot; None if there is none; raises UnusableSnapshot."""
     manifest = _read_manifest(folder)
     if manifest is None:
         yield None
@@ -130,11 +129,11 @@ def opened(folder: Path) -> Iterator[Opened | None]:
     with ThreadPoolExecutor(_N_THREADS) as pool:
         by_size = sorted(_KINDS, key=lambda name: int(files[name]["size"]), reverse=True)
         arrays = {name: pool.submit(_map, folder, name, files[name]) for name in by_size}
-        yield Opened(manifest["changed_revision"], files["values"]["size"], arrays, manifest)
+        yield OpenedSnapshot(manifest["changed_revision"], files["values"]["size"], arrays, manifest)
 
 
 def write(folder: Path, base: Base, changes: Changes, *, stored: Files | None = None) -> None:
-    """Store this state: all of it, or, where the base lies in stored files already, only the changes."""
+    """Store base and changes; only the changes if `stored` are the files of this base."""
     folder.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(4)
     arrays: Arrays = {
@@ -155,7 +154,7 @@ def write(folder: Path, base: Base, changes: Changes, *, stored: Files | None = 
 
 
 def discard(folder: Path) -> None:
-    """Remove whatever is stored."""
+    """Remove the stored snapshot."""
     if folder.is_dir():
         _remove_others(folder, set())
 
@@ -193,7 +192,7 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UnusableSnapshot(f"it is not of format {FORMAT}")
     if manifest.pop("crc32", None) != _checksum_of_facts(manifest):
-        raise UnusableSnapshot("its manifest says something else than was written (its checksum is wrong)")
+        raise UnusableSnapshot("its manifest was changed (its checksum is wrong)")
     return manifest
 
 
@@ -209,7 +208,7 @@ def _map(folder: Path, name: str, entry: Mapping[str, Any]) -> npt.NDArray[Any]:
     if array.dtype != _KINDS[name] or array.ndim != 1 or array.size != entry["size"]:
         raise UnusableSnapshot(f"{name} has another length or type than was written")
     if _checksum(array) != entry["crc32"]:
-        raise UnusableSnapshot(f"{name} holds other bytes than were written (its checksum is wrong)")
+        raise UnusableSnapshot(f"{name} was changed (its checksum is wrong)")
     return array
 
 
@@ -221,18 +220,14 @@ def _write(folder: Path, file: str, array: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def _checksum(array: npt.NDArray[Any]) -> int:
-    """CRC-32: made for damage by accident, which is what it is for here, and the fastest that Python brings."""
+    """CRC-32: detects accidental damage, and is the fastest in the standard library."""
     return zlib.crc32(array.view(np.uint8).data) if array.size else 0
 
 
-def _remove_others(folder: Path, kept: set[str]) -> None:
+def _remove_others(folder: Path, current: set[str]) -> None:
     for path in folder.iterdir():
-        if path.name not in kept:
-            _quietly(path.unlink)
-
-
-def _quietly(act: Callable[[], None]) -> None:
-    try:
-        act()
-    except OSError as error:
-        log.warning("a file of the snapshot stays behind: %s", error)
+        try:
+            if path.name not in current:
+                path.unlink()
+        except OSError as error:
+            log.warning("an old file of the snapshot is not removed: %s", error)

@@ -21,7 +21,7 @@ from tests.training.world import fill, ratings_of
 @pytest.fixture(autouse=True)
 def _looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a small world even a few changes are a large share; here they are looked up all the same."""
-    monkeypatch.setattr(take, "_READ_ANEW_ABOVE", 1e9)
+    monkeypatch.setattr(take, "_READ_ALL_ABOVE", 1e9)
 
 
 @pytest.fixture
@@ -53,15 +53,15 @@ def _change(database: Database, random: np.random.Generator, turn: int) -> None:
             erasure.erase_item(connection, items[-1])
 
 
-@pytest.mark.parametrize("write_anew_above", [0.0, 0.2, 1e9])
+@pytest.mark.parametrize("write_all_above", [0.0, 0.2, 1e9])
 def test_changes_give_the_very_snapshot_that_reading_everything_gives(
     database: Database,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    write_anew_above: float,
+    write_all_above: float,
 ) -> None:
-    monkeypatch.setattr(take, "_WRITE_ANEW_ABOVE", write_anew_above)
+    monkeypatch.setattr(take, "_WRITE_ALL_ABOVE", write_all_above)
     fill(database, ratings_of(60, 40))
     random = np.random.default_rng(1)
     assert _same(take_snapshot(database, folder), take_snapshot(database))
@@ -82,7 +82,7 @@ def test_any_history_of_small_worlds_is_followed_exactly(
     """Few users and items, so that they come, go for good and come back, and pairs change again and again."""
     database = open_database(sqlite_settings)
     random = np.random.default_rng([3, seed])
-    monkeypatch.setattr(take, "_WRITE_ANEW_ABOVE", float(random.choice([0.0, 0.3, 1e9])))
+    monkeypatch.setattr(take, "_WRITE_ALL_ABOVE", float(random.choice([0.0, 0.3, 1e9])))
     fill(database, _few_ratings(random, 5))
     take_snapshot(database, folder)
     before: list[int] = [0]
@@ -90,11 +90,11 @@ def test_any_history_of_small_worlds_is_followed_exactly(
         for _ in range(random.integers(0, 4)):
             _change_a_little(database, random)
         since = int(random.choice(before)) if random.random() < 0.5 else None
-        found, read_anew = (take_snapshot(database, one, changed_since=since) for one in (folder, None))
-        assert _same(found, read_anew)
+        found, read_all = (take_snapshot(database, one, changed_since=since) for one in (folder, None))
+        assert _same(found, read_all)
         assert (found.changed is None) == (since is None)
         if since is not None:
-            assert np.array_equal(found.changed, read_anew.changed)
+            assert np.array_equal(found.changed, read_all.changed)
         before.append(found.revision)
     assert not caplog.records
     database.dispose()
@@ -235,16 +235,16 @@ def _die_at_step(monkeypatch: pytest.MonkeyPatch, n: int) -> list[int]:
     return steps
 
 
-@pytest.mark.parametrize("write_anew_above", [0.0, 1e9])
+@pytest.mark.parametrize("write_all_above", [0.0, 1e9])
 def test_a_trainer_killed_at_any_step_leaves_the_state_before_or_the_one_after(
     sqlite_settings: Settings,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    write_anew_above: float,
+    write_all_above: float,
 ) -> None:
     database = open_database(sqlite_settings)
-    monkeypatch.setattr(take, "_WRITE_ANEW_ABOVE", write_anew_above)
+    monkeypatch.setattr(take, "_WRITE_ALL_ABOVE", write_all_above)
     fill(database)
     take_snapshot(database, folder)
     n, is_killed = 0, True
@@ -266,7 +266,7 @@ def test_a_trainer_killed_at_any_step_leaves_the_state_before_or_the_one_after(
 def test_two_trainers_that_store_at_once_leave_a_snapshot_that_is_right_or_unused(
     database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, first_changes: int, second_changes: int
 ) -> None:
-    monkeypatch.setattr(take, "_WRITE_ANEW_ABOVE", 0.1)
+    monkeypatch.setattr(take, "_WRITE_ALL_ABOVE", 0.1)
     fill(database, ratings_of(60, 40))
     take_snapshot(database, folder)
     random = np.random.default_rng(2)
@@ -309,7 +309,7 @@ def test_a_snapshot_of_another_database_is_not_used(
     assert any("belongs to another" in record.message for record in caplog.records)
 
 
-def test_a_database_put_back_to_an_earlier_state_is_read_anew(database: Database, folder: Path) -> None:
+def test_a_database_put_back_to_an_earlier_state_is_read_all(database: Database, folder: Path) -> None:
     fill(database)
     take_snapshot(database, folder)
     with database.write() as connection:
