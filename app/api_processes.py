@@ -20,13 +20,13 @@ from uvicorn.supervisors import multiprocess
 
 import app.main  # noqa: F401  (shared by all forks: libraries, routes, compiled kernels)
 from app.engine.precompile import precompile_serving_kernels
-from app.metrics.processes import leave_figures_to_forks
+from app.metrics.multiprocess import release_slot_to_forks
 
 
 def fork_workers() -> None:
     """Make uvicorn's supervisor fork this process, which must have one thread and no database connections."""
     precompile_serving_kernels()
-    leave_figures_to_forks()
+    release_slot_to_forks()
     gc.collect()
     gc.freeze()  # a collection would write to every object, and so copy every shared page
     multiprocess.get_subprocess = _fork  # type: ignore[assignment, attr-defined]

@@ -29,7 +29,7 @@ from app.db.engine import Database, open_database
 from app.engine.precompile import precompile_serving_kernels
 from app.errors import answer_problems
 from app.health.api import probes_router, status_router
-from app.health.figures import SharedFigures, keep_noting
+from app.health.collector import DatabaseCollector, keep_gauges_updated
 from app.http.body_limits import BodyLimits, declare_limits
 from app.http.openapi import declare_problems
 from app.items.api import router as items_router
@@ -168,7 +168,7 @@ def _set_state(app: FastAPI, database: Database, live: LiveModel, stack: AsyncEx
     stack.callback(state.recommender.close)
     state.rating_writer = GroupCommitWriter(database)
     stack.push_async_callback(run_sync, state.rating_writer.close)
-    state.collectors = (SharedFigures(database),)
+    state.collectors = (DatabaseCollector(database),)
     state.is_stopping = False
     state.n_long_requests = Counter[str]()  # in progress, by kind
 
@@ -182,7 +182,7 @@ async def _start_background_work(app: FastAPI, database: Database, live: LiveMod
         stack.push_async_callback(run_sync, trainer.stop)
         trainer.start()
     database.watch()
-    stack.callback(asyncio.create_task(keep_noting(database, live)).cancel)
+    stack.callback(asyncio.create_task(keep_gauges_updated(database, live)).cancel)
 
 
 def _end_streams_on_sigterm(app: FastAPI) -> None:

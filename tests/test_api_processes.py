@@ -109,8 +109,8 @@ def test_a_schema_that_is_not_current_is_told_once(tmp_path: Path, request: pyte
 
 CANNOT_START = """
 import uvicorn
-from app.metrics.processes import folder_of_figures
-with folder_of_figures():
+from app.metrics.multiprocess import shared_folder
+with shared_folder():
     from app.forks import fork_workers
     fork_workers()
     uvicorn.run("tests.test_forks:refuses_to_start", workers=2, port=0, lifespan="on")

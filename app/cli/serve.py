@@ -28,14 +28,14 @@ def serve(
     import uvicorn
 
     from app.logs import set_up_logs
-    from app.metrics.processes import folder_of_figures
+    from app.metrics.multiprocess import shared_folder
 
     with opened_database(may_create=True) as (database, settings):  # fail before anything is started
         _refuse_open_door(database, settings, host)
     if access_log:
         os.environ["PALATE_LOG_REQUESTS"] = "true"
     set_up_logs(settings, "service")
-    with folder_of_figures() if workers > 1 else nullcontext():
+    with shared_folder() if workers > 1 else nullcontext():
         if workers > 1 and sys.platform == "linux":  # elsewhere system libraries do not survive a fork
             from app.api_processes import fork_workers
 

@@ -36,14 +36,14 @@ def check_readiness(database: DatabaseDep, response: Response) -> Readiness:
 
 @status_router.get("/status")
 def get_status(database: DatabaseDep, request: Request) -> StatusOut:
-    """Counts, the active model version and what training is doing."""
+    """Counts, the served model version and the running training run."""
     settings: Settings = request.app.state.settings
     live: LiveModel = request.app.state.live
-    served = live.current
+    current = live.current
     with database.read() as connection:
         totals = ratings.totals(connection)
         newest = revision(connection, "ratings")
-        changes = ratings.count_changes_since(connection, served.trained_through if served else 0)
+        changes = ratings.count_changes_since(connection, current.trained_through if current else 0)
         run = queue.running(connection)
     return StatusOut(
         service_version=__version__,
@@ -53,8 +53,8 @@ def get_status(database: DatabaseDep, request: Request) -> StatusOut:
         n_users=totals.n_users,
         n_items=totals.n_items,
         revision=newest,
-        model_version=served.version if served else None,
-        trained_through=served.trained_through if served else None,
+        model_version=current.version if current else None,
+        trained_through=current.trained_through if current else None,
         changes_since_training=changes,
         training_run=run.id if run else None,
         problem=live.problem,

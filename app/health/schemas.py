@@ -1,4 +1,4 @@
-"""What the service says of itself."""
+"""Response bodies of the probes and of the status."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pydantic import BaseModel, Field
 
 
 class Liveness(BaseModel):
-    """The process answers."""
+    """The process is alive."""
 
     status: Literal["ok"] = "ok"
 
 
 class Readiness(BaseModel):
-    """Whether requests can be served, and each thing that this takes."""
+    """Whether requests can be served, and each condition for it."""
 
     is_ready: bool
     database: bool = Field(description="The database answers.")
@@ -22,11 +22,11 @@ class Readiness(BaseModel):
 
 
 class RatingScaleOut(BaseModel):
-    """The scale that ratings are given on."""
+    """The scale of ratings."""
 
     min: float = Field(description="Lowest rating.", examples=[0.5])
     max: float = Field(description="Highest rating.", examples=[5.0])
-    step: float | None = Field(description="Distance of two ratings; null: any value between.", examples=[0.5])
+    step: float | None = Field(description="Distance between ratings; null: any value in the range.", examples=[0.5])
 
 
 class StatusOut(BaseModel):
@@ -39,10 +39,10 @@ class StatusOut(BaseModel):
     n_users: int = Field(examples=[610])
     n_items: int = Field(examples=[9742])
     revision: int = Field(description="The latest rating revision.", examples=[100836])
-    model_version: int | None = Field(description="The version that this process answers from.", examples=[3])
-    trained_through: int | None = Field(description="The last revision that version has seen.", examples=[100800])
+    model_version: int | None = Field(description="The version that this process serves.", examples=[3])
+    trained_through: int | None = Field(description="The last revision that it was trained on.", examples=[100800])
     changes_since_training: int = Field(description="Ratings changed since then.", examples=[36])
-    training_run: int | None = Field(description="The run that is going on, if any.", examples=[None])
+    training_run: int | None = Field(description="The running training run, if any.", examples=[None])
     problem: str | None = Field(
-        description="Why the active version is not the one that answers, if so.", examples=[None]
+        description="Why the active version is not the one that is served, if so.", examples=[None]
     )

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 
-from app.metrics.processes import all_figures
+from app.metrics.multiprocess import merged_registry
 
 router = APIRouter(tags=["service"])
 
@@ -20,11 +20,11 @@ palate_ratings 100836.0
 _CONTENT = {"text/plain": {"schema": {"type": "string"}, "example": _EXAMPLE}}
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": _CONTENT, "description": "The figures."}})
+@router.get("/metrics", response_class=Response, responses={200: {"content": _CONTENT, "description": "The metrics."}})
 def get_metrics(request: Request) -> Response:
-    """Figures for Prometheus: of all processes of this host, and of the database that all hosts share."""
+    """Metrics for Prometheus: of all processes of this host, and of the database that all hosts share."""
     shared = CollectorRegistry()
     collectors: Sequence[Collector] = request.app.state.collectors
     for collector in collectors:
         shared.register(collector)
-    return Response(generate_latest(all_figures()) + generate_latest(shared), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(merged_registry()) + generate_latest(shared), media_type=CONTENT_TYPE_LATEST)

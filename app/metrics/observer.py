@@ -1,4 +1,4 @@
-"""Around every request: an id, a count, its duration, and a line in the log where that is wanted."""
+"""Middleware that gives every request an id, counts and times it, and logs it if the settings say so."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from app.metrics.instruments import REQUEST_SECONDS, REQUESTS
 log = logging.getLogger("app.requests")
 
 UNKNOWN_ROUTE = "unknown"
-"""All paths that do not exist are one: else anybody could make as many time series as there are paths."""
+"""The label of all paths that do not exist: otherwise a client could create any number of time series."""
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _USABLE_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
 
 
 class Observer:
-    """Pure ASGI, outermost of the service's own; it costs a few microseconds a request, a line in the log ten more."""
+    """Pure ASGI, the outermost middleware of the service. Costs a few microseconds a request, a log line ten more."""
 
     def __init__(self, app: ASGIApp, is_logging: bool) -> None:
         self._app = app
@@ -40,20 +40,20 @@ class Observer:
         request = self._request_of(scope)
         scope["palate.request_id"] = request.request_id
         id_header = (b"x-request-id", request.request_id.encode("ascii"))
-        status = 500  # what the server answers where the service raises
+        status = 500  # the server's response if the app raises
 
-        async def send_and_note(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message = {**message, "headers": [*message.get("headers", ()), id_header]}
             await send(message)
 
-        current_request.set(request)  # every request runs in a context of its own, which ends with it
+        current_request.set(request)  # every request runs in its own context
         try:
-            await self._app(scope, receive, send_and_note)
+            await self._app(scope, receive, send_with_id)
         finally:
-            self._note(scope, status, time.perf_counter() - started)
+            self._record(scope, status, time.perf_counter() - started)
 
     def _request_of(self, scope: Scope) -> CurrentRequest:
         request_id = traceparent = None
@@ -64,17 +64,17 @@ class Observer:
                 traceparent = value.decode("latin-1")
         return CurrentRequest(request_id or f"{self._prefix}-{next(self._numbers):x}", traceparent, scope)
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        which = (method, route_of(scope) or UNKNOWN_ROUTE, status)
-        known = self._instruments.get(which)
-        if known is None:
-            known = REQUESTS.labels(*which), REQUEST_SECONDS.labels(*which[:2])
-            self._instruments[which] = known
-        counter, histogram = known
+        labels = (method, route_of(scope) or UNKNOWN_ROUTE, status)
+        instruments = self._instruments.get(labels)
+        if instruments is None:
+            instruments = REQUESTS.labels(*labels), REQUEST_SECONDS.labels(*labels[:2])
+            self._instruments[labels] = instruments
+        counter, histogram = instruments
         counter.inc()
         histogram.observe(seconds)
         if self._is_logging:
             milliseconds = round(1000 * seconds, 3)
             facts = {"status": status, "duration_ms": milliseconds}
-            log.info("%s %s %d in %.1f ms", *which, milliseconds, extra={"facts": facts})
+            log.info("%s %s %d in %.1f ms", *labels, milliseconds, extra={"facts": facts})

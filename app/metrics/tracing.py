@@ -1,7 +1,8 @@
-"""OpenTelemetry: spans go out where the environment says where to, with what `pip install palate[otel]` brings.
+"""OpenTelemetry: spans are exported if the environment names an endpoint; needs `pip install palate[otel]`.
 
-The web framework makes the spans and sets the exporter up by the standard variables (OTEL_EXPORTER_OTLP_ENDPOINT,
-OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER ...); without an endpoint none of it costs a request anything.
+The web framework creates the spans and configures the exporter from the standard variables
+(OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER ...). Without an endpoint a request costs nothing
+more.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 
 
 class NoExporter(Exception):
-    """The environment names a place to send spans to, and what sends them is not installed."""
+    """The environment names an endpoint for spans, but the exporter is not installed."""
 
     def __init__(self, variable: str) -> None:
         super().__init__(f"{variable} is set, but the exporter is not installed: pip install 'palate[otel]'")
@@ -21,7 +22,7 @@ class NoExporter(Exception):
 
 
 def exports_traces() -> bool:
-    """Whether spans are exported; raises NoExporter where they should be and cannot."""
+    """Whether spans are exported; raises NoExporter if the exporter is missing."""
     variable = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
     if variable is None:
         return False

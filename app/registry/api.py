@@ -1,4 +1,4 @@
-"""Model versions over HTTP: history, activation and rollback, deletion."""
+"""Model versions over HTTP: list, show, activate, roll back and delete."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VersionNumber = Annotated[int, Path(description="Number of the version.", ge=1, 
 Limit = Annotated[int, Query(description="Versions per page.", ge=1, le=100)]
 Cursor = Annotated[
     str | None,
-    Query(description="`next_cursor` of the page before.", pattern=r"^[0-9]{1,9}$", examples=["7"]),
+    Query(description="`next_cursor` of the previous page.", pattern=r"^[0-9]{1,9}$", examples=["7"]),
 ]
 
 
@@ -40,9 +40,9 @@ def list_models(database: DatabaseDep, limit: Limit = 20, cursor: Cursor = None)
 
 @router.get("/active", response_model_exclude_unset=True, responses=declared(HTTPStatus.NOT_FOUND))
 def get_active_model(database: DatabaseDep) -> ModelDetail:
-    """The version that is to answer; status 404 before the first one is published.
+    """The active version; status 404 before the first one is published.
 
-    A process that finds its files damaged answers from another one: `/v1/status` tells which, and why.
+    A process that finds its files damaged serves another one: `/v1/status` says which, and why.
     """
     with database.read() as connection:
         row = versions.get_active(connection)
@@ -67,9 +67,9 @@ def get_model(database: DatabaseDep, version: VersionNumber) -> ModelDetail:
     responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
 def activate_model(database: DatabaseDep, versions_dir: VersionsDir, version: VersionNumber) -> ModelDetail:
-    """Let this version answer, an older one to roll back; every process follows within two seconds.
+    """Make this version the active one, for example an older one to roll back; all processes follow in two seconds.
 
-    Its files are checked first: a damaged version is refused, and what answers stays as it is. It answers until a later
+    Its files are checked first: a damaged version is refused and nothing changes. It stays active until a later
     run publishes a version: to hold it, start the trainer with `PALATE_RETRAIN_ENABLED=false` and ask for no runs.
     """
     return ModelDetail.of(versions.activate(database, versions_dir, version))
@@ -81,5 +81,5 @@ def activate_model(database: DatabaseDep, versions_dir: VersionsDir, version: Ve
     responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
 def delete_model(database: DatabaseDep, versions_dir: VersionsDir, version: VersionNumber) -> None:
-    """Delete a version and its files; the active one is refused."""
+    """Delete a version and its files; the active one cannot be deleted."""
     versions.remove(database, versions_dir, version)

@@ -1,7 +1,7 @@
-"""A model version on disk: a folder written once, checked when it is opened, and mapped read-only.
+"""A model version on disk: a folder that is written once, verified when it is opened, and mapped read-only.
 
-`write` makes the folder under a temporary name and renames it when every byte is on disk, so a folder under its
-final name is complete. Nothing in it is ever written again: numbers would change under live readers.
+`write` renames the folder to its final name when every byte is on disk, so a folder of that name is complete. Nothing
+in it is ever written again: numbers would change under live readers.
 """
 
 from __future__ import annotations
@@ -28,30 +28,26 @@ from app.engine.retrieval.index import TopNIndex, build_retriever
 from app.engine.retrieval.retriever import Retriever
 from app.errors import Damaged
 
-FORMAT = 2
-"""Grows when older code could not read what newer code writes. 2: the loss is more than a text."""
-_READABLE = (1, 2)
+FORMAT = 1
+"""Grows when older code could not read what newer code writes."""
 
 MANIFEST = "manifest.json"
 
 Keys = npt.NDArray[np.int64]
 Manifest = dict[str, Any]
 
-_EXAMINER = "examiner_"
+_HOLDOUT_FIT = "holdout_fit_"
 _PUBLISHED_START = "published_start_"
-_EXAMINED_START = "examined_start_"
-_KEPT = (_EXAMINER, _PUBLISHED_START, _EXAMINED_START)
-"""Prefixes of the files of models that do not answer."""
-_INDEX = "index2_"
-"""Prefix of the arrays of the index of the best items, with its format; a version of few items has none.
-
-Folders with an index of another format, or written before there were any, get one when they are loaded.
-"""
-_NOT_HERE = -1
+_HOLDOUT_START = "holdout_start_"
+_FOR_TRAINING = (_HOLDOUT_FIT, _PUBLISHED_START, _HOLDOUT_START)
+"""Prefixes of the files of models that are not served."""
+_INDEX = "index_"
+"""Prefix of the arrays of the top-N index; a version of few items has none."""
+_UNKNOWN = -1
 
 
 class DamagedVersion(Damaged):
-    """A version folder that must not answer: says which file and what is wrong with it."""
+    """A version folder that must not be served: names the file and what is wrong with it."""
 
     def __init__(self, folder: Path, file: str, reason: str) -> None:
         super().__init__(f"model version folder {folder.name}: {file} {reason}")
@@ -62,20 +58,20 @@ class DamagedVersion(Damaged):
 
 @dataclass(frozen=True, slots=True)
 class VersionContents:
-    """What a version stores besides facts about it. Rows of the model and of the three others are the same.
+    """The arrays that a version stores. All of its models have the same rows.
 
-    `examiner` is the item side of the fit that never saw the hold-out: a later run is measured against it, on
-    ratings that neither has learned from.
+    `holdout_fit` is the item side of the fit that was not trained on the hold-out: a later run is compared with it, on
+    ratings that neither was trained on.
     """
 
     model: FactorModel
     user_keys: Keys
     item_keys: Keys
     item_ids: Vocabulary
-    examiner: FactorModel | None = None
+    holdout_fit: FactorModel | None = None
     published_start: FactorModel | None = None
-    examined_start: FactorModel | None = None
-    """The fits behind model and examiner where those are averages: what a later run may go on from."""
+    holdout_start: FactorModel | None = None
+    """The fits that `model` and `holdout_fit` were averaged from, if they are averages: starts of a warm run."""
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Every array by the name of its file."""
@@ -86,15 +82,17 @@ class VersionContents:
         named |= {"user_row_of_key": rows_by_key(self.user_keys), "item_row_of_key": rows_by_key(self.item_keys)}
         if index := TopNIndex.build(self.model):
             named |= {f"{_INDEX}{name}": array for name, array in index.arrays().items()}
-        for prefix, kept in zip(_KEPT, (self.examiner, self.published_start, self.examined_start), strict=True):
-            if kept:
-                named |= {f"{prefix}{name}": array for name, array in kept.arrays().items()}
+        for prefix, fit in zip(
+            _FOR_TRAINING, (self.holdout_fit, self.published_start, self.holdout_start), strict=True
+        ):
+            if fit:
+                named |= {f"{prefix}{name}": array for name, array in fit.arrays().items()}
         return named
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedVersion:
-    """A version that answers: its arrays are read-only maps, shared by every process on the machine."""
+    """A version that can be served: its arrays are read-only maps, shared by all processes on the machine."""
 
     version: int
     trained_through: int
@@ -108,23 +106,23 @@ class LoadedVersion:
     _item_row_of_key: Rows
     _user_row_of_key: Rows
     derived: dict[str, Any] = field(default_factory=dict)
-    """For whoever answers from this version: things computed once per version; they go when it goes."""
+    """What serving code computes once per version; dropped together with it."""
 
     def item_rows_of(self, item_keys: npt.NDArray[np.integer]) -> Rows:
-        """The row of each item key, -1 for items that the version does not know."""
+        """The row of each item key, -1 for unknown items."""
         return look_up(self._item_row_of_key, item_keys)
 
     def user_row_of(self, user_key: int) -> int | None:
-        """The row of a user key, or None when the version does not know the user."""
+        """The row of a user key, None for an unknown user."""
         if not 0 <= user_key < self._user_row_of_key.size:
             return None
         row = int(self._user_row_of_key[user_key])
-        return None if row == _NOT_HERE else row
+        return None if row == _UNKNOWN else row
 
 
 @dataclass(frozen=True, slots=True)
-class Examiner:
-    """A version's own fit, before it learned the hold-out; its users too where a later run may go on from it."""
+class HoldoutFit:
+    """A version's fit that was not trained on the hold-out; it has users if a warm run may start from it."""
 
     model: FactorModel
     item_row_of_key: Rows
@@ -133,23 +131,23 @@ class Examiner:
 
 def rows_by_key(keys: Keys) -> Rows:
     """Row of each database key, -1 where no row has it: one entry per key up to the largest."""
-    table = np.full(int(keys.max()) + 1 if keys.size else 0, _NOT_HERE, np.int32)
+    table = np.full(int(keys.max()) + 1 if keys.size else 0, _UNKNOWN, np.int32)
     table[keys] = np.arange(keys.size, dtype=np.int32)
     return table
 
 
 def look_up(table: Rows, keys: npt.NDArray[np.integer]) -> Rows:
     """`table[key]` of each key, -1 for keys beyond the table."""
-    found = np.empty(keys.size, np.int32)
-    look_up_rows(table, np.ascontiguousarray(keys, np.int64), found)
-    return found
+    rows = np.empty(keys.size, np.int32)
+    look_up_rows(table, np.ascontiguousarray(keys, np.int64), rows)
+    return rows
 
 
 def write(versions_dir: Path, name: str, contents: VersionContents, facts: Mapping[str, Any]) -> Manifest:
-    """Write the folder `name` once and for all and return its manifest, which is in the folder too.
+    """Write the folder `name` and return its manifest, which is in the folder too.
 
-    When this returns, files, folder and its name are on disk. An error leaves nothing, a killed process a temporary
-    folder.
+    When this returns, all of it is on disk. An error leaves nothing, a killed process leaves a temporary folder. Raises
+    OSError if the folder exists.
     """
     versions_dir.mkdir(parents=True, exist_ok=True)
     with replacing(versions_dir / name) as temporary:
@@ -175,9 +173,9 @@ def _fill(folder: Path, contents: VersionContents, facts: Mapping[str, Any]) -> 
 
 
 def verify(folder: Path, published: Manifest | None = None) -> Manifest:
-    """The manifest of a folder whose every file is what was written; raises DamagedVersion.
+    """The manifest of a folder whose files are all as written; raises DamagedVersion.
 
-    `published` is what the database says of the version: a manifest that says something else is damaged too.
+    `published` is the manifest in the database: a folder with a different one is damaged too.
     """
     manifest = _read_manifest(folder)
     if published is not None and manifest != published:
@@ -192,7 +190,7 @@ def verify(folder: Path, published: Manifest | None = None) -> Manifest:
 def load(folder: Path, version: int, published: Manifest | None = None) -> LoadedVersion:
     """Verify the folder and map it; raises DamagedVersion."""
     manifest = verify(folder, published)
-    arrays = _map(folder, [file for file in manifest["files"] if not file.startswith(_KEPT)])
+    arrays = _map(folder, [file for file in manifest["files"] if not file.startswith(_FOR_TRAINING)])
     try:
         model = FactorModel.from_arrays(arrays, Loss.from_dict(manifest["loss"]))
         return LoadedVersion(
@@ -215,29 +213,28 @@ def load(folder: Path, version: int, published: Manifest | None = None) -> Loade
 
 
 def _retriever(model: FactorModel, arrays: Mapping[str, npt.NDArray[Any]]) -> Retriever:
-    """The stored index; folders without one of this format get it now."""
     stored = {name.removeprefix(_INDEX): array for name, array in arrays.items() if name.startswith(_INDEX)}
     return TopNIndex.from_arrays(model, stored) if stored else build_retriever(model)
 
 
-def load_examiner(folder: Path, published: Manifest | None = None) -> Examiner | None:
-    """The fit of this version that never saw the hold-out, or None when it had none; raises DamagedVersion."""
+def load_holdout_fit(folder: Path, published: Manifest | None = None) -> HoldoutFit | None:
+    """The version's fit without its hold-out, None if it had no hold-out; raises DamagedVersion."""
     manifest = verify(folder, published)
-    model = _load_kept(folder, manifest, _EXAMINER)
+    model = _load_model(folder, manifest, _HOLDOUT_FIT)
     if model is None:
         return None
-    return Examiner(model, _map_array(folder, "item_row_of_key.npy"), _map_array(folder, "user_row_of_key.npy"))
+    return HoldoutFit(model, _map_array(folder, "item_row_of_key.npy"), _map_array(folder, "user_row_of_key.npy"))
 
 
 def load_starts(folder: Path, published: Manifest | None = None) -> tuple[FactorModel, FactorModel] | None:
-    """The fits behind the published model and the examiner, where those are averages; raises DamagedVersion."""
+    """`published_start` and `holdout_start` of VersionContents, None if it has none; raises DamagedVersion."""
     manifest = verify(folder, published)
-    of_published = _load_kept(folder, manifest, _PUBLISHED_START)
-    examined = _load_kept(folder, manifest, _EXAMINED_START)
-    return (of_published, examined) if of_published and examined else None
+    published_start = _load_model(folder, manifest, _PUBLISHED_START)
+    holdout_start = _load_model(folder, manifest, _HOLDOUT_START)
+    return (published_start, holdout_start) if published_start and holdout_start else None
 
 
-def _load_kept(folder: Path, manifest: Manifest, prefix: str) -> FactorModel | None:
+def _load_model(folder: Path, manifest: Manifest, prefix: str) -> FactorModel | None:
     files = [file for file in manifest["files"] if file.startswith(prefix)]
     if not files:
         return None
@@ -249,12 +246,12 @@ def _load_kept(folder: Path, manifest: Manifest, prefix: str) -> FactorModel | N
 
 
 def folders(versions_dir: Path) -> list[Path]:
-    """Every version folder on disk: published ones, half-written ones, and complete ones that were never listed."""
+    """All version folders on disk: published, half-written, and complete without a row."""
     return [path for path in versions_dir.iterdir() if path.is_dir()] if versions_dir.is_dir() else []
 
 
 def remove(folder: Path) -> None:
-    """Remove a version folder that no row speaks of any more; processes that have it mapped keep their maps."""
+    """Remove a version folder that has no row; processes that have mapped it keep their maps."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -272,9 +269,9 @@ def _read_manifest(folder: Path) -> Manifest:
         raise DamagedVersion(folder, MANIFEST, _reason(error)) from error
     except ValueError as error:  # neither JSON nor UTF-8
         raise DamagedVersion(folder, MANIFEST, "cannot be parsed") from error
-    if not isinstance(manifest, dict) or manifest.get("format") not in _READABLE:
-        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        raise DamagedVersion(folder, MANIFEST, f"has format {found!r}; this service reads format {FORMAT}")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        actual = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise DamagedVersion(folder, MANIFEST, f"has format {actual!r}; this service reads format {FORMAT}")
     if not _lists_files(manifest):
         raise DamagedVersion(folder, MANIFEST, "does not list its files")
     return manifest
@@ -300,11 +297,11 @@ def _check_size(folder: Path, file: str, expected: int) -> None:
 def _check_digest(folder: Path, file: str, expected: str) -> None:
     try:
         with (folder / file).open("rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise DamagedVersion(folder, file, _reason(error)) from error
-    if found != expected:
-        raise DamagedVersion(folder, file, "has other contents than were written (its checksum is wrong)")
+    if digest != expected:
+        raise DamagedVersion(folder, file, "has a wrong checksum: its contents are not what was written")
 
 
 def _map(folder: Path, files: list[str]) -> dict[str, npt.NDArray[Any]]:

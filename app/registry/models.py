@@ -17,7 +17,7 @@ class ModelVersion(Base):
 
     version: Mapped[int] = mapped_column(Integer, primary_key=True)
     run_id: Mapped[int | None] = mapped_column(Integer)
-    folder: Mapped[str] = mapped_column(String(200), unique=True)  # name below the versions folder
+    folder: Mapped[str] = mapped_column(String(200), unique=True)  # name inside the versions folder
     digest: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(UtcTime, default=utc_now)
     trained_through: Mapped[int] = mapped_column(BigInteger)
@@ -25,7 +25,7 @@ class ModelVersion(Base):
 
 
 class ActiveModel(Base):
-    """The one row that says which version answers; no row before the first publish."""
+    """The one row that says which version is active; no row before the first publish."""
 
     __tablename__ = "active_model"
     __table_args__ = (CheckConstraint("id = 1", name="single"),)

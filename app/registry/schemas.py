@@ -1,4 +1,4 @@
-"""What the registry's endpoints answer with."""
+"""Response bodies of the model endpoints."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from app.registry.versions import VersionRow
 
 
 class CurvePoint(BaseModel):
-    """One epoch of the run that made a version, or one sweep of its averaging."""
+    """One epoch of the run that made a version, or one sweep of its posterior averaging."""
 
     phase: str = Field(
         description=(
-            "`fit`: watched by the hold-out; `sample`: sweeps of posterior averaging, watched by it too; `final`, "
-            "`resample`: the same with every rating."
+            "`fit`: without the hold-out; `sample`: sweeps of posterior averaging without it; `final`, `resample`: the "
+            "same with all ratings."
         ),
         examples=["fit"],
     )
-    epoch: int = Field(description="Counted from 1 in each phase.", examples=[12])
-    learning_rate: float = Field(description="Step size of the epoch; 0 of a sweep, which has none.", examples=[0.019])
-    train_rmse: float = Field(description="Error on the ratings as they were learned.", examples=[0.71])
-    holdout_rmse: float | None = Field(description="Error on the hold-out after the epoch.", examples=[0.86])
+    epoch: int = Field(description="Numbered from 1 in each phase.", examples=[12])
+    learning_rate: float = Field(description="Learning rate of the epoch; 0 for a sweep.", examples=[0.019])
+    train_rmse: float = Field(description="RMSE on the training ratings.", examples=[0.71])
+    holdout_rmse: float | None = Field(description="RMSE on the hold-out after the epoch.", examples=[0.86])
 
 
 LOSS_EXAMPLE: dict[str, Any] = {
@@ -39,15 +39,15 @@ LOSS_EXAMPLE: dict[str, Any] = {
 
 
 class LossOut(BaseModel):
-    """What a fit minimises: the error of every rating, and a penalty on every parameter."""
+    """What a fit minimises: an error of every rating, and a penalty on every parameter."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [LOSS_EXAMPLE]})
 
-    name: str = Field(description="Its name in the catalog; `declared` for an expression of your own.")
+    name: str = Field(description="Its name in the catalog; `declared` for an expression.")
     error: str = Field(description="The error of one rating, in `r` and `r_hat`.")
     penalty: str = Field(description="The penalty on one parameter `theta`, or on `p`, `q`, `b_u` and `b_i`.")
-    link: Link = Field(description="From score to predicted rating: `identity`, `sigmoid` (stays in range), `exp`.")
-    parameters: dict[str, float] = Field(description="The numbers that the expressions call by name.")
+    link: Link = Field(description="From score to rating: `identity`, `sigmoid` (stays in the rating range) or `exp`.")
+    parameters: dict[str, float] = Field(description="The numbers that the expressions name.")
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self:
@@ -83,22 +83,22 @@ class Model(BaseModel):
         },
     )
 
-    version: int = Field(description="Number of the version; never given out twice.")
-    is_active: bool = Field(description="Whether it is the version that answers.")
+    version: int = Field(description="Number of the version; never used twice.")
+    is_active: bool = Field(description="Whether it is the active version.")
     created_at: datetime = Field(description="When it was published.")
     run_id: int | None = Field(description="The training run that made it.")
-    trained_through: int = Field(description="The last rating revision that it has seen.")
-    digest: str = Field(description="SHA-256 of the model's numbers: equal models, equal digest.")
-    data_digest: str = Field(description="SHA-256 of the ratings that it learned.")
+    trained_through: int = Field(description="The last rating revision that it was trained on.")
+    digest: str = Field(description="SHA-256 of the model's numbers: equal for equal models.")
+    data_digest: str = Field(description="SHA-256 of the ratings that it was trained on.")
     loss: LossOut = Field(description="What was minimised.")
-    n_ratings: int = Field(description="Ratings that it learned.")
+    n_ratings: int = Field(description="Ratings that it was trained on.")
     n_users: int = Field(description="Users with at least one rating.")
     n_items: int = Field(description="Items with at least one rating.")
     n_factors: int = Field(description="Length of the user and item vectors.")
     size_bytes: int = Field(description="Size of its files.")
-    hyperparameters: dict[str, Any] = Field(description="Everything that was chosen about the fit, the seed included.")
+    hyperparameters: dict[str, Any] = Field(description="All hyperparameters of the fit, including the seed.")
     metrics: RunMetrics = Field(description="Errors on the hold-out, and seconds per phase of the run.")
-    software: dict[str, str] = Field(description="Versions of what computed it.")
+    software: dict[str, str] = Field(description="Versions of the software that trained it.")
 
     @classmethod
     def of(cls, row: VersionRow) -> Self:
@@ -108,7 +108,7 @@ class Model(BaseModel):
 class ModelDetail(Model):
     """A published model version with its learning curve."""
 
-    learning_curve: list[CurvePoint] = Field(description="Every epoch of the run, in order.")
+    learning_curve: list[CurvePoint] = Field(description="All epochs of the run, in order.")
 
     @classmethod
     def of(cls, row: VersionRow) -> Self:
@@ -125,7 +125,7 @@ class ModelList(BaseModel):
 
     @classmethod
     def of(cls, rows: list[VersionRow], limit: int) -> Self:
-        """Of at most `limit` + 1 rows: the one too many says that there is a next page."""
+        """A page of `limit` + 1 rows at most: an extra row means that there is a next page."""
         shown = rows[:limit]
         more = len(rows) > limit
         return cls(models=[Model.of(row) for row in shown], next_cursor=str(shown[-1].version) if more else None)

@@ -1,6 +1,6 @@
-"""Published versions: which exist, which one answers, and how that changes.
+"""Published versions: which exist, which one is active, and how that changes.
 
-Everything that publishes, activates or removes takes the pointer's row first, so these never cross each other.
+Publishing, activating and removing lock the row of the active version first, so they never interleave.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from app.db.engine import Database
 from app.errors import Conflict, NotFound
@@ -37,7 +37,7 @@ class NoActiveVersion(NotFound):
 
 
 class ActiveVersion(Conflict):
-    """The version that answers cannot be deleted."""
+    """The active version cannot be deleted."""
 
     def __init__(self, version: int) -> None:
         super().__init__(f"model version {version} is active; activate another one before deleting it")
@@ -49,8 +49,8 @@ def publish(
 ) -> int:
     """List a complete folder as the newest version and make it the active one; returns its number.
 
-    Call it in the transaction that proves that the run still belongs to the caller: then either all of it
-    becomes true or nothing.
+    Call it in the transaction that verifies that the run still belongs to the caller: then all of it happens or
+    nothing.
     """
     version: int = connection.execute(
         insert(ModelVersion)
@@ -69,9 +69,9 @@ def publish(
 
 
 def activate(database: Database, versions_dir: Path, version: int) -> VersionRow:
-    """Make an existing version the one that answers, after checking its files, until a later run publishes one.
+    """Make an existing version the active one, after checking its files, until a later run publishes one.
 
-    Raises UnknownVersion, or DamagedVersion and nothing changes.
+    Raises UnknownVersion or DamagedVersion; then nothing changes.
     """
     with database.read() as connection:
         row = get(connection, version)
@@ -104,7 +104,7 @@ def find_active(connection: Connection) -> VersionRow | None:
 
 
 def active_number(connection: Connection) -> int | None:
-    """Number of the active version: the cheap question that every process asks twice a second."""
+    """Number of the active version: the cheap query that every process runs twice a second."""
     return connection.execute(select(ActiveModel.version)).scalar_one_or_none()
 
 
@@ -117,7 +117,7 @@ def history(connection: Connection, *, limit: int, before: int | None = None) ->
 
 
 def remove(database: Database, versions_dir: Path, version: int) -> None:
-    """Delete a version that does not answer; raises UnknownVersion or ActiveVersion."""
+    """Delete a version that is not active; raises UnknownVersion or ActiveVersion."""
     with database.write() as connection:
         _lock_pointer(connection)
         row = get(connection, version)
@@ -128,16 +128,16 @@ def remove(database: Database, versions_dir: Path, version: int) -> None:
 
 
 def prune(database: Database, versions_dir: Path, keep: int) -> list[int]:
-    """Delete all but the newest `keep` versions and the active one; returns what was deleted.
+    """Delete all but the newest `keep` versions and the active one; returns the deleted numbers.
 
-    Rows go first: a folder without a row is rubbish that the next run removes, a row without a folder is damage.
+    Rows go first: the next run removes a folder without a row, but a row without a folder is damage.
     """
     with database.write() as connection:
         _lock_pointer(connection)
         newest = select(ModelVersion.version).order_by(ModelVersion.version.desc()).limit(keep)
-        kept = set(connection.execute(newest).scalars()) | {active_number(connection)}
+        retained = set(connection.execute(newest).scalars()) | {active_number(connection)}
         rows = connection.execute(select(ModelVersion.version, ModelVersion.folder)).all()
-        old = [row for row in rows if row.version not in kept]
+        old = [row for row in rows if row.version not in retained]
         connection.execute(delete(ModelVersion).where(ModelVersion.version.in_([row.version for row in old])))
     for row in old:
         artifacts.remove(versions_dir / row.folder)
@@ -145,12 +145,8 @@ def prune(database: Database, versions_dir: Path, keep: int) -> list[int]:
 
 
 def folders(connection: Connection) -> list[str]:
-    """Folder names that rows speak of."""
+    """Names of the folders that have a row."""
     return list(connection.execute(select(ModelVersion.folder)).scalars())
-
-
-def count(connection: Connection) -> int:
-    return connection.execute(select(func.count()).select_from(ModelVersion)).scalar_one()
 
 
 def _select_versions() -> Any:
@@ -160,7 +156,7 @@ def _select_versions() -> Any:
 
 
 def _lock_pointer(connection: Connection) -> None:
-    """Wait for others that move the pointer or remove versions (SQLite has one writer anyway)."""
+    """Wait for transactions that move the pointer or remove versions (SQLite has one writer anyway)."""
     connection.execute(select(ActiveModel.version).with_for_update())
 
 

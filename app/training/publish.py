@@ -62,11 +62,11 @@ def contents_of(
     """What the version stores; `with_starts` adds the fits that a later warm run starts from."""
     fits: dict[str, FactorModel] = {}
     if evaluated and not with_starts:
-        fits = {"examiner": _without_users(evaluated.model)}
+        fits = {"holdout_fit": _without_users(evaluated.model)}
     elif evaluated:
-        fits = {"examiner": evaluated.model}
+        fits = {"holdout_fit": evaluated.model}
         if evaluated.average:
-            fits |= {"published_start": published.fit.model, "examined_start": evaluated.fit.model}
+            fits |= {"published_start": published.fit.model, "holdout_start": evaluated.fit.model}
     return VersionContents(published.model, snapshot.user_keys, snapshot.item_keys, snapshot.item_ids, **fits)
 
 

@@ -123,19 +123,19 @@ def plan_warm_run(
         raise ColdStart(f"every {settings.cold_start_every}th version starts cold")
     folder = versions_dir / active.folder
     try:
-        examiner = artifacts.load_examiner(folder, active.manifest)
+        holdout_fit = artifacts.load_holdout_fit(folder, active.manifest)
         published = artifacts.load(folder, active.version, active.manifest).model
         starts = artifacts.load_starts(folder, active.manifest)
     except DamagedVersion as damaged:
         raise ColdStart(str(damaged)) from damaged
-    evaluated, averages = (examiner.model if examiner else None), None
+    evaluated, averages = (holdout_fit.model if holdout_fit else None), None
     if starts:
-        averages = (published, examiner.model) if examiner and examiner.model.n_users else None
+        averages = (published, holdout_fit.model) if holdout_fit and holdout_fit.model.n_users else None
         published, evaluated = starts
-    if examiner is None or evaluated is None or evaluated.n_users == 0:
+    if holdout_fit is None or evaluated is None or evaluated.n_users == 0:
         raise ColdStart(f"version {active.version} did not store its evaluated fit")
-    user_rows = look_up(examiner.user_row_of_key, snapshot.user_keys)
-    item_rows = look_up(examiner.item_row_of_key, snapshot.item_keys)
+    user_rows = look_up(holdout_fit.user_row_of_key, snapshot.user_keys)
+    item_rows = look_up(holdout_fit.item_row_of_key, snapshot.item_keys)
     item_rows[published.item_counts[item_rows] == 0] = _UNKNOWN  # rows without ratings were not trained
     is_rated = count_rows(snapshot.ratings.item_rows, snapshot.ratings.n_items) > 0
     for rows, kind in ((user_rows, "users"), (item_rows[is_rated], "items")):

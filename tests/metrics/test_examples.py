@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.db.engine import open_database
 from app.db.tables import utc_now
 from app.engine.sgd.trainer import EpochReport
-from app.health.figures import SharedFigures
-from app.metrics.processes import all_figures
+from app.health.collector import DatabaseCollector
+from app.metrics.multiprocess import merged_registry
 from app.settings import Settings
 from app.training import queue
 from app.training.queue import Epoch
@@ -34,8 +34,8 @@ def told(settings: Settings) -> dict[str, Metric]:
         assert held is not None
         queue.record_epochs(connection, held, [Epoch("fit", EpochReport(1, 8, 0.03, 1.0, 0.9, 1e6), utc_now())])
     registry = CollectorRegistry()
-    registry.register(SharedFigures(database))
-    text = (generate_latest(all_figures()) + generate_latest(registry)).decode()
+    registry.register(DatabaseCollector(database))
+    text = (generate_latest(merged_registry()) + generate_latest(registry)).decode()
     database.dispose()
     return {name_of(family): family for family in text_string_to_metric_families(text) if "palate" in family.name}
 

@@ -32,7 +32,7 @@ def versions_dir(settings: Settings) -> Path:
     return settings.versions_dir
 
 
-def _answering(live: LiveModel) -> int | None:
+def _served(live: LiveModel) -> int | None:
     return live.current.version if live.current else None
 
 
@@ -43,7 +43,7 @@ def _wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_before_the_first_publish_nothing_answers_and_nothing_is_wrong(live: LiveModel) -> None:
+def test_before_the_first_publish_there_is_no_version_and_no_problem(live: LiveModel) -> None:
     live.start()
     assert live.current is None
     assert live.problem is None
@@ -54,19 +54,19 @@ def test_the_active_version_is_loaded_before_start_returns(
 ) -> None:
     version = publish(database, versions_dir)
     live.start()
-    assert _answering(live) == version
+    assert _served(live) == version
 
 
-def test_a_newly_active_version_takes_over_by_itself(database: Database, live: LiveModel, versions_dir: Path) -> None:
+def test_a_newly_active_version_is_picked_up(database: Database, live: LiveModel, versions_dir: Path) -> None:
     live.start()
     first, second = publish_many(database, versions_dir, [1.0, 2.0])
-    _wait_until(lambda: _answering(live) == second)
+    _wait_until(lambda: _served(live) == second)
     versions.activate(database, versions_dir, first)
-    _wait_until(lambda: _answering(live) == first)
+    _wait_until(lambda: _served(live) == first)
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])
-def test_a_damaged_version_is_refused_and_the_old_one_keeps_answering(
+def test_a_damaged_version_is_refused_and_the_old_one_stays(
     database: Database, live: LiveModel, versions_dir: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = publish(database, versions_dir, 1.0)
@@ -80,40 +80,40 @@ def test_a_damaged_version_is_refused_and_the_old_one_keeps_answering(
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
             live.refresh()
-    assert _answering(live) == good
+    assert _served(live) == good
     assert live.problem is not None
     assert "version-2.0: item_factors.npy" in live.problem
     assert len(caplog.records) == 1
 
 
-def test_at_start_the_newest_sound_version_stands_in_for_a_damaged_one(
+def test_at_start_the_newest_intact_version_replaces_a_damaged_one(
     database: Database, live: LiveModel, versions_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _, sound, *_ = publish_many(database, versions_dir, [1.0, 2.0, 3.0, 4.0])
+    _, intact, *_ = publish_many(database, versions_dir, [1.0, 2.0, 3.0, 4.0])
     for damaged in ("version-3.0", "version-4.0"):
         (versions_dir / damaged / "item_factors.npy").unlink()
     live.refresh()
-    assert _answering(live) == sound
+    assert _served(live) == intact
     assert live.problem is not None
     assert "version-4.0: item_factors.npy is missing" in live.problem
-    assert f"version {sound} answers" in caplog.text
+    assert f"version {intact} is served" in caplog.text
     newest = publish(database, versions_dir, 5.0)
     live.refresh()
-    assert _answering(live) == newest
+    assert _served(live) == newest
     assert live.problem is None
 
 
-def test_where_no_version_is_sound_popular_items_answer(
+def test_without_an_intact_version_popular_items_are_served(
     database: Database, live: LiveModel, versions_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(database, versions_dir, 1.0)
     (versions_dir / "version-1.0" / "manifest.json").unlink()
     live.refresh()
     assert live.current is None
-    assert "no version can answer: popular items and mean ratings do" in caplog.text
+    assert "no version can be served: popular items and mean ratings are" in caplog.text
 
 
-def test_a_problem_is_over_when_a_sound_version_is_active(
+def test_a_problem_is_over_when_an_intact_version_is_active(
     database: Database, live: LiveModel, versions_dir: Path
 ) -> None:
     good = publish(database, versions_dir, 1.0)
@@ -123,11 +123,11 @@ def test_a_problem_is_over_when_a_sound_version_is_active(
     assert live.problem is not None
     versions.activate(database, versions_dir, good)
     live.refresh()
-    assert _answering(live) == good
+    assert _served(live) == good
     assert live.problem is None
 
 
-def test_after_a_fault_that_nobody_foresaw_the_active_version_is_still_followed(
+def test_after_an_unexpected_error_the_active_version_is_still_followed(
     database: Database, live: LiveModel, versions_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = publish(database, versions_dir, 1.0)
@@ -143,10 +143,10 @@ def test_after_a_fault_that_nobody_foresaw_the_active_version_is_still_followed(
     live.start()
     assert live.problem == "the active version cannot be loaded: MemoryError: no room"
     versions.activate(database, versions_dir, good)
-    _wait_until(lambda: _answering(live) == good and live.problem is None)
+    _wait_until(lambda: _served(live) == good and live.problem is None)
 
 
-def test_while_the_database_is_away_the_version_keeps_answering(
+def test_while_the_database_is_away_the_version_stays(
     sqlite_settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     from app.db.engine import open_database
@@ -160,8 +160,8 @@ def test_while_the_database_is_away_the_version_keeps_answering(
     file.rename(file.with_suffix(".away"))
     file.mkdir()  # cannot be opened as a database
     live.refresh()
-    assert _answering(live) == version
-    assert live.problem == "the active version cannot be looked up: OperationalError"
+    assert _served(live) == version
+    assert live.problem == "the active version cannot be read: OperationalError"
 
 
 def test_readers_never_see_a_mixture_of_two_versions(database: Database, live: LiveModel, versions_dir: Path) -> None:
@@ -184,9 +184,9 @@ def test_readers_never_see_a_mixture_of_two_versions(database: Database, live: L
     for reader in readers:
         reader.start()
     for turn in range(10):
-        wanted = (first, second)[turn % 2]
-        versions.activate(database, versions_dir, wanted)
-        _wait_until(lambda wanted=wanted: _answering(live) == wanted)
+        expected = (first, second)[turn % 2]
+        versions.activate(database, versions_dir, expected)
+        _wait_until(lambda expected=expected: _served(live) == expected)
     stop.set()
     for reader in readers:
         reader.join()

@@ -34,8 +34,8 @@ def model(mean: float = 3.0, n_users: int = 2, n_items: int = 3, k: int = 2) -> 
     )
 
 
-def contents(mean: float = 3.0, examiner: FactorModel | None = None) -> VersionContents:
-    return VersionContents(model(mean), USER_KEYS, ITEM_KEYS, Vocabulary.of(ITEMS), examiner)
+def contents(mean: float = 3.0, holdout_fit: FactorModel | None = None) -> VersionContents:
+    return VersionContents(model(mean), USER_KEYS, ITEM_KEYS, Vocabulary.of(ITEMS), holdout_fit)
 
 
 def facts(**changed: Any) -> dict[str, Any]:

@@ -107,10 +107,10 @@ def test_small_versions_keep_no_starts_and_large_ones_both(database: Database, s
             row = versions.find_active(connection)
         assert row is not None
         starts = artifacts.load_starts(settings.versions_dir / row.folder, row.manifest)
-        examiner = artifacts.load_examiner(settings.versions_dir / row.folder, row.manifest)
-        assert examiner is not None
-        assert (examiner.model.n_users > 0) == is_kept
-        assert examiner.model.posterior is not None
+        holdout_fit = artifacts.load_holdout_fit(settings.versions_dir / row.folder, row.manifest)
+        assert holdout_fit is not None
+        assert (holdout_fit.model.n_users > 0) == is_kept
+        assert holdout_fit.model.posterior is not None
         assert bool(starts) == is_kept
         if starts:
             assert [start.n_factors for start in starts] == [8, 8]

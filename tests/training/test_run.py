@@ -1,4 +1,3 @@
-import json
 import logging
 import math
 import threading
@@ -17,7 +16,6 @@ from app.engine.losses.declare import declare
 from app.ratings.models import NewRating
 from app.registry import artifacts, versions
 from app.registry.live import LiveModel
-from app.registry.schemas import LossOut
 from app.settings import Runs, Settings, Training, Versions
 from app.training import queue
 from app.training.models import TrainingRun
@@ -387,18 +385,6 @@ def test_a_loss_that_is_no_number_on_these_ratings_fails_the_run_with_the_place(
         "this takes the logarithm of zero or a negative number at character 18, at 'log(r - 3)'"
     )
     assert active(database) is None
-
-
-def test_a_version_of_before_losses_were_declared_still_loads(database: Database, settings: Settings) -> None:
-    fill(database)
-    run = train(database, settings)
-    with database.read() as connection:
-        row = versions.get(connection, run.version)
-    folder = settings.versions_dir / row.folder
-    older = {**row.manifest, "format": 1, "loss": "(r - r_hat)**2 / 2"}
-    (folder / "manifest.json").write_text(json.dumps(older))
-    assert artifacts.load(folder, 1, older).model.loss == SQUARED
-    assert LossOut.of(older["loss"]).name == "squared"
 
 
 def test_a_better_version_by_another_loss_is_published_and_a_worse_one_is_not(

@@ -97,10 +97,10 @@ def test_what_is_held_out_stays_unseen_by_the_examined_fit(database: Database, w
     learned, _ = split(snapshot.ratings, held_out)
     examined, published = plan.start_of_evaluated(learned, held_out), plan.start_of_published(snapshot.ratings)
     folder = warm.versions_dir / row.folder
-    examiner, loaded = artifacts.load_examiner(folder), artifacts.load(folder, row.version)
-    assert examiner is not None
+    holdout_fit, loaded = artifacts.load_holdout_fit(folder), artifacts.load(folder, row.version)
+    assert holdout_fit is not None
     for name in ("user_factors", "item_factors", "user_bias", "item_bias"):
-        assert np.array_equal(getattr(examined, name), getattr(examiner.model, name))
+        assert np.array_equal(getattr(examined, name), getattr(holdout_fit.model, name))
         assert np.array_equal(getattr(published, name), getattr(loaded.model, name))
         assert not np.array_equal(getattr(examined, name), getattr(published, name))
     assert len(examined.ratings_to_learn) == (~held_out).sum()
@@ -137,7 +137,7 @@ def test_nothing_new_many_changes_or_few_ratings_begin_anew(database: Database, 
     assert "in no time" in train(database, large_only, CHOSEN).metrics["start"]["because"]
 
 
-def test_a_version_that_kept_no_examiner_with_users_is_not_gone_on_from(database: Database, warm: Settings) -> None:
+def test_a_version_that_kept_no_holdout_fit_with_users_is_not_gone_on_from(database: Database, warm: Settings) -> None:
     fill(database, FEW)
     train(database, warm.model_copy(update={"training": Training()}), CHOSEN)
     fill(database, _some(3))

@@ -1,4 +1,4 @@
-"""Figures beyond single requests: what the database knows, the trainer's work included, and what each process holds."""
+"""Metrics besides requests: the state of the database, with the trainer's runs, and gauges of each process."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from app.db.engine import MAX_CONNECTIONS, Database
+from app.db.engine import MAX_CONNECTIONS as POOL_SIZE
+from app.db.engine import Database
 from app.db.revisions import revision
-from app.metrics.instruments import CONNECTIONS, MOST_CONNECTIONS, SERVED_VERSION
+from app.metrics.instruments import CONNECTIONS, MAX_CONNECTIONS, SERVED_VERSION
 from app.registry import versions
 from app.registry.live import LiveModel
+from app.registry.metrics import RunMetrics
 from app.registry.versions import VersionRow
 from app.training import queue
 from app.training.queue import RunRow
 
-NOTED_EVERY = 1.0
-"""Seconds between two looks at the pool and the served version: a scrape sees a state at most that old."""
+UPDATE_INTERVAL = 1.0
+"""Seconds between updates of the gauges: a scrape sees a state at most that old."""
 
 
-class SharedFigures(Collector):
-    """What is in the database: the same from every process, so that a trainer on another host needs no port of its own.
+class DatabaseCollector(Collector):
+    """The state of the database: the same from every process, so a trainer on another host needs no port of its own.
 
     While the database is away there is only `palate_database_up 0`.
     """
@@ -36,20 +38,20 @@ class SharedFigures(Collector):
         self._database = database
 
     def describe(self) -> list[Metric]:
-        return []  # names are not asked for in advance: that would be a question to the database
+        return []  # the names would take a query
 
     def collect(self) -> Iterator[Metric]:
         try:
             with self._database.read() as connection:
-                found = [*_ratings(connection), *_runs(connection)]
+                metrics = [*_ratings(connection), *_runs(connection)]
                 now = self._database.now(connection)
                 if active := versions.find_active(connection):
-                    found += _active_version(active, (now - active.created_at).total_seconds())
+                    metrics += _active_version(active, (now - active.created_at).total_seconds())
         except SQLAlchemyError:
             yield _gauge("database_up", "Whether the database answers.", 0)
             return
         yield _gauge("database_up", "Whether the database answers.", 1)
-        yield from found
+        yield from metrics
 
 
 def _ratings(connection: Connection) -> Iterator[Metric]:
@@ -60,14 +62,14 @@ def _ratings(connection: Connection) -> Iterator[Metric]:
 def _active_version(active: VersionRow, age: float) -> Iterator[Metric]:
     yield _gauge("model_version", "The active version.", active.version)
     yield _gauge("model_age_seconds", "Time since the active version was published.", age)
-    yield _gauge("model_trained_through", "The last rating revision that it has seen.", active.trained_through)
-    rmse = active.manifest["metrics"].get("holdout_rmse")
+    yield _gauge("model_trained_through", "The last rating revision that it was trained on.", active.trained_through)
+    rmse = RunMetrics.model_validate(active.manifest["metrics"]).holdout_rmse
     if rmse is not None:
-        yield _gauge("model_holdout_rmse", "Its error on ratings held out.", rmse)
+        yield _gauge("model_holdout_rmse", "Its RMSE on held-out ratings.", rmse)
 
 
 def _runs(connection: Connection) -> Iterator[Metric]:
-    counts = GaugeMetricFamily("palate_training_runs", "Runs listed, by kind and status.", labels=["kind", "status"])
+    counts = GaugeMetricFamily("palate_training_runs", "Runs by kind and status.", labels=["kind", "status"])
     for kind, status, n in queue.count_by_status(connection):
         counts.add_metric([kind, status], n)
     yield counts
@@ -78,20 +80,20 @@ def _runs(connection: Connection) -> Iterator[Metric]:
 
 
 def _published(run: RunRow) -> Iterator[Metric]:
-    """Where the time of the latest run that published went: a run is an event, too rare for a histogram."""
-    seconds: dict[str, float] = run.metrics.get("seconds", {})
+    """Phases of the latest run that published: runs are too rare for a histogram."""
+    seconds = RunMetrics.model_validate(run.metrics).seconds or {}
     phases = GaugeMetricFamily("palate_training_phase_seconds", "Phases of the last published run.", labels=["phase"])
     for phase, spent in seconds.items():
         phases.add_metric([phase], spent)
     yield phases
-    yield _gauge("training_ratings", "Ratings that it learned from.", run.n_ratings or 0)
+    yield _gauge("training_ratings", "Ratings that it was trained on.", run.n_ratings or 0)
     if run.finished_at is not None:
         yield _gauge("training_finished_timestamp_seconds", "When it ended.", run.finished_at.timestamp())
 
 
 def _epochs(latest: list[Row[Any]]) -> Iterator[Metric]:
     labels = ["phase"]
-    done = GaugeMetricFamily("palate_training_epoch", "Epochs that the running run has done.", labels=labels)
+    done = GaugeMetricFamily("palate_training_epoch", "Epochs done by the running run.", labels=labels)
     speed = GaugeMetricFamily("palate_training_ratings_per_second", "Speed of its last epoch.", labels=labels)
     for epoch in latest:
         done.add_metric([epoch.phase], epoch.epoch)
@@ -99,19 +101,19 @@ def _epochs(latest: list[Row[Any]]) -> Iterator[Metric]:
     yield from (done, speed)
 
 
-def _gauge(name: str, told: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"palate_{name}", told, value=value)
+def _gauge(name: str, description: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"palate_{name}", description, value=value)
 
 
-async def keep_noting(database: Database, live: LiveModel) -> None:
-    """Write down again and again what only this process can tell, for whichever process is asked; until cancelled."""
-    MOST_CONNECTIONS.set(MAX_CONNECTIONS)
+async def keep_gauges_updated(database: Database, live: LiveModel) -> None:
+    """Update the gauges of this process, which whichever process is scraped reports; until cancelled."""
+    MAX_CONNECTIONS.set(POOL_SIZE)
     while True:
-        note(database, live)
-        await asyncio.sleep(NOTED_EVERY)
+        update_gauges(database, live)
+        await asyncio.sleep(UPDATE_INTERVAL)
 
 
-def note(database: Database, live: LiveModel) -> None:
+def update_gauges(database: Database, live: LiveModel) -> None:
     pool = database.engine.pool
     assert isinstance(pool, QueuePool)
     CONNECTIONS.labels("in_use").set(pool.checkedout())

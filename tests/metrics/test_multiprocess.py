@@ -11,8 +11,8 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.mmap_dict import MmapedDict
 
-from app.metrics.processes import all_figures
-from tests.metrics.figures import read
+from app.metrics.multiprocess import merged_registry
+from tests.metrics.samples import parse
 
 WORKER = """
 import sys
@@ -21,9 +21,9 @@ count_ratings(created=int(sys.argv[1]))
 TOP_N_SECONDS.observe(0.001)
 CONNECTIONS.labels("in_use").set(int(sys.argv[1]))
 print("counted", flush=True)
-sys.stdin.read()
+sys.stdin.parse()
 """
-SCRAPE = "from app.metrics.api import *; print(generate_latest(all_figures()).decode())"
+SCRAPE = "from app.metrics.api import *; print(generate_latest(merged_registry()).decode())"
 CREATED = 'palate_ratings_written_total{outcome="created"}'
 IN_USE = 'palate_database_connections{state="in_use"}'
 LISTS = "palate_top_n_seconds_count"
@@ -51,7 +51,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def scraped(folder: Path) -> dict[str, float]:
     command = [sys.executable, "-c", SCRAPE]
-    return read(subprocess.run(command, env=environment(folder), check=True, capture_output=True, text=True).stdout)
+    return parse(subprocess.run(command, env=environment(folder), check=True, capture_output=True, text=True).stdout)
 
 
 def test_processes_that_live_side_by_side_are_added_up(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_many_processes_that_start_at_once_take_places_of_their_own(tmp_path: Pa
 
 
 def test_without_a_folder_a_process_tells_of_itself() -> None:
-    assert "process_resident_memory_bytes" in read(generate_latest(all_figures()).decode())
+    assert "process_resident_memory_bytes" in parse(generate_latest(merged_registry()).decode())
 
 
 def test_a_file_that_a_process_has_only_just_opened_is_read_once_it_is_whole(
@@ -97,5 +97,5 @@ def test_a_file_that_a_process_has_only_just_opened_is_read_once_it_is_whole(
     begun.touch()
     finished = threading.Timer(0.02, lambda: MmapedDict(str(begun)).close())
     finished.start()
-    assert list(all_figures().collect()) == []
+    assert list(merged_registry().collect()) == []
     finished.join()

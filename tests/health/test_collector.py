@@ -8,24 +8,24 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from app.db.engine import Database, open_database
 from app.demo.service_process import running_service
-from app.health.figures import SharedFigures, note
+from app.health.collector import DatabaseCollector, update_gauges
 from app.metrics.instruments import CONNECTIONS, SERVED_VERSION
 from app.registry.live import LiveModel
 from app.settings import Settings
 from tests.conftest import KERNELS
-from tests.metrics.figures import figures, read
+from tests.metrics.samples import parse, samples
 from tests.registry.world import publish
 from tests.training.world import enqueue, fill, train, wait_until
 
 
 def shared(database: Database) -> dict[str, float]:
     registry = CollectorRegistry()
-    registry.register(SharedFigures(database))
-    return read(generate_latest(registry).decode())
+    registry.register(DatabaseCollector(database))
+    return parse(generate_latest(registry).decode())
 
 
 def test_an_empty_database_has_no_ratings_no_runs_and_no_model(client: httpx.Client) -> None:
-    found = figures(client)
+    found = samples(client)
     assert found["palate_database_up"] == 1
     assert found["palate_ratings"] == 0
     assert found['palate_training_runs{kind="train",status="queued"}'] == 0
@@ -57,8 +57,8 @@ def test_a_process_notes_its_connections_and_the_version_that_it_serves(database
     version = publish(database, settings.versions_dir)
     live = LiveModel(database, settings)
     live.refresh()
-    with database.read(), database.read():
-        note(database, live)
+    with database.parse(), database.parse():
+        update_gauges(database, live)
     assert CONNECTIONS.labels("in_use")._value.get() == 2
     assert SERVED_VERSION._value.get() == version
 
@@ -70,7 +70,7 @@ def test_any_worker_tells_of_all_and_what_a_killed_one_counted_is_not_lost(tmp_p
 
         def told() -> dict[str, float]:
             with httpx.Client(base_url=service.url) as client:  # a connection of its own: any worker may answer
-                return figures(client)
+                return samples(client)
 
         wait_until(lambda: len(served_by(told())) == 2)
         for number in range(20):
