@@ -57,7 +57,7 @@ def test_a_process_notes_its_connections_and_the_version_that_it_serves(database
     version = publish(database, settings.versions_dir)
     live = LiveModel(database, settings)
     live.refresh()
-    with database.parse(), database.parse():
+    with database.read(), database.read():
         update_gauges(database, live)
     assert CONNECTIONS.labels("in_use")._value.get() == 2
     assert SERVED_VERSION._value.get() == version

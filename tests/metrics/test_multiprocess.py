@@ -21,7 +21,7 @@ count_ratings(created=int(sys.argv[1]))
 TOP_N_SECONDS.observe(0.001)
 CONNECTIONS.labels("in_use").set(int(sys.argv[1]))
 print("counted", flush=True)
-sys.stdin.parse()
+sys.stdin.read()
 """
 SCRAPE = "from app.metrics.api import *; print(generate_latest(merged_registry()).decode())"
 CREATED = 'palate_ratings_written_total{outcome="created"}'

@@ -26,7 +26,7 @@ def collector() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
 
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.parse(int(self.headers["Content-Length"]))
+            body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers.get("Content-Encoding") == "gzip":
                 import gzip
 

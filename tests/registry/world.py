@@ -10,6 +10,7 @@ import numpy as np
 from app.db.engine import Database
 from app.engine.data.ratings import Vocabulary
 from app.engine.factors import FactorModel, UserPrior
+from app.engine.losses.catalog import SQUARED
 from app.registry import artifacts, versions
 from app.registry.artifacts import Keys, VersionContents
 
@@ -44,7 +45,7 @@ def facts(**changed: Any) -> dict[str, Any]:
         "trained_through": 7,
         "n_ratings": 6,
         "data_digest": "d" * 64,
-        "loss": "(r - r_hat)**2 / 2",
+        "loss": SQUARED.to_dict(),
         "seed": 0,
         "hyperparameters": {"n_factors": 2, "seed": 0},
         "metrics": {"holdout_rmse": 0.9},
