@@ -3,9 +3,8 @@
     .venv/bin/python -m benchmarks.accuracy                  # the folds; a few minutes
     .venv/bin/python -m benchmarks.accuracy --sweeps S1 S20  # seconds per sweep and memory on synthetic ratings
 
-For each fold the other four are trained as a published version is: fit on 95 %, everything chosen on the other 5 %,
-then all learned. All test pairs count, those of items that training never saw too; predictions are clipped to the
-scale.
+For each fold, the other four are trained like a published version: fit on 95 %, settings chosen on the other 5 %, then
+trained on all. All test pairs count, including items without training ratings; predictions are clipped to the scale.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ LEVEL = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Both fits of one fold, and what they took."""
+    """Both fits of one fold, and their durations."""
 
     sgd: FactorModel
     posterior: FactorModel
@@ -54,7 +53,7 @@ class Trained:
 
 
 def train(ratings: Ratings, n_threads: int, item_features: np.ndarray | None = None) -> Trained:
-    """As a training run does it: examined fits on 95 %, then both learn everything."""
+    """As a training run does it: fits evaluated on a hold-out of 5 %, then both trained on all ratings."""
     settings, trainer = Hyperparameters(), LocalTrainer(n_threads)
     started = time.perf_counter()
     learned, holdout = split_holdout(ratings, settings.holdout_fraction, settings.seed)
@@ -101,7 +100,7 @@ def coverage(model: FactorModel, known: Ratings, test: Ratings) -> list[tuple[in
 
 
 def few_ratings(model: FactorModel, known: Ratings, test: Ratings, n_first: int) -> float:
-    """RMSE by fold-in when only so many of each user's training ratings are given, drawn with a fixed seed."""
+    """RMSE by fold-in with only so many random training ratings of each user; the seed is fixed."""
     rng, fold_in, errors = np.random.default_rng(0), FoldIn(model), []
     for user_row in np.unique(test.user_rows).tolist():
         seen, asked = known.of_user(user_row), test.of_user(user_row)
@@ -134,7 +133,7 @@ def rankings(models: dict[str, FactorModel], known: Ratings, test: Ratings) -> d
 
 
 def _orders(models: dict[str, FactorModel], known: Ratings) -> dict[str, Callable[[int], np.ndarray]]:
-    """Of each way to order items the scores of all items for a user."""
+    """The scores of all items for a user, by each ranking method."""
     sgd, posterior = models["SGD"], models["posterior"]
     fold_in, every = FoldIn(posterior), np.arange(known.n_items, dtype=np.int32)
     damped = sgd.item_counts * (sgd.item_means - sgd.mean) / (sgd.item_counts + 5.0)
@@ -233,7 +232,7 @@ def _print_coverage(covered: list[tuple[int, int, bool, float]]) -> None:
 
 
 def measure_sweeps(name: str, n_threads: int) -> None:
-    """Seconds per sweep on synthetic ratings, from an SGD fit, and the most memory that the process ever held."""
+    """Seconds per sweep on synthetic ratings, from an SGD fit, and the peak memory of the process."""
     data = data_set(name)
     known = Ratings.of(
         data.train.users, data.train.items, data.train.values, n_users=data.n_users, n_items=data.n_items

@@ -1,8 +1,8 @@
-"""How long a backup takes, and a restore of it into either kind of database, with the memory that each took.
+"""Duration and memory of a backup, and of restoring it into either kind of database.
 
     .venv/bin/python -m benchmarks.backup_speed S1 --folder /tmp/palate-backups [--postgres URL]
 
-Each step is a process of its own. The filled databases are kept in the folder; restored ones are removed.
+Each step runs in its own process. The filled databases stay in the folder; restored ones are removed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _settings(folder: Path, url: str) -> Settings:
 
 
 def _step(step: str, folder: Path, url: str, archive: Path) -> None:
-    """One backup or restore in this process; prints what it took."""
+    """One backup or restore in this process; prints time and memory."""
     settings = _settings(folder, url)
     database = open_database(settings)
     if step == "restore":

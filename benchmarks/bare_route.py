@@ -1,6 +1,6 @@
-"""What a typed JSON route costs by itself: FastAPI hands out one list of recommendations, always the same.
+"""The cost of a typed JSON route alone: FastAPI returns the same list of recommendations every time.
 
-Answers `/bare`, with the answer in the file that PALATE_BENCHMARK_ANSWER names as a Pydantic object made once.
+Serves `/bare`: the response in the file named by PALATE_BENCHMARK_ANSWER, as a Pydantic object created once.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The data sets that training is measured on, as arrays in memory and as files that peers in other processes read.
+"""The data sets of the training benchmarks, as arrays in memory and as files for peers in other processes.
 
     .venv/bin/python -m benchmarks.datasets S1 S20
 
-S1 and S20 are synthetic (see `benchmarks.synthetic`), ml is MovieLens latest-small. Test parts are for reporting.
-Whoever chooses settings, for Palate or for a peer, learns from `tune` and looks at `holdout`: both are parts of
-`train`. Everything is kept in benchmarks/results/data.
+S1 and S20 are synthetic (see `benchmarks.synthetic`), ml is MovieLens latest-small. Test sets are for
+reporting only. Settings, of Palate or a peer, are chosen by training on `tune` and evaluating on `holdout`: both are
+parts of `train`. Files go to benchmarks/results/data.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """Ratings to learn from and ratings to be judged by, and the folder where other processes find them."""
+    """Training and test ratings, and the folder where other processes find them."""
 
     name: str
     folder: Path
@@ -58,7 +58,7 @@ class DataSet:
 
 
 def data_set(name: str, folder: Path = DATA_FOLDER) -> DataSet:
-    """The data set of this name; what was written before is only read."""
+    """The data set of this name, generated unless its files exist."""
     home = folder / name
     if not (home / "shape.txt").exists():
         if name in SHAPES:
@@ -82,14 +82,14 @@ def random_mask(n: int, share: float, seed: list[int]) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def write(home: Path, n_users: int, n_items: int, everything: Part, is_test: npt.NDArray[np.bool_]) -> None:
-    """One .npy file per part and column; shape.txt comes last, so that a broken-off writing is not taken for data."""
+def write(home: Path, n_users: int, n_items: int, all_ratings: Part, is_test: npt.NDArray[np.bool_]) -> None:
+    """Write one .npy file per part and column; shape.txt is last and marks the data as complete."""
     home.mkdir(parents=True, exist_ok=True)
-    train = everything.where(~is_test)
+    train = all_ratings.where(~is_test)
     is_holdout = random_mask(len(train), HOLDOUT_SHARE, [len(train), 2])
-    _save(home, "all", everything)
+    _save(home, "all", all_ratings)
     _save(home, "train", train)
-    _save(home, "test", everything.where(is_test))
+    _save(home, "test", all_ratings.where(is_test))
     _save(home, "tune", train.where(~is_holdout))
     _save(home, "holdout", train.where(is_holdout))
     (home / "shape.txt").write_text(f"{n_users} {n_items}\n")
@@ -107,9 +107,9 @@ def _save(home: Path, name: str, part: Part) -> None:
 
 def _write_synthetic(name: str, home: Path) -> None:
     shape = SHAPES[name]
-    everything = Part(*generate(shape))
-    is_test = random_mask(len(everything), TEST_SHARE, [shape.seed, 1])
-    write(home, shape.n_users, shape.n_items, everything, is_test)
+    all_ratings = Part(*generate(shape))
+    is_test = random_mask(len(all_ratings), TEST_SHARE, [shape.seed, 1])
+    write(home, shape.n_users, shape.n_items, all_ratings, is_test)
 
 
 def _write_movielens(home: Path) -> None:
@@ -120,9 +120,9 @@ def _write_movielens(home: Path) -> None:
     item_ids, items = np.unique([int(item) for _, item, _ in rows], return_inverse=True)
     order = np.lexsort((items, users))
     values = np.array([float(value) for _, _, value in rows], np.float32)
-    everything = Part(users.astype(np.int32)[order], items.astype(np.int32)[order], values[order])
+    all_ratings = Part(users.astype(np.int32)[order], items.astype(np.int32)[order], values[order])
     is_test = (folds == ML_TEST_FOLD)[order]
-    write(home, user_ids.size, item_ids.size, everything, is_test)
+    write(home, user_ids.size, item_ids.size, all_ratings, is_test)
 
 
 def main() -> None:

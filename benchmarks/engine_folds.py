@@ -2,9 +2,9 @@
 
     python benchmarks/engine_folds.py path/to/ratings.csv
 
-A rating is in fold crc32("user,item") mod 5. For each fold the other four are trained as a published version is (fit on
-95 %, best epoch, refit on all), and the fold is predicted in two ways: by the trained vectors of its users, and by
-folding every user in from the training ratings. Items that training never saw are predicted too; predictions are
+A rating is in fold crc32("user,item") mod 5. For each fold, the other four are trained like a published version (fit
+on 95 %, best epoch, refit on all), and the fold is predicted in two ways: with the trained vectors of its users, and by
+folding in every user from the training ratings. Items without training ratings are predicted too; predictions are
 clipped to the scale, 0.5 to 5.
 """
 

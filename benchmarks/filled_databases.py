@@ -1,6 +1,6 @@
-"""Databases that hold a synthetic data set, written by the fastest means there is rather than through the service.
+"""Databases filled with a synthetic data set, in bulk rather than through the service.
 
-Ratings arrive in random order, as they would: neither revisions nor places in a PostgreSQL table follow users.
+Ratings are in random order, as in reality: neither revisions nor the rows of a PostgreSQL table are sorted by user.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How long a stranger waits: import by command line, training with defaults, the first recommendation.
+"""Time from a file of ratings to the first recommendation: command-line import, training with defaults, a request.
 
     .venv/bin/python -m benchmarks.from_file_to_answer ../shared/data/ml-latest-small/ratings.csv
 
-Import is the whole `palate import` process on a fresh SQLite file; training runs from asking until its version answers
-(kernels cached by an earlier run); the first recommendation is the first request that the new version answers.
+Import is the whole `palate import` process on a fresh SQLite file; training lasts from the request until its version is
+served (kernels cached by an earlier run); the first recommendation is the first request served by the new version.
 """
 
 from __future__ import annotations

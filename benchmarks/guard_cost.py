@@ -1,4 +1,4 @@
-"""Microseconds that the guard of keys and limits adds to a request: the best of several rounds around an empty app.
+"""Microseconds that authentication and limits add to a request: the best of several rounds around an empty app.
 
 .venv/bin/python -m benchmarks.guard_cost
 """

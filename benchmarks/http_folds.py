@@ -3,8 +3,8 @@
     .venv/bin/python -m benchmarks.http_folds ../shared/data/ml-latest-small/ratings.csv [--categories] [--unseen-films]
 
 Folds: crc32("userId,movieId") % 5. Test pairs of unknown items count too. Nothing is chosen on the test folds.
-With --categories the service is told the genres of all films, from movies.csv beside the ratings. With --unseen-films
-folds are films, crc32("movieId") % 5: nobody's ratings of a film of the test fold are known.
+With --categories the genres of all films are uploaded, from movies.csv in the folder of the ratings. With
+--unseen-films folds are of films, crc32("movieId") % 5: no rating of a film of the test fold is known.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _describe(client: httpx.Client, genres: dict[str, list[str]]) -> None:
 
 
 def train(client: httpx.Client) -> float:
-    """Seconds from asking for a training with default settings until its version answers."""
+    """Seconds from requesting a training with default settings until its version is served."""
     started = time.perf_counter()
     run = client.post("/v1/training-runs", json={}).raise_for_status().json()
     while run["status"] in {"queued", "running"}:

@@ -1,9 +1,9 @@
-"""How many ratings intervals of each level hold, on the five fixed folds of MovieLens latest-small.
+"""Coverage of intervals at each level on the five fixed folds of MovieLens latest-small.
 
     .venv/bin/python -m benchmarks.interval_levels          # a few minutes
 
-Trained and asked as `benchmarks.accuracy` does; nothing is chosen here. SGD's intervals are Gaussian, those of averages
-calibrated on ratings held out.
+Training and predictions are those of `benchmarks.accuracy`. SGD's intervals are Gaussian, those of averages calibrated
+on held-out ratings.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ LEVELS = (0.5, 0.8, 0.9, 0.95)
 LOWEST, HIGHEST = 0.5, 5.0
 
 
-def held(model: FactorModel, known: Ratings, test: Ratings) -> np.ndarray:
-    """Of each level the test ratings inside, those strictly inside the scale's ends clipped, and the sum of widths."""
+def coverage(model: FactorModel, known: Ratings, test: Ratings) -> np.ndarray:
+    """Test ratings covered and sum of widths for each level; intervals are clipped to the scale."""
     fold_in, sums = FoldIn(model), np.zeros((len(LEVELS), 2))
     for user_row in np.unique(test.user_rows).tolist():
         seen, asked = known.of_user(user_row), test.of_user(user_row)
@@ -49,14 +49,14 @@ def main() -> None:
         known, test = ratings.take(fold_of != fold), ratings.take(fold_of == fold)
         fits = train(known, n_threads)
         for name, model in (("SGD", fits.sgd), ("average", fits.posterior)):
-            sums[name] += held(model, known, test)
-    print("level   " + "   ".join(f"{name}: held, width" for name in sums))
+            sums[name] += coverage(model, known, test)
+    print("level   " + "   ".join(f"{name}: coverage, width" for name in sums))
     for place, level in enumerate(LEVELS):
-        told = (
+        cells = (
             f"{inside / len(ratings):6.1%}, {width / len(ratings):.2f}"
             for inside, width in (each[place] for each in sums.values())
         )
-        print(f"{level:5.0%}   " + "          ".join(told))
+        print(f"{level:5.0%}   " + "          ".join(cells))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Loading all ratings into arrays, and bringing a stored snapshot up to date, on SQLite and PostgreSQL.
+"""Loading all ratings into arrays, and updating a stored snapshot, on SQLite and PostgreSQL.
 
     .venv/bin/python -m benchmarks.loading [S1|S20] [--postgres URL of an empty database] [--keep folder]
 
 Every figure is of a fresh process: the median of three for times, the most for memory, in bytes a rating above what
 the process had before it began. A virtual machine may get its memory page by page from a busy host (here 0.1 to 0.5 s
 for 240 MB at the first touch, 0.03 s later), so each process uses and frees some before the clock starts. With --keep
-the filled databases are kept there and used again.
+the filled databases are packed_rows there and used again.
 """
 
 from __future__ import annotations
@@ -77,16 +77,16 @@ def array_columns(database: Database, _folder: Path) -> int:
 
 def binary_copy(database: Database, _folder: Path) -> int:
     """COPY in binary, row by row as psycopg hands it out."""
-    n, kept = 0, []
+    n, packed_rows = 0, []
     with (
         database.read() as connection,
         _cursor(connection) as cursor,
         cursor.copy("COPY (SELECT user_key, item_key, value::real FROM ratings) TO STDOUT (FORMAT binary)") as copy,
     ):
         for row in copy:
-            kept.append(bytes(row))
-            if len(kept) == 1 << 16:
-                n, kept = n + len(b"".join(kept)) // 26, []
+            packed_rows.append(bytes(row))
+            if len(packed_rows) == 1 << 16:
+                n, packed_rows = n + len(b"".join(packed_rows)) // 26, []
     return n
 
 
@@ -186,7 +186,7 @@ def measure(
 
 
 def change(database: Database, n_users: int, n_items: int, n_ratings: int) -> None:
-    """1 % changes by the service's own means: nine tenths given or replaced, a tenth deleted."""
+    """1 % changes through the service's own functions: nine tenths written, a tenth deleted."""
     with database.read() as connection:
         random = np.random.default_rng(revision(connection, "ratings"))
     n = int(CHANGED * n_ratings)

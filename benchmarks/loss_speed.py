@@ -2,9 +2,9 @@
 
     .venv/bin/python -m benchmarks.loss_speed [--rounds 7] [--factors 64] [--losses squared huber log_cosh]
 
-Losses take turns on one core, on the synthetic ratings S1: each round fits every loss for a few epochs, and what counts
-is the median over rounds of the median epoch after the first. Starts are measured in fresh processes, from an engine
-that is imported to a kernel that can be called: with an empty kernel folder, and with the folder that this left.
+The losses take turns on one core, on the synthetic ratings S1: each round fits every loss for a few epochs; the result
+is the median over rounds of the median epoch after the first. Start times are measured in fresh processes, from the
+imported engine to a callable kernel: with an empty kernel folder, and again with the folder filled by that.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What the compiled kernel is made of: the vector instructions of its loop over ratings.
+"""The vector instructions in the compiled kernel's loop over ratings.
 
     .venv/bin/python -m benchmarks.machine_code [32 64 128]
 
-The loop makes two steps of all users of a bundle: so many ratings a pass. A rating should take 3 k / 16 multiply-adds,
-less the one multiplication that starts its sum: k / 16 to predict it, k / 16 to update the user's vector, whose result
+One pass of the loop makes two steps for all users of a bundle. A rating should take 3 k / 16 multiply-adds, minus the
+one multiplication that starts its sum: k / 16 to predict it, k / 16 to update the user's vector, whose result
 stays in a register, and k / 16 to update the item's, whose result goes to memory; and k / 32 multiplications for the
-item's penalty, paid at every second step. All of them are 512 bits wide (zmm) where the processor has AVX-512; on AVX2
+item's penalty, applied at every second step. All have 512 bits (zmm) if the processor has AVX-512; with AVX2
 there are twice as many of 256 bits (ymm). The few narrow ones (xmm) are biases, slopes and squares.
 """
 
@@ -68,18 +68,18 @@ def loops(lines: Sequence[str]) -> list[list[str]]:
 
 def multiply_adds(loop: Sequence[str]) -> tuple[Counter[str], Counter[str]]:
     """Register widths of the multiply-adds whose result stays in a register, and of those whose goes to memory."""
-    kept: Counter[str] = Counter()
+    in_register: Counter[str] = Counter()
     stored: Counter[str] = Counter()
     for at, line in enumerate(loop):
         if _FMA.match(line):
             result = _REGISTER.findall(line)[-1]
             following = next((later for later in loop[at + 1 :] if f"%{result}" in later), "")
-            (stored if _STORE.match(following) else kept)[result[:3]] += 1
-    return kept, stored
+            (stored if _STORE.match(following) else in_register)[result[:3]] += 1
+    return in_register, stored
 
 
 def _cells(loop: Sequence[str]) -> list[str]:
-    kept, stored = multiply_adds(loop)
+    in_register, stored = multiply_adds(loop)
     multiplications = Counter(
         _REGISTER.findall(line)[-1][:3] for line in loop if re.match(r"^\s*vmulps", line) and _REGISTER.search(line)
     )
@@ -88,7 +88,7 @@ def _cells(loop: Sequence[str]) -> list[str]:
     n_instructions = sum(bool(re.match(r"^\s+[a-z]", line)) for line in loop)
     prefetches = sum("prefetch" in line for line in loop)
     counts = (f"{loads} + {stores}", prefetches, n_instructions)
-    return [*map(_widths, (kept, stored, multiplications)), *map(str, counts)]
+    return [*map(_widths, (in_register, stored, multiplications)), *map(str, counts)]
 
 
 def _widths(counts: Counter[str]) -> str:

@@ -1,7 +1,7 @@
-"""What counting, timing and logging a request costs: `python -m benchmarks.observability`.
+"""The cost of counting, timing and logging a request: `python -m benchmarks.observability`.
 
-An application that answers at once is asked with and without what the service puts around every request, and with
-what a list of recommendations counts within. The processes' shared figures and lines in the log are measured beside it.
+An empty application is requested without and with the middleware of the service, and with the metrics of a list of
+recommendations, for one process and for several that share metrics, and with log lines.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ async def counting_answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def microseconds(app: ASGIApp) -> float:
-    """Time of a request, of the quickest round."""
+    """Time of a request in the fastest round."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b""}

@@ -1,16 +1,16 @@
-"""What a recommendation costs over HTTP, beside a bare typed JSON route of the same server with the same answer.
+"""Recommendations per second over HTTP, compared with a bare typed JSON route of the same server and response.
 
     .venv/bin/python -m benchmarks.recommendations_http ../shared/data/ml-latest-small [--seconds 4] [--rounds 5]
 
 One worker on SQLite, a trained version of MovieLens small with titles, n = 10, the user with the number of ratings
-nearest to 165. `wrk` asks on eight keep-alive connections, all sides taking turns round by round; medians.
+nearest to 165. `wrk` uses eight keep-alive connections; the variants take turns in each round; medians.
 
-bare        FastAPI on uvicorn hands out one Pydantic object, made once, of the very same answer
+bare        FastAPI on uvicorn returns one Pydantic object, created once, with the same content
 read        the user's ratings are read and folded in for every request (PALATE_USER_CACHE_SIZE=0)
 explained   the same with `explain=true`: five reasons for each item
-by lower    the same with `rank_by=lower`: every item is scored with its variance (only where asked for)
-kept        nothing has changed since the user's last request
-others rate the same while another process gives ratings of other users, about 200 a second
+by lower    the same with `rank_by=lower`: every item is scored with its variance (only if requested)
+cached      nothing has changed since the user's last request
+others rate the same while another process posts ratings of other users, about 200 a second
 training    the same as `read` while a training run uses another core
 """
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--keep", type=Path, help="folder for the trained service, used again if it is there")
     parser.add_argument(
-        "--only", nargs="*", default=["bare", "read", "explained", "kept", "others rate", "training", "change"]
+        "--only", nargs="*", default=["bare", "read", "explained", "cached", "others rate", "training", "change"]
     )
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -62,21 +62,26 @@ def main() -> None:
         user = user_with(arguments.folder / "ratings.csv", WANTED_RATINGS)
         path = f"/v1/users/{user}/recommendations?n=10"
         never = {"PALATE_RETRAIN_ENABLED": "false"}
-        kept = stack.enter_context(running_service(data_dir, environment=never)).url
+        cached_url = stack.enter_context(running_service(data_dir, environment=never)).url
         read_environment = {**never, "PALATE_USER_CACHE_SIZE": "0", "PALATE_TRAINER": "external"}
         read = stack.enter_context(running_service(data_dir, environment=read_environment)).url
-        answer = httpx.get(kept + path).raise_for_status().content
+        answer = httpx.get(cached_url + path).raise_for_status().content
         bare = stack.enter_context(bare_route(data_dir, answer))
         assert httpx.get(f"{bare}/bare").content == answer, "not the same answer"
-        urls = {"bare": f"{bare}/bare", "read": read + path, "kept": kept + path, "others rate": kept + path}
+        urls = {
+            "bare": f"{bare}/bare",
+            "read": read + path,
+            "cached": cached_url + path,
+            "others rate": cached_url + path,
+        }
         urls |= {"explained": f"{read}{path}&explain=true", "by lower": f"{read}{path}&rank_by=lower"}
         urls = {name: url for name, url in urls.items() if name in arguments.only}
         print(f"user {user}, {len(answer)} bytes an answer")
-        compare(urls, kept, arguments.rounds, arguments.seconds)
+        compare(urls, cached_url, arguments.rounds, arguments.seconds)
         if "change" in arguments.only:
-            change(kept, user)
+            change(cached_url, user)
         if "training" in arguments.only:
-            under_training(kept, read + path, arguments.rounds, arguments.seconds)
+            under_training(cached_url, read + path, arguments.rounds, arguments.seconds)
 
 
 def fill(data_dir: Path, folder: Path) -> None:
@@ -100,7 +105,7 @@ def user_with(ratings: Path, wanted: int) -> str:
 
 @contextlib.contextmanager
 def bare_route(folder: Path, answer: bytes) -> Iterator[str]:
-    """The bare route in a process of its own, on uvicorn with the service's own settings of it."""
+    """The bare route in a separate process, on uvicorn with the settings of the service."""
     file, port = folder / "answer.json", free_port()
     file.write_bytes(answer)
     command = [sys.executable, "-m", "uvicorn", "benchmarks.bare_route:app", "--port", str(port), "--no-access-log"]
@@ -130,14 +135,14 @@ def somebody_rating(url: str) -> Iterator[None]:
         process.wait()
 
 
-def compare(urls: dict[str, str], kept: str, rounds: int, seconds: float) -> None:
-    """Each side in turn; a ratio is that of the round's own two figures."""
+def compare(urls: dict[str, str], rated_url: str, rounds: int, seconds: float) -> None:
+    """Measure the variants in turn; a ratio is taken within each round."""
     seen: dict[str, list[Load]] = {name: [] for name in urls}
     for url in urls.values():
         load(url, 1)
     for _ in range(rounds):
         for name, url in urls.items():
-            with somebody_rating(kept) if name == "others rate" else contextlib.nullcontext():
+            with somebody_rating(rated_url) if name == "others rate" else contextlib.nullcontext():
                 seen[name].append(load(url, seconds))
     for name, loads in seen.items():
         median = medians(loads)
@@ -154,7 +159,7 @@ def medians(loads: list[Load]) -> Load:
 
 
 def change(url: str, user: str, n: int = 300) -> None:
-    """A rating and then the recommendation that it changes, over one keep-alive connection."""
+    """A rating, then the recommendation that it changes, over one keep-alive connection."""
     both, posts = [], []
     with httpx.Client(base_url=url) as client:
         path = f"/v1/users/{user}/recommendations?n=10"

@@ -3,8 +3,8 @@
     .venv/bin/python -m benchmarks.request_profile FOLDER USER [--cached]
 
 FOLDER is a service's data folder with an active version (`benchmarks.recommendations_http --keep FOLDER` leaves one).
-Requests go straight to the ASGI app; named parts are timed, each without the parts inside it, in the quickest of eight
-rounds of 500. What the server around the app takes is not in it. Prints a table for docs/lab-notes.md.
+Requests go straight to the ASGI app, without the server around it. Named parts are timed, each without the parts inside
+it, in the fastest of eight rounds of 500. Prints a table for docs/lab-notes.md.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What a robust loss is worth where some ratings are noise: MAE on clean ratings, trained on partly false ones.
+"""The benefit of robust losses if some ratings are noise: MAE on clean ratings after training on noisy ones.
 
     .venv/bin/python -m benchmarks.robust_losses path/to/ml-latest-small/ratings.csv
 
 A rating is in fold crc32("user,item") mod 5. For each fold 10 % of the ratings of the other four are replaced by
 uniform draws from the scale; settings of every loss, the squared one too, are chosen by the MAE on a tenth of those
-four (false ratings and all); then everything but the fold is learned, and the fold, untouched, is predicted as the
-service does: users folded in, predictions clipped to the scale.
+four, noise included. Then the model is trained on all but the fold, and the clean fold is predicted as the service
+does: users folded in, predictions clipped to the scale.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def main() -> None:
             fit = refit(trainer, train, settings, trainer.fit(learned, settings, holdout=holdout))
             predicted = np.clip(by_fold_in(fit.model, train, test)[0], 0.5, 5.0)
             measured[name].append((mae(predicted, test.values), rmse(predicted, test.values)))
-            told = ", ".join(f"{key} {value:g}" for key, value in loss.parameters)
+            parameters = ", ".join(f"{key} {value:g}" for key, value in loss.parameters)
             print(
                 f"fold {fold}  {name:9} MAE {measured[name][-1][0]:.4f}  RMSE {measured[name][-1][1]:.4f}"
-                f"  regularization {settings.regularization:g}  {told}",
+                f"  regularization {settings.regularization:g}  {parameters}",
                 flush=True,
             )
     for name, errors in measured.items():

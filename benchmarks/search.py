@@ -2,10 +2,10 @@
 
     .venv/bin/python -m benchmarks.search [--trials 40] [--folds 3] [--pruning none]
 
-Everything goes through the product: the training ratings of fold 0 are imported, `palate tune` searches, SIGKILL ends a
-second search in its middle, and `palate tune --resume` goes on with it. A search sees training ratings only and chooses
-on its own folds of them. The test fold is looked at once per winner, for the last column: fitted as a version would be
-(95 %, best epoch, all), every user folded in, predictions clipped to the scale.
+The product itself is used: the training ratings of fold 0 are imported, `palate tune` searches, SIGKILL ends a second
+search in the middle, and `palate tune --resume` continues it. A search sees training ratings only and evaluates on its
+own folds of them. The test fold is used once per winner, for the last column: fitted like a version (95 %, best epoch,
+all), every user folded in, predictions clipped to the scale.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def as_ratings(part: Part, data: DataSet) -> Ratings:
 
 
 def test_error(data: DataSet, chosen: Hyperparameters) -> float:
-    """RMSE on the test fold, fitted and answered as a version would be."""
+    """RMSE on the test fold, trained and predicted like a version."""
     train, test = as_ratings(data.train, data), as_ratings(data.test, data)
     trainer = LocalTrainer()
     learned, holdout = split_holdout(train, chosen.holdout_fraction, chosen.seed)
@@ -84,13 +84,13 @@ def test_error(data: DataSet, chosen: Hyperparameters) -> float:
     return clipped_rmse(by_fold_in(fit.model, train, test)[0], test)
 
 
-def told(trials: list[Trial]) -> list[tuple[object, ...]]:
-    """Everything about trials but how long they took."""
+def outcomes(trials: list[Trial]) -> list[tuple[object, ...]]:
+    """All facts about trials except their durations."""
     return [(each.number, each.parameters, each.status, each.value, each.curve) for each in trials]
 
 
 def interrupted(service: Service, strategy: str, n_trials: int) -> tuple[int, list[Trial]]:
-    """A search that is killed after a third of its trials and resumed: how many were done by then, and all trials."""
+    """Kill a search after a third of its trials and resume it; returns the number done by then, and all trials."""
     process = service.new_search(strategy)
     before = service.latest()[0].id
     while service.latest()[0].id == before or service.n_done() < n_trials // 3:
@@ -103,7 +103,7 @@ def interrupted(service: Service, strategy: str, n_trials: int) -> tuple[int, li
 
 
 def report(name: str, data: DataSet, trials: list[Trial], seconds: float) -> None:
-    """One line of the table: the first trial is the defaults, so the best of the drawn ones is told as well."""
+    """One line of the table: the first trial is the defaults, so the best of the drawn ones is outcomes as well."""
     best, drawn = best_of(trials), best_of(trials[1:])
     assert best is not None
     assert drawn is not None
@@ -135,7 +135,7 @@ def main() -> None:
             trials = service.latest()[1]
             report(strategy, data, trials, seconds)
             n_done, resumed = interrupted(service, strategy, given.trials)
-            answer = "the same trials" if told(resumed) == told(trials) else "OTHER TRIALS"
+            answer = "the same trials" if outcomes(resumed) == outcomes(trials) else "OTHER TRIALS"
             print(f"         killed after {n_done} trials and resumed: {answer}", flush=True)
         service.database.dispose()
 

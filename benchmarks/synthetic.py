@@ -1,8 +1,8 @@
-"""Synthetic ratings with a planted answer, at the sizes of the well-known public data sets.
+"""Synthetic ratings from a known model, at the sizes of the well-known public data sets.
 
 A rating is mean + user bias + item bias + p.q + noise, rounded to half stars from 0.5 to 5. The planted factors have a
-decaying spectrum, items follow a shifted Zipf law and are the better liked the more popular they are, and users'
-activity is log-normal. The same shape gives the same bits every time on one machine with one NumPy.
+decaying spectrum, items follow a shifted Zipf law, popular items are rated higher, and users' activity
+is log-normal. The same shape gives the same bits every time on one machine with one version of NumPy.
 
 The planted model has biases, as Palate's has and LIBMF's has not, and absolute errors on it say nothing about films.
 """
@@ -55,7 +55,7 @@ def generate(shape: Shape) -> tuple[Rows, Rows, Vector32]:
 
 
 def _activity(shape: Shape, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Share of the ratings that each user writes: log-normal, no user nearly silent, none with the whole catalogue."""
+    """Share of the ratings that each user writes: log-normal, with lower and upper bounds."""
     ratings_each: npt.NDArray[np.float64] = rng.lognormal(0.0, ACTIVITY_SD, shape.n_users)
     ratings_each *= shape.n_ratings / ratings_each.sum()
     ratings_each = np.clip(ratings_each, LEAST_ACTIVITY, MOST_OF_CATALOGUE * shape.n_items)
@@ -103,8 +103,8 @@ def _values(
         chunk = slice(start, start + CHUNK)
         u, i = users[chunk], items[chunk]
         noise = np.float32(NOISE_SD) * rng.standard_normal(u.size, np.float32)
-        taste = np.einsum("nk,nk->n", p[u], q[i], optimize=False)
-        values[chunk] = np.float32(MEAN) + user_bias[u] + item_bias[i] + taste + noise
+        interaction = np.einsum("nk,nk->n", p[u], q[i], optimize=False)
+        values[chunk] = np.float32(MEAN) + user_bias[u] + item_bias[i] + interaction + noise
     return np.clip(np.round(values * 2) / 2, 0.5, 5.0)
 
 

@@ -1,11 +1,11 @@
-"""How fast the exact best items are found, beside FAISS's flat index and implicit's top-k.
+"""Speed of exact top-N, compared with FAISS's flat index and implicit's top-k.
 
     .venv/bin/python -m benchmarks.top_n [--items 27000 1000000] [--rounds 9] [--kinds skewed trained even]
 
-One thread each, median microseconds over queries, the three taking turns round by round. `skewed` items have the
+One thread each, median microseconds over queries; the three take turns in each round. `skewed` items have the
 spectrum and the norms of a model of 20 million ratings (8 axes hold 75 %, 16 hold 81 % of the squared lengths);
-`trained` ones are drawn around the items of a model that is trained on S20 here; `even` ones have no structure at all.
-Peers get the bias as one more factor. They know no filters: filtered rows are compared with their unfiltered ones.
+`trained` ones are drawn around the items of a model trained on S20; `even` ones have no structure. Peers get the bias
+as one more factor. They have no filters: our filtered searches are compared with their unfiltered ones.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""How fast Palate trains, beside its peers: one command, alternating rounds, medians and ratios.
+"""Training speed of Palate and other libraries: one command, alternating rounds, medians and ratios.
 
-    make bench                  everything; the data sets and the peers' environment are made the first time
+    make bench                  all; the first run creates the data sets and the peers' environment
     make bench QUICK=1          1 million ratings and MovieLens latest-small, some minutes
     .venv/bin/python -m benchmarks.training_speed --sections rates quality --data S1 --rounds 7
 
-Prints tables; writes training_speed.json and time_to_error_<data>.png to benchmarks/results. What the columns mean, and
-what the bars are: docs/lab-notes.md.
+Prints tables; writes training_speed.json and time_to_error_<data>.png to benchmarks/results. docs/lab-notes.md
+explains the columns and goals.
 """
 
 from __future__ import annotations
@@ -175,9 +175,9 @@ SECTIONS: dict[str, Callable[[Plan], Any]] = {
 
 def _write(report: dict[str, Any]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    kept = RESULTS / "training_speed.json"
-    before = json.loads(kept.read_text()) if kept.exists() else {}
-    kept.write_text(json.dumps({**before, **report}, indent=1))
+    file = RESULTS / "training_speed.json"
+    before = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps({**before, **report}, indent=1))
 
 
 def _lines(path: str) -> Sequence[str]:

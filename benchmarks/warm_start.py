@@ -1,10 +1,10 @@
-"""A warm fit after 1 % new ratings beside a cold fit of the same ratings.
+"""A warm fit after 1 % new ratings, compared with a cold fit of the same ratings.
 
     .venv/bin/python -m benchmarks.warm_start [S1|S20] [--threads 2] [--chain 5] [--share 1.0]
 
-New ratings are drawn at random; a tenth of them is of users, and a tenth of items, that the model does not know. Both
-fits learn the training part, and are judged by the test part. With --chain, that many warm fits follow each other,
-each with 1 % more, and the last one is set beside a cold fit of everything.
+New ratings are drawn at random; a tenth of them are of users, and a tenth of items, that the model does not know. Both
+fits are trained on the training set and evaluated on the test set. With --chain, that many warm fits follow each other,
+each with 1 % more ratings, and the last one is compared with a cold fit of all.
 """
 
 from __future__ import annotations
@@ -97,16 +97,16 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the old ratings that a warm fit learns")
     arguments = parser.parse_args()
     data = data_set(arguments.name)
-    everything, holdout, test = (
+    all_ratings, holdout, test = (
         _ratings(part, data.n_users, data.n_items) for part in (data.tune, data.holdout, data.test)
     )
     trainer = LocalTrainer(arguments.threads)
-    trainer.fit(everything.take(np.arange(1000)), CHOSEN.replace(n_epochs=1))  # compiled before the clock starts
-    step = arrival(everything, arguments.chain)
-    known = everything.take(step == 0)
+    trainer.fit(all_ratings.take(np.arange(1000)), CHOSEN.replace(n_epochs=1))  # compiled before the clock starts
+    step = arrival(all_ratings, arguments.chain)
+    known = all_ratings.take(step == 0)
     model = timed("the model so far, cold", lambda: trainer.fit(known, CHOSEN, holdout=holdout), test, 1)[0].model
     for number in range(1, arguments.chain + 1):
-        ratings = everything.take(step <= number)
+        ratings = all_ratings.take(step <= number)
         label = f"warm, {len(ratings) - len(known):,} new"
         rows = _rows(known, ratings.n_users, True), _rows(known, ratings.n_items, False)
 
@@ -121,7 +121,7 @@ def main() -> None:
         warm, warm_seconds, warm_error = timed(label, fit, test, ROUNDS)
         known, model = ratings, warm.model
     _, cold_seconds, cold_error = timed(
-        "cold, all of them", lambda: trainer.fit(everything, CHOSEN, holdout=holdout), test, ROUNDS
+        "cold, all of them", lambda: trainer.fit(all_ratings, CHOSEN, holdout=holdout), test, ROUNDS
     )
     print(f"warm / cold: time {warm_seconds / cold_seconds:.1%}, error {warm_error / cold_error - 1:+.3%}")
 

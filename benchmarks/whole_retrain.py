@@ -2,9 +2,9 @@
 
     .venv/bin/python -m benchmarks.whole_retrain [S1|S20] [--database sqlite|postgresql] [--threads 2] [--keep folder]
 
-First a cold run with no snapshot stored, then one after 1 % changes, which goes on from it. Each is a fresh process;
-the table of phases is the one that the trainer writes to its log, the peak is of the whole process, maps included.
-Posterior averaging is off: what it takes is measured by `benchmarks.accuracy --sweeps`.
+First a cold run without a stored snapshot, then a warm one after 1 % changes. Each is a fresh process; the table of
+phases is the one in the trainer's log, the peak is of the whole process, mapped files included. Posterior averaging is
+off; its time is measured by `benchmarks.accuracy --sweeps`.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def report(label: str, settings: Settings) -> dict[str, Any]:
 def run(name: str, settings: Settings) -> None:
     data = DATA_FOLDER / name
     n_users, n_items = map(int, (data / "shape.txt").read_text().split())
-    everything = load(data, "all")
-    n = len(everything)
-    database = filled(settings, everything, n_users, n_items)
-    del everything
+    all_ratings = load(data, "all")
+    n = len(all_ratings)
+    database = filled(settings, all_ratings, n_users, n_items)
+    del all_ratings
     for folder in (settings.snapshot_dir, settings.versions_dir):
         shutil.rmtree(folder, ignore_errors=True)
     with database.write() as connection:

@@ -1,11 +1,11 @@
-"""What each worker of a service keeps for itself in memory, beside what all share: the version's arrays are mapped.
+"""Private and shared memory of each worker of a service; the arrays of the version are memory-mapped.
 
     .venv/bin/python -m benchmarks.worker_memory [--items 1000000] [--workers 4] [--keep folder]
 
 A version of 64 factors is published (`benchmarks.top_n`, skewed), all items have titles and one of twenty categories.
-All workers are asked for lists and predictions; then /proc/PID/smaps_rollup of each is read: what is resident, how
-much of it another process has mapped too, and the proportional share (Pss). The process that they are forks of and that
-starts them again is told as well: nobody else belongs to the service (the trainer is external here).
+All workers serve lists and predictions; then /proc/PID/smaps_rollup of each is read: resident memory, how much of it
+other processes share, and the proportional share (Pss). The parent process is measured as well; the trainer is
+external.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     .venv/bin/python -m benchmarks.write_profile [--data S20] [--only sqlite|postgresql] [--postgres URL]
 
-Ratings of stored users and items go straight to the ASGI app, one after the other; what the server around it takes is
-not in it. Medians, each part without the parts inside it. Beside them the raw driver's upsert, as in
-`benchmarks.write_speed`, whose databases these are. Prints rows of a table for docs/lab-notes.md.
+Ratings of stored users and items go straight to the ASGI app, one after the other, without the server around it.
+Medians, each part without the parts inside it, and for comparison the raw driver's upsert as in
+`benchmarks.write_speed`, whose databases are used. Prints rows of a table for docs/lab-notes.md.
 """
 
 from __future__ import annotations

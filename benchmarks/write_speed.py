@@ -1,13 +1,13 @@
-"""Rating writes: POST /v1/ratings and /v1/ratings/batch beside the raw driver, on SQLite and PostgreSQL.
+"""POST /v1/ratings and /v1/ratings/batch compared with the raw driver, on SQLite and PostgreSQL.
 
     .venv/bin/python -m benchmarks.write_speed [--data S20] [--only sqlite|postgresql] [--postgres URL, empty database]
 
-One: our route beside a bare route of the same server and framework, one worker each, whose whole work is one upsert of
-the ratings table by integer keys with the raw driver, committed before it answers (no ids to look up, no counters, no
-answer but "ok"). Many: the batch route beside the best of several bulk upserts of the raw driver into the same table,
-in transactions of as many rows. Both sides have a copy of one filled database, the same durability, and ratings of
-which half replace stored ones. Rounds take turns; figures are medians. Load comes from a process of its own over
-keep-alive connections.
+One: our route and a bare route of the same server and framework, one worker each. The bare route does one upsert of the
+ratings table by integer keys with the raw driver and commits before it responds (no ids to look up, no counters, no
+response but "ok"). Many: the batch route and the best of several bulk upserts of the raw driver into the same table, in
+transactions of as many rows. Both sides have a copy of one filled database and the same durability; half of the ratings
+replace stored ones. Rounds take turns; figures are medians. A separate process generates the load over keep-alive
+connections.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ class Writes:
         return [(user, item, value, time.time_ns() // 1000, 1) for user, item, value in pairs]
 
     def scattered(self) -> list[Row]:
-        """`BATCH` ratings of anybody: every one lies on other pages of the table."""
+        """`BATCH` ratings of random users: each lies on another page of the table."""
         return list({row[:2]: row for row in self.rows(BATCH + BATCH // 10)}.values())[:BATCH]
 
     def by_user(self) -> list[Row]:
@@ -411,7 +411,7 @@ class Sides:
         return BATCH * rate
 
     def _start_anew(self, raw: Any) -> None:
-        """After a checkpoint whoever touches a page first logs all of it: nobody gains from those who came before."""
+        """Start after a checkpoint, so that each side logs whole pages at its first writes."""
         if self.kind == "postgresql":
             raw.execute("CHECKPOINT")
 

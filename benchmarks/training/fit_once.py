@@ -31,9 +31,9 @@ def main() -> None:
 
 
 def _all_ratings(name: str) -> Ratings:
-    everything = load(DATA_FOLDER / name, "all")
-    n_users, n_items = int(everything.users.max()) + 1, int(everything.items.max()) + 1
-    return Ratings(everything.users, everything.items, everything.values, n_users, n_items)
+    all_ratings = load(DATA_FOLDER / name, "all")
+    n_users, n_items = int(all_ratings.users.max()) + 1, int(all_ratings.items.max()) + 1
+    return Ratings(all_ratings.users, all_ratings.items, all_ratings.values, n_users, n_items)
 
 
 if __name__ == "__main__":

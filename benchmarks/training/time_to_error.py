@@ -64,10 +64,10 @@ class TimeToError:
 
 
 def libmf_curves(data: DataSet, cores: Sequence[int]) -> dict[str, list[float]]:
-    """Hold-out error after every iteration for each setting of the grid; kept, since they do not depend on time."""
-    kept = RESULTS / f"libmf_grid_{data.name}.json"
-    if kept.exists():
-        found: dict[str, list[float]] = json.loads(kept.read_text())
+    """Hold-out error after every iteration for each setting of the grid; file, since they do not depend on time."""
+    file = RESULTS / f"libmf_grid_{data.name}.json"
+    if file.exists():
+        found: dict[str, list[float]] = json.loads(file.read_text())
         return found
     curves = {}
     for eta, penalty in LIBMF_GRID:
@@ -75,7 +75,7 @@ def libmf_curves(data: DataSet, cores: Sequence[int]) -> dict[str, list[float]]:
         if len(answer["curve"]) != LIBMF_ITERATIONS:
             raise PeerFailed("libmf_fit", f"only {len(answer['curve'])} iterations were reported")
         curves[f"{eta:g} {penalty:g}"] = answer["curve"]
-    kept.write_text(json.dumps(curves))
+    file.write_text(json.dumps(curves))
     return curves
 
 
