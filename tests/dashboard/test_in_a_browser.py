@@ -90,12 +90,12 @@ def test_training_is_shown_until_its_version_answers_and_an_older_one_can_be_act
     newest = int(tab.text("#versions th"))
     tab.click("#train")
     tab.wait_for("document.querySelector('#run').innerText.includes('succeeded')")
-    tab.wait_for(f"document.querySelector('#active').innerText === 'Version {newest + 1} answers.'")
+    tab.wait_for(f"document.querySelector('#active').innerText === 'Version {newest + 1} is active.'")
     assert tab.value("document.querySelectorAll('#chart path.holdout')[0].getAttribute('d').length") > 50
     tab.wait_for(f"document.querySelector('#versions tr.active th').innerText === '{newest + 1}'")
     tab.click("#versions tr:nth-child(2) td:last-child button")
     tab.wait_for(f"document.querySelector('#versions tr.active th').innerText === '{newest}'")
-    tab.wait_for(f"document.querySelector('#active').innerText === 'Version {newest} answers.'")
+    tab.wait_for(f"document.querySelector('#active').innerText === 'Version {newest} is active.'")
 
 
 def test_a_version_is_shown_beside_the_active_one_by_its_quality_report(tab: Tab) -> None:
@@ -114,7 +114,7 @@ def test_a_search_is_started_followed_and_shown_with_its_plot(tab: Tab) -> None:
     tab.value("document.querySelector('#n-trials').value = 3")
     tab.click("#publish")
     tab.click("#start-search")
-    tab.wait_for("document.querySelector('#found').innerText.includes('is done · 3 of 3 trials · best')")
+    tab.wait_for("document.querySelector('#search-status').innerText.includes('is done · 3 of 3 trials · best')")
     assert tab.value("document.querySelectorAll('#best-trials tr.active').length") == 1
     tab.wait_for("document.querySelector('#plot').naturalWidth > 100")
 

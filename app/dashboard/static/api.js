@@ -1,6 +1,6 @@
-// The public REST API, as far as this page uses it. Every path of the page stands in this file.
+// The part of the public REST API that this page uses. All paths are in this file.
 
-/** An answer of the service that is not a success: RFC 9457 problem details. */
+/** An error response of the service: RFC 9457 problem details. */
 export class Problem extends Error {
   constructor(status, problem) {
     const wrong = (problem.errors ?? []).map((error) => `${error.field}: ${error.message}`);
@@ -12,14 +12,14 @@ export class Problem extends Error {
 
 const path = (parts, ...ids) => String.raw({ raw: parts }, ...ids.map(encodeURIComponent));
 
-const KEPT_AS = "palate.api_key"; // for this tab only
-const AGAIN_AFTER = 1000; // ms until events that broke off are asked for again
+const STORAGE_KEY = "palate.api_key"; // for this tab only
+const RECONNECT_AFTER = 1000; // ms after a stream of events broke off
 
-export const useKey = (key) => sessionStorage.setItem(KEPT_AS, key.trim());
+export const useKey = (key) => sessionStorage.setItem(STORAGE_KEY, key.trim());
 
-/** The response, if it is a success. Where a key is needed, the page hears of it as the event `key-needed`. */
+/** The response, if it is successful. If a key is needed, dispatches the event `key-needed`. */
 async function ask(method, address, request = {}) {
-  const key = sessionStorage.getItem(KEPT_AS);
+  const key = sessionStorage.getItem(STORAGE_KEY);
   const headers = { ...request.headers, ...(key && { authorization: `Bearer ${key}` }) };
   const response = await fetch(address, { ...request, method, headers }).catch(() => {
     throw new Problem(0, { detail: "The service does not answer. Is it still running?" });
@@ -37,13 +37,13 @@ async function call(method, address, body) {
   return (response.headers.get("content-type") ?? "").includes("json") ? response.json() : {};
 }
 
-/** The address of a picture, for an <img>, which cannot send a key itself. */
+/** A blob URL of an image, because an <img> cannot send a key. */
 async function picture(address) {
   const response = await ask("GET", address);
   return URL.createObjectURL(await response.blob());
 }
 
-/** Server-sent events as EventSource has them, which cannot send a key either. */
+/** Server-sent events, because EventSource cannot send a key either. */
 class Events extends EventTarget {
   #closing = new AbortController();
   #lastEventId = "";
@@ -66,7 +66,7 @@ class Events extends EventTarget {
       } catch (error) {
         if (error.status >= 400) return; // refused; anything else is a connection that broke off
       }
-      await new Promise((goOn) => setTimeout(goOn, AGAIN_AFTER));
+      await new Promise((goOn) => setTimeout(goOn, RECONNECT_AFTER));
     }
   }
 

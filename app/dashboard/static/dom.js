@@ -1,4 +1,4 @@
-// Elements are made here and nowhere else. Text only ever becomes a text node, so no title can be markup.
+// Creates all elements. Text is only ever a text node, so no title can become markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -28,7 +28,7 @@ export function say(error) {
   message.hidden = !error;
 }
 
-/** Runs a task and shows what went wrong, if anything did. */
+/** Runs a task and shows its error, if there is one. */
 export async function trying(task) {
   try {
     return await task();
@@ -50,7 +50,7 @@ export function ago(time) {
   return new Date(time).toLocaleDateString();
 }
 
-/** A loss in one line: the error, and the values of the numbers that it calls by name. */
+/** A loss in one line: its formula and its parameters. */
 export function lossText(loss) {
   const numbers = Object.entries(loss.parameters).map(([name, value]) => `${name} = ${value}`);
   const link = loss.link === "identity" ? [] : [`link ${loss.link}`];

@@ -1,4 +1,4 @@
-// "Model": what answers now, what it has learned, and the versions one can go back to.
+// "Model": the active version, its counts, and the versions to roll back to.
 
 import { activateModel, listModels } from "/dashboard/api.js";
 import { showQuality } from "/dashboard/quality.js";
@@ -24,7 +24,7 @@ export function showStatus(status) {
 }
 
 function activeText(status) {
-  if (status.model_version != null) return `Version ${status.model_version} answers.`;
+  if (status.model_version != null) return `Version ${status.model_version} is active.`;
   return status.n_ratings ? "No model yet: train one." : "No ratings yet.";
 }
 
@@ -55,7 +55,7 @@ function row(model, active) {
 }
 
 function qualityButton(model, active) {
-  const label = `How good version ${model.version} is`;
+  const label = `Accuracy of version ${model.version}`;
   const button = element("button", { class: "quiet", "aria-label": label }, number(model.metrics.holdout_rmse, 4));
   button.addEventListener("click", () => showQuality(model, active));
   return button;

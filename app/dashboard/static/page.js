@@ -1,4 +1,4 @@
-// The page: who is rating, what follows from what, and a look at the service every few seconds.
+// The page: the current user, the connections between its parts, and polling of the service.
 
 import { readStatus, useKey } from "/dashboard/api.js";
 import { find, say, trying } from "/dashboard/dom.js";
@@ -8,45 +8,45 @@ import { showRecommendations } from "/dashboard/recommendations.js";
 import { showSearches, startSearches } from "/dashboard/searches.js";
 import { showTraining, startTraining } from "/dashboard/training.js";
 
-const LOOK_EVERY = 3000; // ms; runs and activations may come from elsewhere
-const SWAPPED_AFTER = 1000; // ms; the service looks for a new version twice a second
-const KEPT_AS = "palate.user_id";
+const POLL_EVERY = 3000; // ms; other clients may start runs and activate versions
+const ACTIVATED_AFTER = 1000; // ms; the service polls for a new version twice a second
+const STORAGE_KEY = "palate.user_id";
 
 let user = "";
-let seen = {}; // what the last look found
+let status = {}; // the last polled status
 
 async function switchTo(userId) {
   user = userId;
-  localStorage.setItem(KEPT_AS, userId);
+  localStorage.setItem(STORAGE_KEY, userId);
   find("user-id").value = userId;
-  await Promise.all([showRatingsOf(userId), showRecommendations(userId, seen.rating_scale)]);
+  await Promise.all([showRatingsOf(userId), showRecommendations(userId, status.rating_scale)]);
 }
 
-async function look() {
-  const before = seen;
-  seen = await readStatus();
-  if (!before.service_version) startRating(seen.rating_scale, rated);
-  showStatus(seen);
-  if (seen.training_run !== before.training_run) await showTraining(seen.training_run);
+async function poll() {
+  const before = status;
+  status = await readStatus();
+  if (!before.service_version) startRating(status.rating_scale, rated);
+  showStatus(status);
+  if (status.training_run !== before.training_run) await showTraining(status.training_run);
   await showSearches();
-  const isFilled = before.n_items === 0 && seen.n_items > 0; // an import began while the page was open
+  const isFilled = before.n_items === 0 && status.n_items > 0; // an import began while the page was open
   if (isFilled && user) await showRatingsOf(user);
-  const hasSwapped = seen.model_version !== before.model_version;
-  if (hasSwapped || !before.service_version) await showModels();
-  if ((hasSwapped || isFilled) && user) await showRecommendations(user, seen.rating_scale);
+  const hasNewVersion = status.model_version !== before.model_version;
+  if (hasNewVersion || !before.service_version) await showModels();
+  if ((hasNewVersion || isFilled) && user) await showRecommendations(user, status.rating_scale);
 }
 
-const rated = () => trying(() => Promise.all([showRecommendations(user, seen.rating_scale), look()]));
+const rated = () => trying(() => Promise.all([showRecommendations(user, status.rating_scale), poll()]));
 
 async function watch() {
   if (document.visibilityState === "visible") {
-    const wasLost = seen.isLost;
-    await look().then(() => wasLost && say(null), (error) => { seen.isLost = true; say(error); });
+    const wasLost = status.isLost;
+    await poll().then(() => wasLost && say(null), (error) => { status.isLost = true; say(error); });
   }
-  setTimeout(watch, LOOK_EVERY);
+  setTimeout(watch, POLL_EVERY);
 }
 
-document.addEventListener("click", () => say(null), true); // an error stays until one goes on
+document.addEventListener("click", () => say(null), true); // an error stays until the next click
 find("who").addEventListener("submit", (event) => {
   event.preventDefault();
   trying(() => switchTo(find("user-id").value.trim()));
@@ -57,14 +57,14 @@ find("ask-key").addEventListener("submit", (event) => {
   useKey(find("api-key").value);
   location.reload();
 });
-startModels(() => trying(look));
+startModels(() => trying(poll));
 startSearches();
 startTraining(() => {
-  trying(look);
-  setTimeout(() => trying(look), SWAPPED_AFTER);
+  trying(poll);
+  setTimeout(() => trying(poll), ACTIVATED_AFTER);
 });
 
-await trying(look);
+await trying(poll);
 const visitor = () => `visitor-${Math.floor(1000 + Math.random() * 9000)}`;
-if (seen.rating_scale) await trying(() => switchTo(localStorage.getItem(KEPT_AS) || visitor()));
-setTimeout(watch, LOOK_EVERY);
+if (status.rating_scale) await trying(() => switchTo(localStorage.getItem(STORAGE_KEY) || visitor()));
+setTimeout(watch, POLL_EVERY);

@@ -1,4 +1,4 @@
-// "How good": the quality report of a version beside that of the active one.
+// The quality report of a version, beside that of the active one.
 
 import { element, find, number } from "/dashboard/dom.js";
 
@@ -12,7 +12,7 @@ const MEASURES = [
   ["Inside the 80 % interval", (metrics) => metrics.holdout_interval_80_coverage],
 ];
 
-/** Shows the report of a version; beside it the active one's, where that is another. */
+/** Shows the report of a version, and that of the active one if it is a different version. */
 export function showQuality(version, active) {
   const shown = [version, active?.version === version?.version ? null : active].filter((each) => each != null);
   find("quality").hidden = version?.metrics.holdout_rmse == null;
@@ -31,8 +31,8 @@ function buckets(side, shown) {
   const reports = shown.map((each) => each.metrics.report?.[`by_ratings_of_${side}`] ?? []);
   return reports[0].map((bucket) => {
     const same = reports.map((report) => report.find((other) => other.from === bucket.from));
-    const told = same.map((other) => (other ? `${number(other.rmse, 4)} · ${number(100 * other.coverage)} % inside` : "–"));
-    return line(`RMSE, ${side} with ${range(bucket)} ratings`, told);
+    const cells = same.map((other) => (other ? `${number(other.rmse, 4)} · ${number(100 * other.coverage)} % inside` : "–"));
+    return line(`RMSE, ${side} with ${range(bucket)} ratings`, cells);
   });
 }
 

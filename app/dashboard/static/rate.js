@@ -11,7 +11,7 @@ let user = "";
 let scale = null;
 let ratings = new Map(); // item_id -> value, of `user`
 let shown = PAGE;
-let asked = 0; // only the answer to the latest question is drawn
+let latestRequest = 0; // only the answer to the latest request is drawn
 let whenRated = () => {};
 
 /** onRated() is called after every rating that the service has stored. */
@@ -54,12 +54,12 @@ function note() {
 }
 
 async function draw() {
-  const question = ++asked;
+  const request = ++latestRequest;
   const list = find("items");
   list.setAttribute("aria-busy", "true");
   const search = find("search").value.trim();
   const { items } = await (search ? searchItems(search, Math.min(shown, 100)) : popularItems(shown));
-  if (question !== asked) return;
+  if (request !== latestRequest) return;
   list.replaceChildren(...items.map(card));
   if (!items.length) list.append(element("li", { class: "empty" }, nothingFor(search)));
   list.setAttribute("aria-busy", "false");

@@ -1,28 +1,28 @@
-// "For you": the list as of this moment, and what the last rating moved.
+// "For you": the current list, and how the last rating changed it.
 
 import { recommend } from "/dashboard/api.js";
 import { element, find, number } from "/dashboard/dom.js";
 
 const N = 10;
 const SOURCES = {
-  folded_in: "from your ratings of this moment",
-  trained: "from your trained taste",
-  prior: "you have not rated anything: what most people like",
+  folded_in: "from your current ratings",
+  trained: "from your trained factors",
+  prior: "you have not rated anything: what most users like",
   means: "no model yet: means of all ratings",
-  popular: "no model yet: what is rated best",
+  popular: "no model yet: the best-rated items",
 };
 
 let places = new Map(); // item_id -> place in the list before
 let owner = "";
-let asked = 0;
+let latestRequest = 0;
 
 export async function showRecommendations(userId, scale) {
-  const question = ++asked;
+  const request = ++latestRequest;
   const list = find("recommendations");
   list.setAttribute("aria-busy", "true");
   const began = performance.now();
   const answer = await recommend(userId, N);
-  if (question !== asked) return;
+  if (request !== latestRequest) return;
   const took = performance.now() - began;
   const before = owner === userId ? places : new Map();
   const model = answer.model_version == null ? "" : `version ${answer.model_version}, `;
@@ -72,7 +72,7 @@ function interval(item, scale) {
   return element("span", { class: "interval", role: "img", title: words, "aria-label": words }, range, tick);
 }
 
-/** Rows that stay glide from where they were to where they are. */
+/** Animates rows that stay from their old to their new position. */
 function moving(list, change) {
   const tops = new Map([...list.children].map((child) => [child.dataset.item, child.getBoundingClientRect().top]));
   change();

@@ -1,4 +1,4 @@
-// "Search": look for better hyperparameters, and see what was tried.
+// "Search": searches of hyperparameters and their trials.
 
 import { cancelSearch, latestSearches, plotOfSearch, readSearch, startSearch } from "/dashboard/api.js";
 import { ago, element, find, number, trying } from "/dashboard/dom.js";
@@ -32,12 +32,12 @@ export function startSearches() {
   draw();
 }
 
-/** Shows the latest search, if there is news of it. */
+/** Shows the latest search, if it has changed. */
 export async function showSearches() {
   const { searches } = await latestSearches(1);
   const [latest] = searches;
-  const isNews = latest && ["id", "status", "n_done", "is_cancel_requested"].some((key) => latest[key] !== search?.[key]);
-  if (isNews) show(await readSearch(latest.id));
+  const hasChanged = latest && ["id", "status", "n_done", "is_cancel_requested"].some((key) => latest[key] !== search?.[key]);
+  if (hasChanged) show(await readSearch(latest.id));
 }
 
 function show(newSearch) {
@@ -47,7 +47,7 @@ function show(newSearch) {
 
 function draw() {
   const isOn = search != null && ["queued", "running"].includes(search.status);
-  find("found").textContent = search == null ? "No search yet." : [`Search ${search.id} ${WORDS[search.status]}`, ...details(isOn)].join(" · ");
+  find("search-status").textContent = search == null ? "No search yet." : [`Search ${search.id} ${WORDS[search.status]}`, ...details(isOn)].join(" · ");
   find("start-search").disabled = isOn;
   find("cancel-search").hidden = !isOn;
   find("search-progress").classList.toggle("off", !isOn);
@@ -68,12 +68,12 @@ async function showPlot() {
 }
 
 function details(isOn) {
-  const told = [`${search.n_done} of ${search.n_trials} trials`];
-  if (search.best) told.push(`best ${number(search.best.value, 4)}`);
-  if (search.version != null) told.push(`published as version ${search.version}`);
-  if (search.error) told.push(search.error);
-  if (!isOn) told.push(ago(search.finished_at));
-  return told;
+  const parts = [`${search.n_done} of ${search.n_trials} trials`];
+  if (search.best) parts.push(`best ${number(search.best.value, 4)}`);
+  if (search.version != null) parts.push(`published as version ${search.version}`);
+  if (search.error) parts.push(search.error);
+  if (!isOn) parts.push(ago(search.finished_at));
+  return parts;
 }
 
 function row(trial) {

@@ -1,4 +1,4 @@
-// "Training": start and cancel a run, and watch it learn, epoch by epoch.
+// "Training": start and cancel a run, and show its progress by epoch.
 
 import { cancelRun, latestRuns, readRun, runEvents, startRun } from "/dashboard/api.js";
 import { ago, drawing, find, lossText, number, trying } from "/dashboard/dom.js";
@@ -73,19 +73,19 @@ async function end() {
 function draw() {
   const isOn = run != null && !isOver(run.status);
   const last = epochs.at(-1);
-  find("run").textContent = run == null ? "No run yet." : [told(last), ...minimised(), ...details(last)].join(" · ");
+  find("run").textContent = run == null ? "No run yet." : [statusText(last), ...minimised(), ...details(last)].join(" · ");
   find("train").disabled = isOn && run.kind !== "search"; // a search makes room for a training
   find("cancel").hidden = !isOn;
   find("progress").classList.toggle("off", !isOn);
   if (last) find("progress").value = share(last);
-  else find("progress").removeAttribute("value"); // moves to and fro
+  else find("progress").removeAttribute("value"); // indeterminate
   const watched = epochs.filter((epoch) => ["fit", "sample"].includes(epoch.phase));
   const shown = watched.length ? watched : epochs; // few ratings are learned at once, with nothing held out
   find("training").classList.toggle("empty", !shown.length);
   find("chart").replaceChildren(...(shown.length ? chart(shown) : []));
 }
 
-function told(last) {
+function statusText(last) {
   const isSearching = run.kind === "search" && run.status === "running" && !last;
   return `${run.kind === "search" ? "Search" : "Run"} ${run.id} ${WORDS[isSearching ? "searching" : run.status]}`;
 }
@@ -93,20 +93,20 @@ function told(last) {
 const WEIGHTS = { fit: 1, sample: 4, final: 1, resample: 4 };
 const isSweep = (epoch) => ["sample", "resample"].includes(epoch.phase);
 
-/** How much is done: a fit with a hold-out, the average over models around it, then both with everything. */
+/** Fraction done: a fit with a hold-out, the average over models, then both on all ratings. */
 function share(last) {
-  const seen = new Set(epochs.map((epoch) => epoch.phase));
+  const donePhases = new Set(epochs.map((epoch) => epoch.phase));
   const isAskedFor = run.hyperparameters?.posterior !== "off" && run.loss?.name === "squared";
-  const averages = seen.has("sample") || seen.has("resample") || (isAskedFor && !(seen.has("fit") && seen.has("final")));
+  const averages = donePhases.has("sample") || donePhases.has("resample") || (isAskedFor && !(donePhases.has("fit") && donePhases.has("final")));
   const phases = Object.keys(WEIGHTS).filter(
-    (phase) => (averages || !isSweep({ phase })) && (seen.has("fit") || ["final", "resample"].includes(phase)),
+    (phase) => (averages || !isSweep({ phase })) && (donePhases.has("fit") || ["final", "resample"].includes(phase)),
   );
   const weigh = (some) => some.reduce((sum, phase) => sum + WEIGHTS[phase], 0);
   const done = weigh(phases.slice(0, phases.indexOf(last.phase)));
   return (done + (WEIGHTS[last.phase] * last.epoch) / last.n_epochs) / weigh(phases);
 }
 
-/** What the run minimises, where that is not the usual. */
+/** The loss of the run, if it is not the default. */
 function minimised() {
   if (!run.loss || run.loss.name === "squared") return [];
   return [run.loss.name === "declared" ? lossText(run.loss) : `loss ${run.loss.name}`];
