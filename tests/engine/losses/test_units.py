@@ -83,11 +83,3 @@ def test_scores_behind_a_link_begin_where_the_mean_rating_is():
 def test_a_mean_at_the_end_of_the_range_has_a_finite_score(rating):
     loss = declare("logistic", rating_range=(0.0, 5.0))
     assert abs(loss.score_of(rating)) < 10
-
-
-@pytest.mark.parametrize("link", ["identity", "sigmoid", "exp"])
-def test_the_slope_of_a_link_is_its_derivative(link):
-    loss = declare("squared", link=link, rating_range=(1.0, 5.0))
-    scores = np.linspace(-3, 3, 13)
-    rises = (loss.rating_of(scores + 1e-5) - loss.rating_of(scores - 1e-5)) / 2e-5
-    np.testing.assert_allclose(loss.rating_slope_of(scores), rises, rtol=1e-6)
