@@ -15,6 +15,8 @@ Vector64 = npt.NDArray[np.float64]
 Matrix64 = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int32]
 Positions = npt.NDArray[np.int64]
+RatingColumns = tuple[Rows, Rows, Vector32]
+"""User rows, item rows and values of ratings, as kernels take them."""
 Offsets = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]

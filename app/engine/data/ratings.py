@@ -9,7 +9,17 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.arrays import Bytes, InvalidArray, Offsets, Rows, Vector32, refuse_rows_outside, rows, vector32
+from app.engine.arrays import (
+    Bytes,
+    InvalidArray,
+    Offsets,
+    RatingColumns,
+    Rows,
+    Vector32,
+    refuse_rows_outside,
+    rows,
+    vector32,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,11 @@ class Ratings:
 
     def __len__(self) -> int:
         return int(self.values.size)
+
+    @property
+    def columns(self) -> RatingColumns:
+        """As kernels take them."""
+        return self.user_rows, self.item_rows, self.values
 
     def take(self, index: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Self:
         """The ratings at these positions (or where a mask is true), in canonical order, over the same rows."""

@@ -3,14 +3,12 @@
 import numpy as np
 from numba import int64, njit, void
 
-from app.engine.arrays import Rows, Vector32
+from app.engine.arrays import RatingColumns
 from app.engine.numba_types import RATINGS, ROWS, VECTOR, group
-
-Columns = tuple[Rows, Rows, Vector32]
 
 
 @njit(void(RATINGS, int64, group(ROWS, ROWS, VECTOR)), nogil=True, cache=True)
-def sort_by_first(ratings: Columns, n_keys: int, result: Columns) -> None:
+def sort_by_first(ratings: RatingColumns, n_keys: int, result: RatingColumns) -> None:
     """Stable counting sort of three columns by the first, each entry 0..n_keys - 1, in two passes over n ratings.
 
     result: three columns [n], overwritten

@@ -4,7 +4,7 @@ import math
 
 from numba import float32, float64, int32, int64, njit, uint64, void
 
-from app.engine.arrays import Matrix32, Rows, Vector32, Vector64
+from app.engine.arrays import Matrix32, RatingColumns, Rows, Vector32, Vector64
 from app.engine.numba_types import (
     MATRIX,
     PART,
@@ -32,7 +32,7 @@ def sum_squared_errors(
     start: int,
     end: int,
     part: int,
-    ratings: tuple[Rows, Rows, Vector32],
+    ratings: RatingColumns,
     scale: float,
     mean: float,
     positions: tuple[Rows, Rows],

@@ -245,10 +245,17 @@ class _SgdRun:
         if self.loss.link != "identity":
             return rmse(self.loss.rating_of(self._scores(ratings.user_rows, ratings.item_rows)), ratings.values)
         sums = np.zeros(n_parts_of(len(ratings)))
-        columns = (ratings.user_rows, ratings.item_rows, ratings.values)
         positions = (self.grid.users.position_of, self.grid.items.position_of)
         in_parts(
-            *(self.pool, sum_squared_errors, len(ratings), columns, self.scale, self.mean / self.scale, positions),
+            *(
+                self.pool,
+                sum_squared_errors,
+                len(ratings),
+                ratings.columns,
+                self.scale,
+                self.mean / self.scale,
+                positions,
+            ),
             *(self.parameters.arrays, sums),
         )
         return self.scale * math.sqrt(sums.sum() / len(ratings))

@@ -4,14 +4,13 @@ from typing import Any
 
 from numba import bool_, int64, njit, uint64, void
 
-from app.engine.arrays import Mask, Offsets, Rows, Vector32
+from app.engine.arrays import Mask, Offsets, RatingColumns
 from app.engine.numba_types import OFFSETS, PART, RATINGS, READ_MASK, READ_OFFSETS, ROWS, VECTOR, group
 from app.engine.splitmix64 import GOLDEN, mixed
 
 _SAMPLE = group(uint64, uint64, READ_MASK)
 """A key, a limit and a mask: taken are the ratings that the mask marks, and those whose mixed position is below it."""
 Sample = tuple[Any, Any, Mask]
-Columns = tuple[Rows, Rows, Vector32]
 
 
 @njit(bool_(int64, _SAMPLE), nogil=True, cache=True, inline="always")
@@ -31,7 +30,7 @@ def count_taken(start: int, end: int, part: int, sample: Sample, counts: Offsets
 
 @njit(void(*PART, _SAMPLE, READ_OFFSETS, RATINGS, group(ROWS, ROWS, VECTOR)), nogil=True, cache=True)
 def copy_taken(
-    start: int, end: int, part: int, sample: Sample, offsets: Offsets, ratings: Columns, taken: Columns
+    start: int, end: int, part: int, sample: Sample, offsets: Offsets, ratings: RatingColumns, taken: RatingColumns
 ) -> None:
     """Copies the same ratings, in their order, to `taken` from offsets[part] on."""
     user_rows, item_rows, values = ratings

@@ -67,7 +67,6 @@ def carry_over(
             user_counts=np.where(user_rows >= 0, model.user_counts[user_rows], 0).astype(np.int32),
             posterior=None,  # it belongs to the model's own rows
         )
-        by_user = (ratings.user_rows, ratings.item_rows, ratings.values)
         by_item = (ratings.item_rows, ratings.user_rows, ratings.values)
         if new_items.size:
             positions = _positions_of(item_rows < 0, ratings.item_rows, pool)
@@ -77,7 +76,7 @@ def carry_over(
             rows = new_users.astype(np.int32)  # the type of the searched array, which would be copied otherwise
             ends = np.searchsorted(ratings.user_rows, np.array([rows, rows + 1])).T.tolist()
             positions = np.concatenate([np.arange(*of_user) for of_user in ends])
-            _fold_in(carried, new_users, positions, *by_user, user_bias, user_factors, pool)
+            _fold_in(carried, new_users, positions, *ratings.columns, user_bias, user_factors, pool)
     return WarmStart(
         model.mean, model.noise_variance, user_factors, item_factors, user_bias, item_bias, ratings_to_learn
     )
@@ -95,8 +94,7 @@ def sample(ratings: Ratings, is_changed: Mask, share: float, seed: list[int], n_
         np.cumsum(offsets, out=offsets)
         n_taken = int(offsets[-1])
         taken = np.empty(n_taken, np.int32), np.empty(n_taken, np.int32), np.empty(n_taken, np.float32)
-        columns = (ratings.user_rows, ratings.item_rows, ratings.values)
-        in_parts(pool, copy_taken, n, chosen, offsets, columns, taken)
+        in_parts(pool, copy_taken, n, chosen, offsets, ratings.columns, taken)
     return Ratings(*taken, ratings.n_users, ratings.n_items)
 
 
