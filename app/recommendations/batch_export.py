@@ -99,7 +99,7 @@ def _lines_of(
             keys = model.item_keys[user_list.rows[unread]].tolist()
             described = items.describe(context.connection, keys)
             titles |= {ids[each]: described.get(key, (None,))[0] for each, key in zip(unread, keys, strict=True)}
-        predicted = model.predict(user_list.vector, user_list.rows, request.level)
+        predicted = model.predict(user_list.user.vector, user_list.rows, request.level)
         lines += [
             Line(user_list.user_id, rank, item_id, titles[item_id], value, lower, upper)
             for rank, (item_id, value, lower, upper) in enumerate(zip(ids, *predicted, strict=True), start=1)

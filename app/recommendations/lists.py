@@ -10,11 +10,10 @@ from typing import NamedTuple, get_args
 import numpy as np
 
 from app.engine.arrays import Rows
-from app.engine.fold_in.user import UserVector
 from app.engine.retrieval.by_interval import best_by_interval
 from app.engine.retrieval.by_relevance import best_by_relevance
 from app.engine.retrieval.diversity import POOL, diverse_order
-from app.engine.retrieval.retriever import Query, RankedRows
+from app.engine.retrieval.retriever import NO_ROWS, Query, RankedRows
 from app.errors import BadInput, FieldError
 from app.metrics.instruments import TOP_N_SECONDS, USERS_ANSWERED
 from app.ratings import user_ratings
@@ -22,7 +21,7 @@ from app.recommendations.context import RequestContext
 from app.recommendations.cursor import Cursor, invalid_cursor
 from app.recommendations.response_json import explanations_json, list_json, numbers_json
 from app.recommendations.schemas import ListRequest, Source
-from app.recommendations.serving_model import RatedItems
+from app.recommendations.serving_model import ModelUser
 from app.recommendations.user_cache import CachedUser, UserCache
 from app.settings import RatingScale
 
@@ -40,8 +39,7 @@ class UserList(NamedTuple):
     """A user and the best rows for them."""
 
     user_id: str
-    vector: UserVector
-    rated: RatedItems
+    user: ModelUser
     rows: Rows
 
 
@@ -53,11 +51,11 @@ def list_for_user(context: RequestContext, users: UserCache, user_id: str, reque
     cursor = Cursor.decoded(request.cursor, request) if request.cursor else None
     if cursor:
         context = context.at_version(cursor.version)
-    user = _current_user(context, users, user_id, request, cursor)
-    lists = user.lists_at(context.view, context.changes)
+    cached = _current_user(context, users, user_id, request, cursor)
+    lists = cached.lists_at(context.view, context.changes)
     body = lists.get(request)
     if body is None:
-        body = lists[request] = _list(context, user.vector, user.rated, request, cursor)
+        body = lists[request] = _list(context, cached.user, request, cursor)
     else:
         ANSWERED_FROM["cached"].inc()
     return body
@@ -72,67 +70,64 @@ def list_for_ratings(context: RequestContext, given: Sequence[tuple[str, float]]
     model = context.serving_model
     _refuse_off_scale(given, model.scale)
     latest = dict(given)
-    rated = RatedItems(model.rows_of(list(latest)), np.fromiter(latest.values(), np.float64, len(latest)))
-    return _list(context, model.user_vector(rated), rated, request, cursor)
+    user = model.fold_in_user(model.rows_of(list(latest)), np.fromiter(latest.values(), np.float64, len(latest)))
+    return _list(context, user, request, cursor)
 
 
 def lists_for_users(context: RequestContext, user_ids: Sequence[str], request: ListRequest) -> list[UserList]:
     """The best items for each user; they share the query of ratings and the scan of the items."""
-    model, stored = context.serving_model, user_ratings.read_many(context.connection, set(user_ids))
-    rated = [model.rated_items(stored.get(user_id, user_ratings.NO_RATINGS)) for user_id in user_ids]
-    vectors = list(map(model.user_vector, rated))
-    ranked = rank(context, vectors, rated, request, request.n)
-    return list(map(UserList, user_ids, vectors, rated, (rows for rows, _ in ranked)))
+    stored = user_ratings.read_many(context.connection, set(user_ids))
+    users = [context.serving_model.user_of(stored.get(user_id, user_ratings.NO_RATINGS)) for user_id in user_ids]
+    ranked = rank(context, users, request, request.n)
+    return list(map(UserList, user_ids, users, (rows for rows, _ in ranked)))
 
 
 def batch_lines(context: RequestContext, user_ids: Sequence[str], request: ListRequest) -> bytes:
     """One line of JSON for each user: `RecommendationsOut` with `user_id` instead of `next_cursor`."""
     lists = lists_for_users(context, user_ids, request)
-    lines = [_to_json(context, each.vector, each.rated, request, each.rows, user_id=each.user_id) for each in lists]
+    lines = [_to_json(context, each.user, request, each.rows, user_id=each.user_id) for each in lists]
     return b"".join(line + b"\n" for line in lines)
 
 
-def rank(
-    context: RequestContext, vectors: Sequence[UserVector], rated: Sequence[RatedItems], request: ListRequest, n: int
-) -> Sequence[RankedRows]:
+def rank(context: RequestContext, users: Sequence[ModelUser], request: ListRequest, n: int) -> Sequence[RankedRows]:
     """The n best rows for each user, from the very first on, and their scores; users share one scan of the items."""
     model = context.serving_model
-    exclude = model.rows_of(request.exclude)
-    excluded = [
-        exclude if request.include_rated else np.concatenate([exclude, each.rows]) if exclude.size else each.rows
-        for each in rated
-    ]
+    exclude = model.rows_of(request.exclude) if request.exclude else NO_ROWS
+    if request.include_rated:
+        excluded = [exclude] * len(users)
+    else:
+        rated = (user.rated_rows for user in users)
+        excluded = [np.concatenate([exclude, rows]) if exclude.size else rows for rows in rated]
     candidates = None if request.candidates is None else model.rows_of(request.candidates)
     among = context.view.among(request.filter, model.model.item_counts)
     n_ranked = max(n, POOL) if request.diversity else n
     if request.rank_by == "value":
-        means = [model.model.mean + vector.bias for vector in vectors]
-        queries = list(map(Query, (vector.factors for vector in vectors), means, excluded))
+        means = [model.model.mean + user.vector.bias for user in users]
+        queries = list(map(Query, (user.vector.factors for user in users), means, excluded))
         ranked: Sequence[RankedRows] = model.retriever.search(queries, n_ranked, candidates=candidates, among=among)
     else:
         if among is not None:
             candidates = among.rows() if candidates is None else np.intersect1d(candidates, among.rows())
-        ranked = _rank_otherwise(context, vectors, rated, request, n_ranked, excluded, candidates)
+        ranked = _rank_otherwise(context, users, request, n_ranked, excluded, candidates)
     return [_diverse(context, each, request.diversity, n) for each in ranked] if request.diversity else ranked
 
 
 def _rank_otherwise(
     context: RequestContext,
-    vectors: Sequence[UserVector],
-    rated: Sequence[RatedItems],
+    users: Sequence[ModelUser],
     request: ListRequest,
     n: int,
     excluded: Sequence[Rows],
     candidates: Rows | None,
 ) -> list[RankedRows]:
     """By relevance or by an end of the interval: every item is scored, for one user after the other."""
-    model, users = context.serving_model, zip(vectors, rated, excluded, strict=True)
+    model, pairs = context.serving_model, zip(users, excluded, strict=True)
     if request.rank_by == "relevance":
         by_relevance = partial(best_by_relevance, model.model, n=n, candidates=candidates)
-        return [by_relevance(vector, rated=each.rows, excluded=rows) for vector, each, rows in users]
+        return [by_relevance(user.vector, rated=user.rated_rows, excluded=rows) for user, rows in pairs]
     assert request.rank_by != "value"
     by_interval = partial(best_by_interval, model.fold_in, n=n, end=request.rank_by, candidates=candidates)
-    return [by_interval(vector, level=request.level, excluded=rows) for vector, _, rows in users]
+    return [by_interval(user.vector, level=request.level, excluded=rows) for user, rows in pairs]
 
 
 def _diverse(context: RequestContext, ranked: RankedRows, diversity: float, n: int) -> RankedRows:
@@ -149,56 +144,50 @@ def _current_user(
 ) -> CachedUser:
     """The user with the current ratings: the cached one if they have not changed."""
     model, n_skipped = context.serving_model, cursor.n_before if cursor else request.offset
-    user = users.get(user_id, model)
-    if user is not None and (user.is_current(context.changes) or context.read_state(user_id) == user.state):
-        context.check_list_work(request, n_skipped, user.rated.rows.size)
-        return user
-    stored = context.read_ratings(user_id)
-    context.check_list_work(request, n_skipped, stored.values.size)
-    rated = model.rated_items(stored)
-    user = CachedUser(model, stored.state, rated, model.user_vector(rated))
+    cached = users.get(user_id, model)
+    if cached is not None and (cached.is_current(context.changes) or context.read_state(user_id) == cached.state):
+        context.check_list_work(request, n_skipped, cached.user.values.size)
+        return cached
+    ratings = context.read_ratings(user_id)
+    context.check_list_work(request, n_skipped, ratings.values.size)
+    current = CachedUser(model, ratings.state, model.user_of(ratings))
     if cursor is None and model.version is not None:  # without a model every new rating changes all vectors
-        users.put(user_id, user)
-    return user
+        users.put(user_id, current)
+    return current
 
 
-def _list(
-    context: RequestContext, vector: UserVector, rated: RatedItems, request: ListRequest, cursor: Cursor | None
-) -> bytes:
-    source = context.serving_model.source_of(rated, before_first_model="popular")
+def _list(context: RequestContext, user: ModelUser, request: ListRequest, cursor: Cursor | None) -> bytes:
     with TOP_N_SECONDS.time():
         if cursor is None:
-            page = _first_page(context, vector, rated, request, source)
+            page = _first_page(context, user, request)
         else:
-            source, vector = cursor.source, replace(vector, bias=cursor.bias, factors=cursor.factors)
-            page = _page_after(context, cursor, vector, rated, request)
-    ANSWERED_FROM[source].inc()
-    return _to_json(context, vector, rated, request, page.rows, source=source, next_cursor=page.next_cursor)
+            vector = replace(user.vector, bias=cursor.bias, factors=cursor.factors)
+            user = replace(user, vector=vector, source=cursor.source)
+            page = _page_after(context, cursor, user, request)
+    ANSWERED_FROM["popular" if user.source == "means" else user.source].inc()
+    return _to_json(context, user, request, page.rows, next_cursor=page.next_cursor)
 
 
-def _first_page(
-    context: RequestContext, vector: UserVector, rated: RatedItems, request: ListRequest, source: Source
-) -> Page:
+def _first_page(context: RequestContext, user: ModelUser, request: ListRequest) -> Page:
     """The items from `offset` on. Only the order by value is that of a vector, which a cursor can carry."""
     version, end = context.serving_model.version, request.offset + request.n
     has_cursor = version is not None and request.rank_by == "value" and not request.diversity
-    [(rows, scores)] = rank(context, [vector], [rated], request, end + 1 if has_cursor else end)
+    [(rows, scores)] = rank(context, [user], request, end + 1 if has_cursor else end)
     listed = rows[request.offset : end]
     if version is None or not has_cursor or rows.size <= end:
         return Page(listed, None)
-    cursor = Cursor(version, source, end, float(scores[end - 1]), int(rows[end - 1]), vector.bias, vector.factors)
+    score, row, vector = float(scores[end - 1]), int(rows[end - 1]), user.vector
+    cursor = Cursor(version, user.source, end, score, row, vector.bias, vector.factors)
     return Page(listed, cursor.encoded(request))
 
 
-def _page_after(
-    context: RequestContext, cursor: Cursor, vector: UserVector, rated: RatedItems, request: ListRequest
-) -> Page:
+def _page_after(context: RequestContext, cursor: Cursor, user: ModelUser, request: ListRequest) -> Page:
     """The items after the cursor's, in the order of its vector; the context is that of its version."""
     if cursor.factors.size != context.serving_model.model.n_factors:
         raise invalid_cursor()
     n = cursor.n_before + request.n + 1
     while True:
-        [(rows, scores)] = rank(context, [vector], [rated], request, n)
+        [(rows, scores)] = rank(context, [user], request, n)
         is_after = (scores < cursor.score) | ((scores == cursor.score) & (rows > cursor.row))
         positions = np.flatnonzero(is_after)
         if positions.size > request.n or rows.size < n:
@@ -212,21 +201,19 @@ def _page_after(
     return Page(rows[listed], after.encoded(request))
 
 
-def _to_json(
-    context: RequestContext, vector: UserVector, rated: RatedItems, request: ListRequest, rows: Rows, **more: object
-) -> bytes:
-    """A list as JSON; `more` adds or replaces fields of the answer."""
+def _to_json(context: RequestContext, user: ModelUser, request: ListRequest, rows: Rows, **more: object) -> bytes:
+    """A list as JSON; `more` are fields that only some lists have."""
     model = context.serving_model
-    predicted = model.predict(vector, rows, request.level)
+    predicted = model.predict(user.vector, rows, request.level)
     columns = dict(zip(predicted._fields, map(numbers_json, predicted), strict=True))
     fields: dict[str, object] = {
         "model_version": model.version,
         "trained_through": model.trained_through,
         "level": request.level,
-        "source": model.source_of(rated, before_first_model="popular"),
+        "source": "popular" if user.source == "means" else user.source,
     }
     if request.n_reasons is not None:
-        columns["explanation"] = explanations_json(context, vector, rated, rows, request.n_reasons)
+        columns["explanation"] = explanations_json(context, user, rows, request.n_reasons)
         fields["explained"] = "exactly" if model.model.loss.is_squared else "linearised"
     items = context.view.item_jsons(rows, context.connection_unless_away)
     return list_json({**fields, **more}, items, **columns)

@@ -23,14 +23,13 @@ def predict_pairs(context: RequestContext, pairs: Sequence[tuple[str, str]], lev
         positions_of[user_id].append(position)
     predictions: dict[int, PredictionOut] = {}
     for user_id, positions in positions_of.items():
-        rated = model.rated_items(users.get(user_id, user_ratings.NO_RATINGS))
-        source = model.source_of(rated, before_first_model="means")
-        ANSWERED_FROM[source].inc()
-        predicted = model.predict(model.user_vector(rated), rows[positions], level)
+        user = model.user_of(users.get(user_id, user_ratings.NO_RATINGS))
+        ANSWERED_FROM[user.source].inc()
+        predicted = model.predict(user.vector, rows[positions], level)
         for position, value, lower, upper in zip(positions, *predicted, strict=True):
             item_id = pairs[position][1]
             predictions[position] = PredictionOut(
-                user_id=user_id, item_id=item_id, source=source, value=value, lower=lower, upper=upper
+                user_id=user_id, item_id=item_id, source=user.source, value=value, lower=lower, upper=upper
             )
     return PredictionsOut(
         model_version=model.version,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -57,13 +57,14 @@ class Intervals(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class RatedItems:
-    """The ratings that a list is made from, as rows of the serving model; -1 for items that it does not know."""
+class ModelUser:
+    """A user in one serving model: rated items as rows, -1 for those that it does not know, and the user's vector."""
 
-    rows: Rows
+    rated_rows: Rows
     values: npt.NDArray[np.float64]
-    trained_row: int | None = None
-    """The user's row in the model if the model was trained on exactly these ratings."""
+    vector: UserVector
+    source: Source
+    """"means" before the first version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,37 +105,29 @@ class ServingModel:
         """Rows of these items, -1 for those that the model does not know."""
         return self.item_ids.rows_of(list(item_ids)) if item_ids else NO_ROWS
 
-    def rated_items(self, ratings: UserRatings) -> RatedItems:
-        """A user's ratings as rows, with the user's own row where its trained vector is the best answer.
+    def user_of(self, ratings: UserRatings) -> ModelUser:
+        """The user with these ratings: the trained vector where that is the better one, else the folded-in one.
 
-        That is the case for an average (see `app.engine.bayes`) of these very ratings: none is newer than the version,
-        and there are as many as it was trained on, so none was deleted either.
+        It is better if the model is an average (see `app.engine.bayes`) trained on exactly these ratings: none is newer
+        than the version, and there are as many as it was trained on, so none was deleted either.
         """
-        rows, row = self.item_rows_of(ratings.item_keys), None
-        if self.model.posterior is not None and ratings.user_key is not None and ratings.values.size:
+        row, values = None, ratings.values
+        if self.model.posterior is not None and ratings.user_key is not None and values.size:
             row = self.user_row_of(ratings.user_key)
-            if row is not None and (
-                self.model.user_counts[row] != ratings.values.size or ratings.newest > self.trained_through
-            ):
-                row = None
-        return RatedItems(rows, ratings.values, row)
+        user = self.fold_in_user(self.item_rows_of(ratings.item_keys), values)
+        if row is None or self.model.user_counts[row] != values.size or ratings.newest > self.trained_through:
+            return user
+        return replace(user, vector=self.fold_in.trained(row, user.vector), source="trained")
 
-    def user_vector(self, rated: RatedItems) -> UserVector:
-        """The trained vector if the model was trained on exactly these ratings, else the folded-in one."""
-        user = self.fold_in.solve(rated.rows, rated.values.astype(np.float32))
-        return user if rated.trained_row is None else self.fold_in.trained(rated.trained_row, user)
+    def fold_in_user(self, rated_rows: Rows, values: npt.NDArray[np.float64]) -> ModelUser:
+        """The user with these ratings, folded in; -1 for items that the model does not know."""
+        vector = self.fold_in.solve(rated_rows, values.astype(np.float32))
+        source: Source = "means" if self.version is None else "folded_in" if rated_rows.size else "prior"
+        return ModelUser(rated_rows, values, vector, source)
 
-    def source_of(self, rated: RatedItems, *, before_first_model: Source) -> Source:
-        """Where predictions from these ratings come from."""
-        if self.version is None:
-            return before_first_model
-        if rated.trained_row is not None:
-            return "trained"
-        return "folded_in" if rated.rows.size else "prior"
-
-    def predict(self, user: UserVector, rows: Rows, level: float) -> Intervals:
+    def predict(self, vector: UserVector, rows: Rows, level: float) -> Intervals:
         """Value and interval of each row, on the rating scale."""
-        predicted = self.fold_in.with_intervals(user, rows, level)
+        predicted = self.fold_in.with_intervals(vector, rows, level)
         np.minimum(np.maximum(predicted, self.scale.min, out=predicted), self.scale.max, out=predicted)
         return Intervals(*predicted.round(DECIMALS).tolist())
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.db.connections import Changes
-from app.engine.fold_in.user import UserVector
 from app.ratings.user_ratings import RatingsState
 from app.recommendations.catalog import CatalogView
 from app.recommendations.schemas import ListRequest
-from app.recommendations.serving_model import RatedItems, ServingModel
+from app.recommendations.serving_model import ModelUser, ServingModel
 
 MAX_LISTS = 8
 """Lists cached of each user."""
@@ -32,8 +31,7 @@ class CachedUser:
 
     serving_model: ServingModel
     state: RatingsState
-    rated: RatedItems
-    vector: UserVector
+    user: ModelUser
     lists: CachedLists | None = None
 
     def is_current(self, changes: Changes | None) -> bool:

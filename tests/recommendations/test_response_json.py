@@ -6,7 +6,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from app.recommendations.response_json import etag_of, list_json, numbers_json
+from app.recommendations.response_json import list_json, numbers_json
 from app.recommendations.schemas import PopularItemsOut, RecommendationsOut, SimilarItemsOut
 from tests.recommendations.conftest import Train
 
@@ -49,7 +49,3 @@ def test_numbers_are_written_as_python_writes_them() -> None:
     assert [json.loads(text) for text in numbers_json(numbers)] == numbers
     assert numbers_json([3, 12]) == ["3", "12"]
     assert numbers_json([]) == []
-
-
-def test_equal_bytes_have_equal_etags() -> None:
-    assert etag_of(b"x") == etag_of(b"x") != etag_of(b"y")

@@ -25,6 +25,7 @@ from app.db.tables import utc_now
 from app.items import store as items
 from app.ratings import store
 from app.settings import Settings
+from tests.ratings.writing import save
 
 database = open_database(Settings.model_validate_json(sys.stdin.readline()))
 for line in sys.stdin:
