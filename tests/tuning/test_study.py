@@ -8,7 +8,6 @@ import pytest
 from app import worker
 from app.db.engine import Database
 from app.engine.hyperparameters import Hyperparameters
-from app.engine.losses.catalog import SQUARED
 from app.engine.losses.declare import declare
 from app.engine.recipe import Recipe
 from app.engine.search.trials import best_of
@@ -60,20 +59,6 @@ def test_the_best_is_trained_on_all_ratings_and_published_through_the_gate(
     assert manifest["n_ratings"] == done.n_ratings
 
 
-def test_later_runs_of_the_policy_use_a_published_search_until_the_settings_change(
-    database: Database, settings: Settings
-) -> None:
-    fill(database)
-    done = search(database, settings, spec(n_trials=3, publish=True))
-    best = best_of(trials_of(database, done.id))
-    assert best is not None
-    with database.read() as connection:
-        assert store.published_recipe(connection, RECIPE) == RECIPE.with_values(best.parameters)
-        assert store.published_recipe(connection, Recipe(QUICK.replace(seed=1), SQUARED, (0.5, 5.0))) is None
-        assert store.published_recipe(connection, Recipe(QUICK, declare("huber"), (0.5, 5.0))) is None
-        assert store.published_recipe(connection, Recipe(QUICK, SQUARED, (1.0, 5.0))) is None
-
-
 def test_the_loss_of_the_best_trial_is_published_and_used_later(database: Database, settings: Settings) -> None:
     fill(database)
     space = {"loss": {"choices": ["huber", "logistic"]}, "loss.delta": {"low": 0.5, "high": 2}}
@@ -99,13 +84,6 @@ def test_a_search_minimises_the_requested_loss(database: Database, settings: Set
     with database.read() as connection:
         manifest = versions.get(connection, done.version).manifest
     assert manifest["loss"]["parameters"] == {"delta": best.parameters["loss.delta"]}
-
-
-def test_a_search_that_was_not_published_changes_nothing_for_later_runs(database: Database, settings: Settings) -> None:
-    fill(database)
-    search(database, settings, spec(n_trials=2))
-    with database.read() as connection:
-        assert store.published_recipe(connection, RECIPE) is None
 
 
 def test_a_trial_that_diverges_has_failed_with_its_reason_and_the_search_goes_on(
