@@ -151,7 +151,7 @@ def _is_in_use(settings: Settings) -> bool:
 
 def _refuse_other_users(database: Database) -> None:
     for _ in range(_MAX_CHECKS):
-        who = database.others()
+        who = database.other_sessions()
         if who is None:
             return
         time.sleep(_CHECK_INTERVAL)

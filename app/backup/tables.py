@@ -17,7 +17,7 @@ from sqlalchemy import JSON, BigInteger, Connection, Float, Integer, Table, dele
 from sqlalchemy.types import TypeEngine
 
 from app.api_keys.models import ApiKey
-from app.db.connections import driver, is_sqlite, server_that_sorts
+from app.db.connections import driver, driver_for_sorting, is_sqlite
 from app.db.revisions import Counter
 from app.db.tables import Base, UtcTime
 from app.http.idempotency import IdempotentResponse
@@ -128,7 +128,7 @@ def _numbers_of_server(connection: Connection, table: Table, keys: Sequence[str]
     """One sorted query with a server-side cursor: separate pages would each jump around in the table."""
     layout, send = Layout.of(table), {"i4": "int4send", "i8": "int8send", "f8": "float8send"}
     packed = " || ".join(f"{send[kind]}({name})" for name, kind in zip(layout.columns, layout.kinds or (), strict=True))
-    with server_that_sorts(connection) as raw, raw.cursor("numbers", binary=True) as cursor:
+    with driver_for_sorting(connection) as raw, raw.cursor("numbers", binary=True) as cursor:
         cursor.execute(f"SELECT {packed} FROM {table.name} ORDER BY {', '.join(keys)}")  # noqa: S608
         while rows := cursor.fetchmany(PAGE_NUMBERS):
             yield np.frombuffer(b"".join(row for (row,) in rows), layout.dtype(">")).astype(layout.dtype())

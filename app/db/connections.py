@@ -1,4 +1,4 @@
-"""Single connections: one that the event loop owns, and the driver's own beneath SQLAlchemy's."""
+"""Single connections: the event loop's own, and the driver's connection beneath SQLAlchemy's."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,30 +8,30 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 Changes = tuple[int, int]
-"""What `Reader.changes` gives: the same again means that nothing has been committed between the two."""
+"""What `Reader.changes` returns: equal values mean that nothing was committed in between."""
 
 
 class Reader:
-    """A connection that is kept, for a thread that must never wait for the pool, such as the event loop's."""
+    """A connection that stays open, for a thread that must never wait for the pool, such as the event loop's."""
 
     def __init__(self, engine: Engine) -> None:
         self.connection = engine.connect()
-        self._seen: Any = None
+        self._last_connection: Any = None
         self._n_opened = 0
 
     def end(self) -> None:
-        """End the transaction that reading may have begun: the next one sees what was committed meanwhile."""
+        """End the transaction that a read may have begun, so that the next one sees later commits."""
         if self.connection.in_transaction():
             self.connection.rollback()
 
     def changes(self) -> Changes:
-        """Different after every commit by anybody, this process or another; SQLite only, 4 microseconds.
+        """A value that every commit changes, of this process or another; SQLite only, 4 microseconds.
 
-        SQLite counts for each connection by itself, so that a connection opened anew begins with another number.
+        SQLite counts for each connection separately, so the value also tells a new connection from the one before.
         """
         with driver(self.connection) as raw:
-            if raw is not self._seen:
-                self._seen, self._n_opened = raw, self._n_opened + 1
+            if raw is not self._last_connection:
+                self._last_connection, self._n_opened = raw, self._n_opened + 1
             return self._n_opened, raw.execute("PRAGMA data_version").fetchone()[0]
 
     def close(self) -> None:
@@ -42,42 +42,42 @@ def is_sqlite(bind: Connection | Engine) -> bool:
     return bind.dialect.name == "sqlite"
 
 
-def forget_pages(connection: Connection) -> None:
-    """Free what SQLite keeps of the file for this connection, up to 4 MB; a server keeps its own."""
+def shrink_cache(connection: Connection) -> None:
+    """Free this connection's page cache, up to 4 MB; SQLite only."""
     if is_sqlite(connection):
         connection.exec_driver_sql("PRAGMA shrink_memory")
 
 
 @contextmanager
 def driver(connection: Connection) -> Iterator[Any]:
-    """The driver's own connection, for what must be fast; its errors leave as SQLAlchemy's.
+    """The driver's connection, for queries that must be fast; its errors are raised as SQLAlchemy's.
 
-    A connection that is broken is marked so, and never handed out again.
+    A broken connection is invalidated, so the pool never hands it out again.
     """
     raw, dialect = connection.connection.driver_connection, connection.dialect
-    kinds = dialect.loaded_dbapi
+    dbapi = dialect.loaded_dbapi
     try:
         yield raw
-    except kinds.Error as error:
+    except dbapi.Error as error:
         is_broken = dialect.is_disconnect(error, raw, None)
         if is_broken:
             connection.invalidate(error)
         raise DBAPIError.instance(
-            None, None, error, kinds.Error, connection_invalidated=is_broken, dialect=dialect
+            None, None, error, dbapi.Error, connection_invalidated=is_broken, dialect=dialect
         ) from error
 
 
-_SORTED = {"work_mem": "'64MB'", "enable_indexscan": "off", "enable_hashagg": "off"}
+_SORT_SETTINGS = {"work_mem": "'64MB'", "enable_indexscan": "off", "enable_hashagg": "off"}
 
 
 @contextmanager
-def server_that_sorts(connection: Connection) -> Iterator[Any]:
-    """The driver's connection to a server, for questions that put a whole table in order: sorted in one pass.
+def driver_for_sorting(connection: Connection) -> Iterator[Any]:
+    """The driver's connection to a server, for queries that sort a whole table: sorted in one pass.
 
-    Left to itself the server follows an index to each row or keeps groups in a table that spills, since it believes
-    that pages at random cost little: eight times as long where rows lie in order of arrival.
+    By default the planner underestimates random page reads and follows an index to each row, or groups in a hash table
+    that spills to disk: eight times as slow if rows are stored in order of arrival.
     """
     with driver(connection) as raw:
-        raw.execute("; ".join(f"SET LOCAL {name} TO {value}" for name, value in _SORTED.items()))
+        raw.execute("; ".join(f"SET LOCAL {name} TO {value}" for name, value in _SORT_SETTINGS.items()))
         yield raw
-        raw.execute("; ".join(f"SET LOCAL {name} TO DEFAULT" for name in _SORTED))
+        raw.execute("; ".join(f"SET LOCAL {name} TO DEFAULT" for name in _SORT_SETTINGS))

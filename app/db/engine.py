@@ -1,7 +1,7 @@
-"""The database: one engine, read and write transactions, table conventions, and the revision counters.
+"""The database: one engine, and read and write transactions on it.
 
-SQLite (WAL) and PostgreSQL run the same code. A write transaction takes its counter row first, so
-writers queue behind each other and revisions become visible in the order of their numbers.
+SQLite (WAL) and PostgreSQL run the same code. A write transaction locks a counter row first, so writers wait for each
+other and revisions become visible in the order of their numbers.
 """
 
 import sqlite3
@@ -24,36 +24,36 @@ from sqlalchemy import (
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app.db.connections import Reader
-from app.db.postgres import DatabaseAway, Watch, connect_engine
+from app.db.postgres import DatabaseAway, ServerMonitor, connect_engine
 from app.db.tables import utc_now
 from app.settings import Settings
 
 DATABASE_IS_AWAY = (OperationalError, InterfaceError)
-"""What is raised where the database cannot be reached, or does not answer in time."""
+"""Errors raised if the database cannot be reached or does not answer in time."""
 MAX_CONNECTIONS = 32
-POOL_PATIENCE = 5.0
-"""Seconds that a caller waits for a connection of the pool: one that all others hold for longer is not coming back."""
+POOL_TIMEOUT = 5.0
+"""Seconds that a caller waits for a connection of the pool; if none is free by then, none will be soon."""
 
 
 class Database:
     """Read and write transactions on one engine; safe to use from many threads."""
 
-    def __init__(self, engine: Engine, watch: Watch | None = None) -> None:
+    def __init__(self, engine: Engine, monitor: ServerMonitor | None = None) -> None:
         self.engine = engine
         self.is_sqlite = engine.dialect.name == "sqlite"
-        self._watch = watch
-        # SQLite's own queue for writers is a back-off with sleeps; a lock lets them follow at once.
+        self._monitor = monitor
+        # SQLite itself makes waiting writers sleep with back-off; with a lock the next one starts at once.
         self._sqlite_writer = threading.Lock()
 
     @property
     def is_away(self) -> bool:
-        """Whether the server is known not to answer; never where nobody watches it."""
-        return self._watch is not None and self._watch.is_away
+        """Whether the server is known not to answer; False if it is not monitored."""
+        return self._monitor is not None and self._monitor.is_away
 
     def watch(self) -> None:
-        """Find out in the background when a server is away, and let nobody wait for it meanwhile."""
-        if self._watch:
-            self._watch.start()
+        """Check in the background whether a server answers; while it does not, transactions fail at once."""
+        if self._monitor:
+            self._monitor.start()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -64,14 +64,14 @@ class Database:
 
     @contextmanager
     def read_at_once(self) -> Iterator[Connection]:
-        """As `read`, for a block that is one statement on a server: no transaction is begun and ended around it."""
+        """As `read`, for a block of one statement: on a server it costs no BEGIN and no ROLLBACK."""
         self._refuse_while_away()
         with self.engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that is committed when the block ends, and undone when it raises."""
+        """A transaction that is committed when the block ends, and rolled back if it raises."""
         if not self.is_sqlite:
             self._refuse_while_away()
             with self.engine.begin() as connection:
@@ -84,7 +84,7 @@ class Database:
 
     @contextmanager
     def write_at_once(self) -> Iterator[Connection]:
-        """As `write`, for a block that is one statement on a server: begun and committed without asking for it."""
+        """As `write`, for a block that is one statement on a server, where it costs no BEGIN and no COMMIT."""
         if self.is_sqlite:
             with self.write() as connection:
                 yield connection
@@ -94,11 +94,11 @@ class Database:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     def open_reader(self) -> "Reader":
-        """A connection of one thread's own; close it."""
+        """A connection for one thread; the caller closes it."""
         return Reader(self.engine)
 
-    def others(self) -> str | None:
-        """Who else has the database open, in words; None: nobody. Closes the connections of the pool that are idle."""
+    def other_sessions(self) -> str | None:
+        """Who else has the database open, as a phrase, or None. Closes the idle connections of the pool."""
         self.engine.dispose()
         if self.is_sqlite:
             return "another process has the database open" if is_open(str(self.engine.url.database)) else None
@@ -107,15 +107,15 @@ class Database:
         return f"{n_sessions} sessions of Palate are open on the database, from {addresses}" if n_sessions else None
 
     def now(self, connection: Connection) -> datetime:
-        """The time by the database's clock, the one clock that all processes share."""
+        """The time of the database's clock, which all processes share."""
         if self.is_sqlite:
             return utc_now()
         now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
         return now.astimezone(UTC)
 
     def dispose(self) -> None:
-        if self._watch:
-            self._watch.stop()
+        if self._monitor:
+            self._monitor.stop()
         self.engine.dispose()
 
     def _refuse_while_away(self) -> None:
@@ -124,32 +124,32 @@ class Database:
 
 
 def open_database(settings: Settings, statement_timeout: timedelta | None = None) -> Database:
-    """Open the database of `settings`; the folder of an SQLite file is made.
+    """Open the database of `settings`; creates the folder of an SQLite file.
 
-    A server gives up on statements that take longer than `statement_timeout`.
+    A server cancels statements that take longer than `statement_timeout`.
     """
     url = make_url(settings.sqlalchemy_url)
     half = MAX_CONNECTIONS // 2
-    pool = {"pool_size": half, "max_overflow": MAX_CONNECTIONS - half, "pool_timeout": POOL_PATIENCE}
+    pool = {"pool_size": half, "max_overflow": MAX_CONNECTIONS - half, "pool_timeout": POOL_TIMEOUT}
     if url.get_backend_name() == "sqlite":
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         engine = create_engine(url, connect_args={"timeout": 30}, hide_parameters=True, **pool)
         _prepare_sqlite(engine, settings.sqlite_synchronous)
         return Database(engine)
-    watch = Watch(url)
+    monitor = ServerMonitor(url)
     seconds = statement_timeout.total_seconds() if statement_timeout else None
-    return Database(connect_engine(url, lambda: watch.is_away, seconds, **pool), watch)
+    return Database(connect_engine(url, lambda: monitor.is_away, seconds, **pool), monitor)
 
 
 def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # transactions are begun below, not guessed by the driver
+        connection.isolation_level = None  # transactions begin below; the driver would guess
         for pragma in (
             f"synchronous={synchronous}",
             "journal_mode=WAL",
             "foreign_keys=ON",
-            "cache_size=-4096",  # KiB of each of several connections; the system keeps the file once for all
+            "cache_size=-4096",  # KiB for each of several connections; the system caches the file once for all
             "secure_delete=ON",  # deleted rows are overwritten with zeros
         ):
             connection.execute(f"PRAGMA {pragma}")
@@ -160,7 +160,7 @@ def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
 
 
 def is_open(path: str | Path) -> bool:
-    """Whether anybody has this SQLite file open: in WAL mode that keeps others from having it alone."""
+    """Whether any process has this SQLite file open: in WAL mode that prevents exclusive locking."""
     probe = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:
         probe.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -178,7 +178,7 @@ _OTHER_SESSIONS = """
     SELECT count(*), string_agg(DISTINCT coalesce(host(client_addr), 'this machine'), ', ') FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
     AND (application_name LIKE 'palate%' OR application_name = current_setting('application_name'))"""
-"""All processes of Palate call themselves so (see `postgres`), or as the URL says; other programs do not."""
+"""All processes of Palate have this application name (see `postgres`), or the one in the URL."""
 
 
 async def database_of(request: Request) -> Database:

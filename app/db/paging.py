@@ -1,4 +1,4 @@
-"""Opaque cursors: where the next page begins, in a form that invites nobody to compute with it."""
+"""Opaque cursors: where the next page begins."""
 
 import base64
 import binascii
@@ -12,7 +12,7 @@ def cursor_after(key: int) -> str:
 
 
 def key_before(cursor: str | None) -> int:
-    """The key that the page begins after; raises BadInput for text that `cursor_after` never made."""
+    """The key that the page begins after; raises BadInput for text that `cursor_after` cannot return."""
     if cursor is None:
         return 0
     try:
@@ -21,5 +21,5 @@ def key_before(cursor: str | None) -> int:
     except (binascii.Error, ValueError):
         key = -1
     if not 0 <= key < 2**31 or cursor_after(key) != cursor:
-        raise BadInput.at("cursor", "is not a cursor that this service gave out")
+        raise BadInput.at("cursor", "is not a cursor of this service")
     return key

@@ -1,8 +1,7 @@
-"""Connections to a PostgreSQL server that may restart, be cut off or stand still: nobody waits for it for ever.
+"""Connections to a PostgreSQL server that may restart, be cut off or hang: no caller waits for it forever.
 
-A server that is gone says so at once; one that stands still, or whose machine is gone, says nothing. So an answer to
-the simplest question is waited for in the background (`Watch`), and whoever waits for another one is let go as soon as
-that one fails to come.
+A server that stops closes its connections at once; one that hangs, or whose machine is down, does not. So a background
+thread checks whether the server answers (`ServerMonitor`), and all waiting callers fail as soon as it does not.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CONNECT_PATIENCE = 3
-"""Seconds for a connection to come about."""
-PATIENCE = 3.0
-"""Seconds for the answer to the simplest question; a server that takes longer is away."""
+CONNECT_TIMEOUT = 3
+"""Seconds."""
+CHECK_TIMEOUT = 3.0
+"""Seconds for the answer to `SELECT 1`; a server that takes longer is away."""
 _CHECK_INTERVAL = 0.5
 """Seconds."""
 _TRUSTED_FOR = 1.0
-"""Seconds for which a connection that was just used is not asked whether it lives."""
+"""Seconds after its last use for which a connection is not pinged."""
 _READY_NONE = 0
 
 _CONNECT_ARGS: dict[str, Any] = {
     "fallback_application_name": "palate",
-    "connect_timeout": CONNECT_PATIENCE,
-    # A machine that is gone acknowledges nothing: found out within seconds instead of a quarter of an hour.
+    "connect_timeout": CONNECT_TIMEOUT,
+    # A machine that is down acknowledges nothing; this detects it within seconds instead of a quarter of an hour.
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
@@ -45,49 +44,49 @@ _CONNECT_ARGS: dict[str, Any] = {
 
 
 class DatabaseAway(OperationalError):
-    """The server does not answer, and was not asked this time."""
+    """The server is known not to answer, so nothing was sent to it."""
 
     def __init__(self) -> None:
         super().__init__(None, None, psycopg.OperationalError("the server does not answer"))
 
 
-class PatientConnection(psycopg.Connection[Any]):
-    """A connection that lets go of whoever waits for the server once that is said to be away."""
+class MonitoredConnection(psycopg.Connection[Any]):
+    """A connection whose callers stop waiting once the server is known to be away."""
 
     is_away: Callable[[], bool] = staticmethod(lambda: False)
-    patience: float | None = None
+    timeout: float | None = None
 
     def wait(self, gen: Generator[Any, int, T], interval: float = 0.1, timeout: float | None = None) -> T:
-        """As psycopg's; raises OperationalError, and the connection is closed, when the server is away."""
+        """As psycopg's; raises OperationalError and closes the connection if the server is away."""
         try:
-            return super().wait(self._unless_away(gen), interval, self.patience if timeout is None else timeout)
+            return super().wait(self._unless_away(gen), interval, self.timeout if timeout is None else timeout)
         except psycopg.OperationalError:
-            if self.is_away() or self.patience is not None:
-                self.pgconn.finish()  # an answer may still come, to a question that nobody remembers
+            if self.is_away() or self.timeout is not None:
+                self.pgconn.finish()  # an answer may still arrive, to a query that was given up
             raise
 
     def _unless_away(self, gen: Generator[Any, int, T]) -> Generator[Any, int, T]:
-        """Every tenth of a second without an answer psycopg tells its generator that there is none yet."""
+        """psycopg resumes its generator every tenth of a second without an answer."""
         try:
-            wanted = next(gen)
+            state = next(gen)
             while True:
-                ready = yield wanted
+                ready = yield state
                 if ready == _READY_NONE and self.is_away():
-                    raise psycopg.OperationalError("the server does not answer any more")
-                wanted = gen.send(ready)
+                    raise psycopg.OperationalError("the server no longer answers")
+                state = gen.send(ready)
         except StopIteration as done:
             value: T = done.value
             return value
 
 
-class Watch:
-    """Asks the server the simplest question twice a second, on its own connection: is it away?"""
+class ServerMonitor:
+    """Checks twice a second, on a connection of its own, whether the server answers."""
 
     def __init__(self, url: URL) -> None:
         self.is_away = False
         self._engine = create_engine(url, pool_size=1, connect_args=_connect_args(url, None))
-        _connect_with(self._engine, lambda: False, PATIENCE)
-        self._thread = PeriodicThread(self._check, _CHECK_INTERVAL, "database-watch")
+        _connect_with(self._engine, lambda: False, CHECK_TIMEOUT)
+        self._thread = PeriodicThread(self._check, _CHECK_INTERVAL, "database-monitor")
 
     def start(self) -> None:
         self._thread.start()
@@ -113,16 +112,16 @@ class Watch:
 
 
 def connect_engine(url: URL, is_away: Callable[[], bool], statement_timeout: float | None, **pool: Any) -> Engine:
-    """An engine whose statements end: by the server after `statement_timeout` seconds, and here when it is away."""
+    """An engine whose statements end after `statement_timeout` seconds, and at once when the server is away."""
     connect_args = _connect_args(url, statement_timeout)
     engine = create_engine(url, connect_args=connect_args, hide_parameters=True, **pool)  # errors are logged
     _connect_with(engine, is_away, None)
-    _ask_the_idle(engine)
+    _ping_idle_connections(engine)
     return engine
 
 
 def _connect_args(url: URL, statement_timeout: float | None) -> dict[str, Any]:
-    """What the URL does not say itself."""
+    """The arguments that the URL does not set."""
     arguments = {name: value for name, value in _CONNECT_ARGS.items() if name not in url.query}
     if statement_timeout:
         own = url.query.get("options", "")
@@ -130,26 +129,26 @@ def _connect_args(url: URL, statement_timeout: float | None) -> dict[str, Any]:
     return arguments
 
 
-def _connect_with(engine: Engine, is_away: Callable[[], bool], patience: float | None) -> None:
+def _connect_with(engine: Engine, is_away: Callable[[], bool], timeout: float | None) -> None:
     @event.listens_for(engine, "do_connect")
-    def _connect(_dialect: Any, _record: Any, arguments: Any, named: Any) -> PatientConnection:
-        connection = PatientConnection.connect(*arguments, **named)
-        connection.is_away, connection.patience = is_away, patience
+    def _connect(_dialect: Any, _record: Any, arguments: Any, named: Any) -> MonitoredConnection:
+        connection = MonitoredConnection.connect(*arguments, **named)
+        connection.is_away, connection.timeout = is_away, timeout
         return connection
 
 
-def _ask_the_idle(engine: Engine) -> None:
-    """Whether a connection lives is asked where it has rested: under load that would be a round trip per request."""
+def _ping_idle_connections(engine: Engine) -> None:
+    """Ping only connections that were idle: under load, a ping each time would be a round trip per request."""
 
     @event.listens_for(engine, "checkin")
-    def _rests(_raw: Any, record: ConnectionPoolEntry) -> None:
-        record.info["rests_since"] = time.monotonic()
+    def _check_in(_raw: Any, record: ConnectionPoolEntry) -> None:
+        record.info["idle_since"] = time.monotonic()
 
     @event.listens_for(engine, "checkout")
-    def _is_taken(raw: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
-        if time.monotonic() - record.info.get("rests_since", time.monotonic()) < _TRUSTED_FOR:
+    def _check_out(raw: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        if time.monotonic() - record.info.get("idle_since", time.monotonic()) < _TRUSTED_FOR:
             return
         try:
             engine.dialect.do_ping(raw)
         except psycopg.Error as error:
-            raise InvalidatePoolError from error  # the others have not lived longer
+            raise InvalidatePoolError from error  # the other idle ones are no better

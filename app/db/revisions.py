@@ -10,7 +10,7 @@ from app.db.tables import Base
 
 
 class Counter(Base):
-    """The highest revision given out (ratings, items), and how many rows there are (n_ratings, n_users, n_items)."""
+    """The newest revision (ratings, items), and how many rows there are (n_ratings, n_users, n_items)."""
 
     __tablename__ = "counters"
     name: Mapped[str] = mapped_column(String(16), primary_key=True)
@@ -20,7 +20,7 @@ class Counter(Base):
 CounterName = Literal["ratings", "items", "n_ratings", "n_users", "n_items"]
 
 
-# Built once: on the way of every request, building a statement costs more than running it.
+# Built once: these run in every request, and building a statement costs more than running it.
 _REVISION = select(Counter.value).where(Counter.name == bindparam("counter"))
 _ADVANCE = (
     update(Counter)
@@ -33,7 +33,7 @@ _ADVANCE = (
 def advance(connection: Connection, counter: CounterName, n: int) -> int:
     """Take `n` revisions and return the last of them; the counter's row stays locked until the commit.
 
-    The lock makes revisions commit-ordered: whoever has seen revision R misses no row with a revision <= R.
+    The lock makes revisions commit-ordered: a reader that sees revision R sees every row with a revision <= R.
     """
     return connection.execute(_ADVANCE, {"counter": counter, "n": n}).scalar_one()
 
@@ -44,7 +44,7 @@ def revision(connection: Connection, counter: CounterName) -> int:
 
 
 def peek_revision(connection: Connection, counter: CounterName) -> int:
-    """The same, asked of the driver itself: six times as fast, for the way of every request; begins no transaction."""
+    """The same through the driver, six times as fast; begins no transaction."""
     with driver(connection) as raw:
         newest: int = raw.execute(f"SELECT value FROM counters WHERE name = '{counter}'").fetchone()[0]  # noqa: S608
     return newest

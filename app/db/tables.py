@@ -11,7 +11,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """A time-zone-aware UTC time kept as whole microseconds since 1970: exact, compact and the same everywhere."""
+    """A time-zone-aware UTC time, stored as whole microseconds since 1970: exact, compact and portable."""
 
     impl = BigInteger
     cache_ok = True
@@ -24,7 +24,7 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 class Base(DeclarativeBase):
-    """Base of every table: named constraints, so that migrations can address them."""
+    """Base of every table; names constraints, so that migrations can refer to them."""
 
     metadata = MetaData(
         naming_convention={

@@ -1,4 +1,4 @@
-"""What may be told about a file to import; apart from the code that reads it, so that `palate --help` stays quick."""
+"""The options for reading a file, in a module of their own so that `palate --help` need not load the importer."""
 
 from typing import Literal
 

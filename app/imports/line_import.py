@@ -8,7 +8,7 @@ from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 from app.imports.line_reader import DamagedStream, Encoding, LineReader, Lines
 from app.imports.schemas import BadLineOut, ImportReport
-from app.imports.table_layout import BadLine, Layout, LayoutQuestion
+from app.imports.table_layout import BadLine, Layout, LayoutRules
 from app.settings import Imports
 
 Row = TypeVar("Row")
@@ -28,7 +28,7 @@ class BatchCounts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ImportProgress:
-    """How far an import has come; bytes are counted as they were read, so packed when the file is."""
+    """How far an import has got; `n_bytes` counts compressed bytes if the file is compressed."""
 
     n_bytes: int
     lines: int
@@ -40,15 +40,15 @@ OnProgress = Callable[[ImportProgress], None]
 
 
 class LineImport(Generic[Row]):
-    """Feed it blocks of bytes, then `finish`. Between two calls no transaction is open.
+    """Takes blocks of bytes by `feed`, then `finish`. No transaction is open between two calls.
 
-    `parser_of` gives the function that turns a line into a row or raises BadLine; `save` commits a batch;
-    `newest_revision` is asked where there was nothing to commit.
+    `parser_of` returns the function that turns a line into a row or raises BadLine; `save` commits a batch;
+    `newest_revision` is called if there was nothing to commit.
     """
 
     def __init__(
         self,
-        question: LayoutQuestion,
+        rules: LayoutRules,
         parser_of: Callable[[Layout], Callable[[str], Row]],
         save: Callable[[list[Row]], BatchCounts],
         newest_revision: Callable[[], int],
@@ -56,7 +56,7 @@ class LineImport(Generic[Row]):
         encoding: Encoding = "utf-8",
         on_progress: OnProgress | None = None,
     ) -> None:
-        self._question = question
+        self._rules = rules
         self._parser_of = parser_of
         self._save = save
         self._newest_revision = newest_revision
@@ -74,21 +74,21 @@ class LineImport(Generic[Row]):
         return self._report.stopped_because is not None
 
     def feed(self, block: bytes) -> None:
-        """Take the next bytes and commit what fills a batch; BadInput when the first line makes no sense."""
+        """Take the next bytes and commit every full batch; raises BadInput if the first line is not understood."""
         if self.is_stopped:
             return
         self._n_bytes += len(block)
         self._take(self._reader.feed(block))
 
     def finish(self) -> ImportReport:
-        """Commit what is left and say what became of the lines."""
+        """Commit the rest and return the report."""
         if not self.is_stopped:
             self._take(self._reader.finish())
         self._commit()
         return self._finished()
 
     def break_off(self, reason: str) -> ImportReport:
-        """Say what was committed so far, and commit no more: what was read last may be half a line."""
+        """Return the report without committing the rest, which may end in half a line."""
         self._n_good -= len(self._batch)
         self._batch = []
         self._report.stopped_because = reason
@@ -125,7 +125,7 @@ class LineImport(Generic[Row]):
 
     def _take_line(self, number: int, text: str) -> None:
         if self._parse is None:
-            layout = self._question.answer(text)
+            layout = self._rules.recognise(text)
             self._parse = self._parser_of(layout)
             self._report.format = layout.description
             if layout.has_header:
@@ -162,7 +162,7 @@ class LineImport(Generic[Row]):
 
 
 def run_import(line_import: LineImport[Row], source: BinaryIO | Iterable[bytes]) -> ImportReport:
-    """Feed a file, or anything that gives bytes, to the end or until the import stops."""
+    """Feed a file, or any iterable of bytes, until it ends or the import stops."""
     for block in blocks_of(source):
         line_import.feed(block)
         if line_import.is_stopped:
@@ -171,10 +171,10 @@ def run_import(line_import: LineImport[Row], source: BinaryIO | Iterable[bytes])
 
 
 def blocks_of(source: BinaryIO | Iterable[bytes]) -> Iterable[bytes]:
-    """A file in blocks; whatever gives bytes as it is."""
+    """A file in blocks; any other iterable of bytes as it is."""
     return source if not hasattr(source, "read") else iter(lambda: source.read(BLOCK_BYTES), b"")
 
 
-def given_columns(**columns: str | None) -> dict[str, str]:
-    """The column names that were given, by field."""
+def named_columns(**columns: str | None) -> dict[str, str]:
+    """The column names that the caller set, by field."""
     return {field: column for field, column in columns.items() if column is not None}

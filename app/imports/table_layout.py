@@ -1,4 +1,4 @@
-"""What the first line of a file tells: NDJSON or which delimiter, a header or not, and which column holds what."""
+"""The layout of a file by its first line: NDJSON or a delimiter, with or without header, and the fields' columns."""
 
 import csv
 import json
@@ -27,15 +27,15 @@ class BadLine(Exception):
 
 
 class Field(NamedTuple):
-    """A thing that a file may hold, and the column names under which it is recognised."""
+    """A field that a file may contain, and the column names by which it is recognised."""
 
     name: str
     column_names: frozenset[str]
     is_required: bool
 
     @classmethod
-    def of(cls, name: str, *others: str, is_required: bool = False) -> "Field":
-        return cls(name, frozenset(map(_plain, (name, *others))), is_required)
+    def of(cls, name: str, *synonyms: str, is_required: bool = False) -> "Field":
+        return cls(name, frozenset(map(_plain, (name, *synonyms))), is_required)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +72,16 @@ Layout = Table | Records
 
 
 @dataclass(frozen=True, slots=True)
-class LayoutQuestion:
-    """What is asked of a first line: the fields in their usual order, and what the caller said about the file."""
+class LayoutRules:
+    """How to recognise a layout: the fields in their usual order, and what the caller said about the file."""
 
     fields: Sequence[Field]
     is_record: Callable[[Sequence[str]], bool]  # whether these columns look like a record without header
     file_format: FileFormat = "auto"
-    columns: Mapping[str, str] | None = None  # field name -> column name; these exist in a header, or it is an error
+    columns: Mapping[str, str] | None = None  # field name -> column name; the header must have them
 
-    def answer(self, first_line: str) -> Layout:
-        """Raises BadInput when the line cannot be made sense of."""
+    def recognise(self, first_line: str) -> Layout:
+        """The layout of a file with this first line; raises BadInput if there is none."""
         is_object = first_line.lstrip().startswith("{")
         if self.file_format == "ndjson" or (self.file_format == "auto" and is_object):
             return self._records(first_line)
@@ -99,7 +99,7 @@ class LayoutQuestion:
         if positions := self._header(columns):
             return Table(delimiter, positions, len(columns), has_header=True)
         if not self.columns and self.is_record(columns):
-            positions = {field.name: place for place, field in enumerate(self.fields[: len(columns)])}
+            positions = {field.name: index for index, field in enumerate(self.fields[: len(columns)])}
             return Table(delimiter, positions, len(columns), has_header=False)
         return None
 
@@ -108,16 +108,16 @@ class LayoutQuestion:
         positions: dict[str, int] = {}
         for field in self.fields:
             names = self._names_of(field)
-            place = next((place for place, column in enumerate(columns) if _plain(column) in names), None)
-            if place is not None:
-                positions[field.name] = place
+            index = next((index for index, column in enumerate(columns) if _plain(column) in names), None)
+            if index is not None:
+                positions[field.name] = index
             elif field.is_required or (self.columns and field.name in self.columns):
                 return None
         return positions
 
     def _names_of(self, field: Field) -> frozenset[str]:
-        given = (self.columns or {}).get(field.name)
-        return field.column_names if given is None else frozenset({_plain(given)})
+        column = (self.columns or {}).get(field.name)
+        return field.column_names if column is None else frozenset({_plain(column)})
 
     def _records(self, first_line: str) -> Records:
         try:
@@ -126,9 +126,9 @@ class LayoutQuestion:
             first = {}
         keys = {}
         for field in self.fields:
-            given = (self.columns or {}).get(field.name)
+            column = (self.columns or {}).get(field.name)
             known = (key for key in first if _plain(key) in field.column_names)
-            keys[field.name] = given or next(known, field.name)
+            keys[field.name] = column or next(known, field.name)
         return Records(keys)
 
     def _complaint(self) -> str:
@@ -151,12 +151,12 @@ def split(text: str, delimiter: str) -> list[str]:
 def parse_object(text: str) -> dict[str, Any]:
     """One line of NDJSON; raises BadLine when it is anything but a JSON object."""
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadLine(f"is not JSON: {str(error)[:100]}") from error
-    if not isinstance(found, dict):
+    if not isinstance(parsed, dict):
         raise BadLine("is not a JSON object")
-    return found
+    return parsed
 
 
 def _plain(column: str) -> str:

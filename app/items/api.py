@@ -1,4 +1,4 @@
-"""Endpoints for what is known about items."""
+"""Endpoints of items."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def list_items(
     limit: Annotated[int, Query(ge=1, le=1000, description="Most items on the page.")] = 100,
     cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before.")] = None,
 ) -> ItemPage:
-    """All items page by page, hidden ones included, or those whose title or category fits."""
+    """All items page by page, hidden ones included, or those that match title or category."""
     with database.read() as connection:
         rows, next_cursor = store.page(connection, limit, cursor, title, category)
     return ItemPage(items=[ItemOut.model_validate(row) for row in rows], next_cursor=next_cursor)
@@ -55,7 +55,7 @@ def put_items(body: NewItems, database: DatabaseDep) -> BatchCountsOut:
     responses={HTTPStatus.CREATED.value: {"model": ItemOut, "description": "The item is new."}, **_INVALID},
 )
 def put_item(item_id: ItemIdPath, body: ItemBody, database: DatabaseDep, response: Response) -> ItemOut:
-    """Say everything that is known about an item; what is left out is emptied."""
+    """Set all fields of an item; those left out are emptied."""
     with database.write() as connection:
         is_new, row = store.put(connection, item_id, body.model_dump())
     response.status_code = HTTPStatus.CREATED if is_new else HTTPStatus.OK
@@ -64,7 +64,7 @@ def put_item(item_id: ItemIdPath, body: ItemBody, database: DatabaseDep, respons
 
 @router.patch("/{item_id}", responses={**_UNKNOWN, **_INVALID})
 def patch_item(item_id: ItemIdPath, body: ItemChanges, database: DatabaseDep) -> ItemOut:
-    """Change only the fields that are given."""
+    """Change only the fields in the body."""
     with database.write() as connection:
         row = store.patch(connection, item_id, body.model_dump(exclude_unset=True))
     return ItemOut.model_validate(row)
@@ -72,7 +72,7 @@ def patch_item(item_id: ItemIdPath, body: ItemChanges, database: DatabaseDep) ->
 
 @router.get("/{item_id}", responses={**_UNKNOWN, **_INVALID})
 def get_item(item_id: ItemIdPath, database: DatabaseDep) -> ItemOut:
-    """What is known about an item; a rated item exists even when nobody described it."""
+    """One item; an item that was rated exists even if its fields were never set."""
     with database.read() as connection:
         row = store.get(connection, item_id)
     return ItemOut.model_validate(row)

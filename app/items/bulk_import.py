@@ -12,10 +12,10 @@ from app.db.engine import Database
 from app.db.revisions import revision
 from app.errors import field_path
 from app.http.ids import complaint_about_id
-from app.imports.line_import import BatchCounts, LineImport, OnProgress, given_columns, run_import
+from app.imports.line_import import BatchCounts, LineImport, OnProgress, named_columns, run_import
 from app.imports.line_reader import Encoding
 from app.imports.schemas import ImportReport
-from app.imports.table_layout import BadLine, Field, FileFormat, Layout, LayoutQuestion, Records, Table, parse_object
+from app.imports.table_layout import BadLine, Field, FileFormat, Layout, LayoutRules, Records, Table, parse_object
 from app.items import store
 from app.items.schemas import ItemChanges
 from app.settings import Settings
@@ -35,7 +35,7 @@ ItemRow = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class ItemImportOptions:
-    """What the caller knows about the file; all of it is found out when left unset."""
+    """How to read the file; whatever is unset is detected."""
 
     file_format: FileFormat = "auto"
     encoding: Encoding = "utf-8"
@@ -50,9 +50,9 @@ def begin_import(
     options: ItemImportOptions | None = None,
     on_progress: OnProgress | None = None,
 ) -> LineImport[ItemRow]:
-    """An import that is fed block by block; see `LineImport`."""
+    """An import that takes the file block by block; see `LineImport`."""
     options = options or ItemImportOptions()
-    columns = given_columns(
+    columns = named_columns(
         item_id=options.item_column, title=options.title_column, categories=options.categories_column
     )
 
@@ -65,7 +65,7 @@ def begin_import(
             return revision(connection, "items")
 
     return LineImport(
-        LayoutQuestion(FIELDS, _is_record, options.file_format, columns),
+        LayoutRules(FIELDS, _is_record, options.file_format, columns),
         _parser_of,
         save,
         newest_revision,
@@ -82,7 +82,7 @@ def import_items(
     options: ItemImportOptions | None = None,
     on_progress: OnProgress | None = None,
 ) -> ImportReport:
-    """Set what the file says about each item and keep what it does not speak of. BadInput: not such a file."""
+    """Set the fields that the file has and keep the others; raises BadInput if its first line is not understood."""
     return run_import(begin_import(database, settings, options, on_progress), source)
 
 
@@ -97,8 +97,8 @@ def _parser_of(layout: Layout) -> Callable[[str], ItemRow]:
 
 
 def _from_object(layout: Records, text: str) -> ItemRow:
-    found = parse_object(text)
-    fields = {name: found[key] for name, key in layout.keys.items() if key in found}
+    record = parse_object(text)
+    fields = {name: record[key] for name, key in layout.keys.items() if key in record}
     item_id = fields.pop("item_id", None)
     if isinstance(item_id, int) and not isinstance(item_id, bool):
         item_id = str(item_id)
@@ -111,11 +111,11 @@ def _from_object(layout: Records, text: str) -> ItemRow:
 
 def _from_columns(layout: Table, text: str) -> ItemRow:
     columns = layout.split(text)
-    found = {name: columns[place] for name, place in layout.positions.items() if name not in {"attributes", "hidden"}}
-    fields: dict[str, Any] = {"title": found["title"] or None}
-    if "categories" in found:
-        fields["categories"] = _categories(found["categories"])
-    return _checked(found["item_id"], fields)
+    texts = {name: columns[index] for name, index in layout.positions.items() if name not in {"attributes", "hidden"}}
+    fields: dict[str, Any] = {"title": texts["title"] or None}
+    if "categories" in texts:
+        fields["categories"] = _categories(texts["categories"])
+    return _checked(texts["item_id"], fields)
 
 
 def _categories(text: str) -> list[str]:

@@ -12,9 +12,9 @@ TITLE_LENGTH = 1000
 
 
 class Item(Base):
-    """Something that can be rated; made by its first rating or by a put, whichever comes first.
+    """Something that can be rated; created by its first rating or by a PUT, whichever comes first.
 
-    `item_key` is never given out twice, so that a model version can hold it safely after a deletion.
+    An `item_key` is never used again, so a model version may refer to it after a deletion.
     """
 
     __tablename__ = "items"
@@ -23,7 +23,7 @@ class Item(Base):
     item_key: Mapped[int] = mapped_column(Integer, primary_key=True)
     item_id: Mapped[str] = mapped_column(String(ID_LENGTH), unique=True)
     title: Mapped[str | None] = mapped_column(String(TITLE_LENGTH))
-    title_folded: Mapped[str] = mapped_column(Text, default="")  # what searches look into: see store.folded
+    title_folded: Mapped[str] = mapped_column(Text, default="")  # searched instead of the title; see store.folded
     categories: Mapped[list[str]] = mapped_column(JSON, default=list)
     attributes: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     hidden: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
@@ -32,7 +32,7 @@ class Item(Base):
 
 
 class DeletedItem(Base):
-    """The key of an item that is gone, so that whoever keeps items in memory can drop it."""
+    """The key of a deleted item, so that caches can drop it."""
 
     __tablename__ = "deleted_items"
 

@@ -1,4 +1,4 @@
-"""What item endpoints take and give."""
+"""Request and response bodies of the item endpoints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def complaint_about_text(text: str) -> str | None:
 
 def complaint_about_attributes(attributes: dict[str, Any]) -> str | None:
     """Why these attributes cannot be stored, or None when they can."""
-    if _is_deeper(attributes, ATTRIBUTES_DEPTH):  # what can be stored but not answered would break every list
+    if _is_deeper(attributes, ATTRIBUTES_DEPTH):  # if it could be stored but not returned, every list would fail
         return f"must not be nested more than {ATTRIBUTES_DEPTH} levels deep"
     try:
         encoded = json.dumps(attributes, allow_nan=False, ensure_ascii=False).encode()
@@ -76,7 +76,7 @@ Categories = Annotated[
 Attributes = Annotated[
     dict[str, Any],
     Field(
-        description=f"Anything the application wants to find here again, at most {ATTRIBUTES_DEPTH} levels deep.",
+        description=f"Anything the application wants to store, at most {ATTRIBUTES_DEPTH} levels deep.",
         examples=[{"year": 2021}],
     ),
     AfterValidator(_checked_attributes),
@@ -89,7 +89,7 @@ class _Body(BaseModel):
 
 
 class ItemBody(_Body):
-    """Everything that is known about an item; what is left out is emptied."""
+    """All fields of an item; those left out are emptied."""
 
     title: Title | None = None
     categories: Categories = []
@@ -98,7 +98,7 @@ class ItemBody(_Body):
 
 
 class ItemChanges(_Body):
-    """Only the given fields change; `title: null` removes the title."""
+    """Only the fields in the body change; `title: null` removes the title."""
 
     title: Title | None = None
     categories: Categories = []
@@ -132,9 +132,9 @@ class ItemOut(BaseModel):
 
 
 class ItemPage(BaseModel):
-    """Some items, and where the rest begins."""
+    """A page of items, and the cursor of the next one."""
 
     items: list[ItemOut]
     next_cursor: str | None = Field(
-        description="Give it as `cursor` to get the next page; null on the last.", examples=[None]
+        description="Pass it as `cursor` to get the next page; null on the last page.", examples=[None]
     )

@@ -40,8 +40,8 @@ class UnknownItem(NotFound):
         self.item_id = item_id
 
 
-class CatalogueItem(NamedTuple):
-    """What decides whether an item may be listed."""
+class CatalogItem(NamedTuple):
+    """The fields that decide whether an item may be listed."""
 
     item_key: int
     categories: list[str]
@@ -49,10 +49,10 @@ class CatalogueItem(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogueChanges:
+class CatalogChanges:
     """Items changed and keys of items deleted after one revision and at least up to another; deletions come last."""
 
-    changed: Iterator[CatalogueItem]
+    changed: Iterator[CatalogItem]
     deleted: list[int]
     revision: int
 
@@ -87,11 +87,11 @@ def categories_by_item(connection: Connection) -> list[tuple[int, str, list[str]
 
 
 def ensure_items(connection: Connection, item_ids: Collection[str]) -> dict[str, int]:
-    """The key of each id; an item without metadata is made for every id that is new."""
+    """The key of each id; a new id gets an item without metadata."""
     keys = keys_of_ids(connection, "item", item_ids)
     if len(keys) == len(set(item_ids)):
         return keys
-    before = advance(connection, "items", 0)  # locks: nobody adds items between the next look and the insert
+    before = advance(connection, "items", 0)  # locks, so that no other writer adds items before the insert
     missing = [item_id for item_id in dict.fromkeys(item_ids) if item_id not in keys]
     keys |= keys_of_ids(connection, "item", missing)
     missing = [item_id for item_id in missing if item_id not in keys]
@@ -103,20 +103,19 @@ def ensure_items(connection: Connection, item_ids: Collection[str]) -> dict[str,
 
 def _insert_bare(connection: Connection, item_ids: list[str], before: int) -> dict[str, int]:
     ids = id_column(connection, item_ids).subquery("ids")
-    place = func.row_number().over()
-    rows = select(ids.c[0], literal(before) + place)
+    rows = select(ids.c[0], literal(before) + func.row_number().over())
     statement = insert(Item).from_select(["item_id", "revision"], rows).returning(Item.item_id, Item.item_key)
     return dict(connection.execute(statement).all())
 
 
 def put(connection: Connection, item_id: str, fields: Mapping[str, Any]) -> tuple[bool, Row[Any]]:
-    """Give an item these fields, the others stay or are empty; says whether the item is new."""
+    """Set fields of an item and keep the others; returns whether the item is new, and the item."""
     counts = write_many(connection, {item_id: fields})
     return bool(counts.created), get(connection, item_id)
 
 
 def patch(connection: Connection, item_id: str, fields: Mapping[str, Any]) -> Row[Any]:
-    """Change the given fields of an item; raises UnknownItem."""
+    """Set fields of an existing item and keep the others; raises UnknownItem."""
     advance(connection, "items", 0)
     get(connection, item_id)
     write_many(connection, {item_id: fields})
@@ -124,10 +123,10 @@ def patch(connection: Connection, item_id: str, fields: Mapping[str, Any]) -> Ro
 
 
 def write_many(connection: Connection, changes: Mapping[str, Mapping[str, Any]]) -> BatchCounts:
-    """Set the given fields of each item and keep its others; an item that is new begins empty."""
+    """Set fields of each item and keep the others; a new item begins empty."""
     newest = before = advance(connection, "items", 0)
-    wanted = select(Item.item_key, *_FIELDS).where(Item.item_id.in_(id_column(connection, changes)))
-    stored = {row.item_id: row for row in connection.execute(wanted)}
+    query = select(Item.item_key, *_FIELDS).where(Item.item_id.in_(id_column(connection, changes)))
+    stored = {row.item_id: row for row in connection.execute(query)}
     new, changed = [], []
     for item_id, fields in changes.items():
         row = stored.get(item_id)
@@ -159,9 +158,9 @@ def _columns(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"title_folded": folded(fields["title"] or "")}
 
 
-def _is_same(stored: Any, given: Any) -> bool:
+def _is_same(stored: Any, value: Any) -> bool:
     """As JSON: in Python 1, 1.0 and True are equal."""
-    return json.dumps(stored, sort_keys=True) == json.dumps(given, sort_keys=True)
+    return json.dumps(stored, sort_keys=True) == json.dumps(value, sort_keys=True)
 
 
 def _count(connection: Connection, *, changed: int, created: int) -> int:
@@ -182,13 +181,13 @@ def remove(connection: Connection, item_key: int) -> int:
 def page(
     connection: Connection, limit: int, cursor: str | None, title: str | None, category: str | None
 ) -> tuple[Sequence[Row[Any]], str | None]:
-    """Items in the order in which they came, and the cursor of the next page. Searches read the whole table."""
-    wanted = select(Item.item_key, *_FIELDS).where(Item.item_key > key_before(cursor))
+    """Items in the order of their creation, and the cursor of the next page. Searches read the whole table."""
+    query = select(Item.item_key, *_FIELDS).where(Item.item_key > key_before(cursor))
     if title:
-        wanted = wanted.where(Item.title_folded.contains(folded(title), autoescape=True))
+        query = query.where(Item.title_folded.contains(folded(title), autoescape=True))
     if category is not None:
-        wanted = wanted.where(_has_category(connection, category))
-    rows = connection.execute(wanted.order_by(Item.item_key).limit(limit + 1)).all()
+        query = query.where(_has_category(connection, category))
+    rows = connection.execute(query.order_by(Item.item_key).limit(limit + 1)).all()
     has_more = len(rows) > limit
     return rows[:limit], cursor_after(rows[limit - 1].item_key) if has_more else None
 
@@ -202,31 +201,30 @@ def _has_category(connection: Connection, category: str) -> Any:
 
 
 def folded(text: str) -> str:
-    """Text in the form in which capital letters and the ways to write an accent make no difference.
+    """Text normalized so that case and the encoding of accents make no difference.
 
-    Databases disagree on what is a capital letter outside ASCII, so it is not left to them.
+    Done here because databases disagree on case outside ASCII.
     """
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
-def catalogue(connection: Connection, since_revision: int) -> CatalogueChanges:
-    """What changed after a revision, read as it is asked for.
+def catalog_changes(connection: Connection, since_revision: int) -> CatalogChanges:
+    """What changed after a revision, read lazily.
 
-    A change committed while this reads may be in it already; the next call then gives it again.
+    May already contain a change that is committed during the read; the next call then returns it again.
     """
     newest = revision(connection, "items")
     deleted = connection.execute(select(DeletedItem.item_key).where(DeletedItem.revision > since_revision)).scalars()
-    wanted = select(Item.item_key, Item.categories, Item.hidden).where(Item.revision > since_revision)
-    gone = list(deleted)
-    rows = connection.execute(wanted.execution_options(yield_per=_ROWS_AT_ONCE))
-    return CatalogueChanges(map(CatalogueItem._make, rows), gone, newest)
+    query = select(Item.item_key, Item.categories, Item.hidden).where(Item.revision > since_revision)
+    rows = connection.execute(query.execution_options(yield_per=_ROWS_AT_ONCE))
+    return CatalogChanges(map(CatalogItem._make, rows), list(deleted), newest)
 
 
 def describe(connection: Connection, item_keys: Sequence[int]) -> dict[int, tuple[str | None, list[str]]]:
     """Title and categories of those items that are still there."""
     described: dict[int, tuple[str | None, list[str]]] = {}
-    for first in range(0, len(item_keys), _ROWS_AT_ONCE):  # databases take so many parameters and no more
-        some = item_keys[first : first + _ROWS_AT_ONCE]
-        wanted = select(Item.item_key, Item.title, Item.categories).where(Item.item_key.in_(some))
-        described.update((key, (title, categories)) for key, title, categories in connection.execute(wanted))
+    for first in range(0, len(item_keys), _ROWS_AT_ONCE):  # databases limit the number of parameters
+        batch = item_keys[first : first + _ROWS_AT_ONCE]
+        query = select(Item.item_key, Item.title, Item.categories).where(Item.item_key.in_(batch))
+        described.update((key, (title, categories)) for key, title, categories in connection.execute(query))
     return described

@@ -9,11 +9,11 @@ from typing import Any, BinaryIO
 from app.db.engine import Database
 from app.db.revisions import revision
 from app.http.ids import complaint_about_id
-from app.imports.line_import import BatchCounts, LineImport, OnProgress, given_columns, run_import
+from app.imports.line_import import BatchCounts, LineImport, OnProgress, named_columns, run_import
 from app.imports.line_import import ImportProgress as ImportProgress
 from app.imports.line_reader import Encoding
 from app.imports.schemas import ImportReport as ImportReport
-from app.imports.table_layout import BadLine, Field, FileFormat, Layout, LayoutQuestion, Records, parse_object
+from app.imports.table_layout import BadLine, Field, FileFormat, Layout, LayoutRules, Records, parse_object
 from app.metrics.instruments import count_ratings
 from app.ratings.checks import complaint_about_time, latest_us, time_of_text
 from app.ratings.models import NewRating
@@ -26,12 +26,12 @@ FIELDS = (
     Field.of("value", "rating", "score", "stars", "overall", "bookRating", is_required=True),
     Field.of("rated_at", "timestamp", "time", "date", "unixReviewTime"),
 )
-_KNOWN_TEXTS = 100_000  # ids and numbers that were found good are remembered, so many at most
+_KNOWN_TEXTS = 100_000  # how many checked ids and numbers are remembered
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """What the caller knows about the file; all of it is found out when left unset."""
+    """How to read the file; whatever is unset is detected."""
 
     file_format: FileFormat = "auto"
     encoding: Encoding = "utf-8"
@@ -47,9 +47,9 @@ def begin_import(
     options: ImportOptions | None = None,
     on_progress: OnProgress | None = None,
 ) -> LineImport[NewRating]:
-    """An import that is fed block by block; see `LineImport`."""
+    """An import that takes the file block by block; see `LineImport`."""
     options = options or ImportOptions()
-    columns = given_columns(
+    columns = named_columns(
         user_id=options.user_column,
         item_id=options.item_column,
         value=options.value_column,
@@ -67,7 +67,7 @@ def begin_import(
             return revision(connection, "ratings")
 
     return LineImport(
-        LayoutQuestion(FIELDS, _is_record, options.file_format, columns),
+        LayoutRules(FIELDS, _is_record, options.file_format, columns),
         lambda layout: RatingParser(layout, settings.rating).parse,
         save,
         newest_revision,
@@ -84,7 +84,7 @@ def import_ratings(
     options: ImportOptions | None = None,
     on_progress: OnProgress | None = None,
 ) -> ImportReport:
-    """Read a file, or anything that gives bytes, to its end. Raises BadInput when its first line makes no sense.
+    """Read a file, or any iterable of bytes, to its end; raises BadInput if its first line is not understood.
 
     A second import of a file changes nothing, unless the file rates a pair differently in different batches: the
     later line wins, and a second import goes through the same changes again and counts them as updates.
@@ -137,16 +137,16 @@ class RatingParser:
         return NewRating(user_id, item_id, rating, self._time(time_text))
 
     def _from_object(self, text: str) -> NewRating:
-        found = parse_object(text)
+        record = parse_object(text)
         keys = self._keys
-        user_id = _id_of(found, keys, "user_id")
-        item_id = _id_of(found, keys, "item_id")
+        user_id = _id_of(record, keys, "user_id")
+        item_id = _id_of(record, keys, "item_id")
         self._check_id("user_id", user_id)
         self._check_id("item_id", item_id)
-        value = found.get(keys["value"])
+        value = record.get(keys["value"])
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise BadLine(f"value: {'must be a number' if keys['value'] in found else 'is missing'}")
-        time = found.get(keys["rated_at"])
+            raise BadLine(f"value: {'must be a number' if keys['value'] in record else 'is missing'}")
+        time = record.get(keys["rated_at"])
         rating = self._value(value)
         return NewRating(user_id, item_id, rating, None if time is None else self._time(time))
 
@@ -168,9 +168,9 @@ class RatingParser:
             raise BadLine(f"value: {complaint}")
         return float(number)
 
-    def _time(self, given: Any) -> int:
+    def _time(self, time: Any) -> int:
         """Seconds since 1970 or ISO 8601."""
-        rated_us = _microseconds(given)
+        rated_us = _microseconds(time)
         if 0 <= rated_us <= self._latest_us:
             return rated_us
         if complaint := complaint_about_time(rated_us, latest_us()):  # a long import outlives its first clock
@@ -178,14 +178,14 @@ class RatingParser:
         return rated_us
 
 
-def _id_of(found: Mapping[str, Any], keys: Mapping[str, str], field: str) -> str:
+def _id_of(record: Mapping[str, Any], keys: Mapping[str, str], field: str) -> str:
     """Whole numbers are ids too: files of other systems often hold them."""
-    given = found.get(keys[field])
-    if isinstance(given, str):
-        return given
-    if isinstance(given, int) and not isinstance(given, bool):
-        return str(given)
-    raise BadLine(f"{field}: {'must be text' if keys[field] in found else 'is missing'}")
+    value = record.get(keys[field])
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise BadLine(f"{field}: {'must be text' if keys[field] in record else 'is missing'}")
 
 
 def _number(text: str, field: str) -> float:
@@ -197,18 +197,18 @@ def _number(text: str, field: str) -> float:
         raise BadLine(f"{field}: must be a number") from None
 
 
-def _microseconds(given: Any) -> int:
-    if isinstance(given, str):
-        if given.isascii() and given.isdigit() and len(given) < 20:
-            return int(given) * 1_000_000
+def _microseconds(time: Any) -> int:
+    if isinstance(time, str):
+        if time.isascii() and time.isdigit() and len(time) < 20:
+            return int(time) * 1_000_000
         try:
-            return time_of_text(given)
+            return time_of_text(time)
         except ValueError as error:
             complaint = str(error)
         try:
-            given = float(given)
+            time = float(time)
         except ValueError:
             raise BadLine(f"rated_at: {complaint}, or seconds since 1970") from None
-    if isinstance(given, bool) or not isinstance(given, int | float) or not abs(given) < 1e15:
+    if isinstance(time, bool) or not isinstance(time, int | float) or not abs(time) < 1e15:
         raise BadLine("rated_at: must be a time")
-    return round(given * 1_000_000)
+    return round(time * 1_000_000)

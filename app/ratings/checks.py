@@ -1,4 +1,4 @@
-"""What makes a time or a value acceptable, for bodies and for import files alike."""
+"""Checks of values and times, for request bodies and import files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def time_of_text(text: str) -> int:
 
 
 def latest_us() -> int:
-    """The latest time that a rating may claim: now, and a little for clocks that differ."""
+    """The latest time that a rating may have: now, plus a tolerance for clocks that differ."""
     return microseconds_of(utc_now() + CLOCK_SKEW)
 
 
@@ -51,14 +51,14 @@ def complaint_about_time(rated_us: int, latest: int) -> str | None:
 
 
 def refuse_bad_ratings(scale: RatingScale, ratings: Iterable[Rated], path: str = "") -> None:
-    """Raises BadInput naming each value off the scale and each future time; `path` gets the position for `{}`."""
+    """Raises BadInput naming each value off the scale and each future time; the index replaces `{}` in `path`."""
     latest = latest_us()
     errors = []
-    for place, rating in enumerate(ratings):
+    for index, rating in enumerate(ratings):
         if complaint := scale.complaint(rating.value):
-            errors.append(FieldError(field=f"{path.format(place)}value", message=complaint))
+            errors.append(FieldError(field=f"{path.format(index)}value", message=complaint))
         if rating.rated_us is not None and (complaint := complaint_about_time(rating.rated_us, latest)):
-            errors.append(FieldError(field=f"{path.format(place)}rated_at", message=complaint))
+            errors.append(FieldError(field=f"{path.format(index)}rated_at", message=complaint))
         if len(errors) >= _SHOWN_ERRORS:
             break
     if errors:

@@ -1,4 +1,4 @@
-"""Erasing a user or an item with all ratings. What stays are integer keys: whoever keeps copies learns what to drop."""
+"""Erases a user or an item with all ratings. Integer keys remain, so that caches and snapshots drop their copies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.ratings.store import UnknownUser
 
 
 class Erased(NamedTuple):
-    """How many ratings are gone, and the newest ratings revision."""
+    """How many ratings were erased, and the newest ratings revision."""
 
     erased_ratings: int
     revision: int

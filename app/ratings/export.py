@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, select, tuple_
 
-from app.db.connections import driver, is_sqlite, server_that_sorts
+from app.db.connections import driver, driver_for_sorting, is_sqlite
 from app.db.ids import Ids, read_ids
 from app.items.models import Item
 from app.ratings.bulk_read import hold_snapshot
@@ -120,7 +120,7 @@ def _batches_sqlite(connection: Connection, user_keys: npt.NDArray[np.int64]) ->
 
 def _batches_postgresql(connection: Connection) -> Iterator[_Rows]:
     """The same from a server, whose table is in order of arrival: a query for each batch would read all of it."""
-    with server_that_sorts(connection) as raw, raw.cursor("by_user", binary=True) as cursor:
+    with driver_for_sorting(connection) as raw, raw.cursor("by_user", binary=True) as cursor:
         cursor.execute(_POSTGRESQL_ROWS_BY_USER)
         while batch := cursor.fetchmany(_DIGEST_USERS):
             yield np.frombuffer(b"".join(packed for (packed,) in batch), _ROW.newbyteorder(">")).astype(_ROW)

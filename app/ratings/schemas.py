@@ -1,4 +1,4 @@
-"""What rating endpoints take and give."""
+"""Request and response bodies of the rating endpoints."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from app.ratings.models import Outcome
 MAX_BATCH = 10_000
 
 
-def _parsed_time(given: Any) -> Any:
-    if not isinstance(given, str):
-        if given is None or isinstance(given, datetime):
-            return given
+def _parsed_time(time: Any) -> Any:
+    if not isinstance(time, str):
+        if time is None or isinstance(time, datetime):
+            return time
         raise ValueError("must be an ISO 8601 time such as 2026-01-31T12:00:00Z")
-    rated_us = time_of_text(given)
+    rated_us = time_of_text(time)
     if complaint := complaint_about_time(rated_us, rated_us):  # before the year 1 in UTC it is no datetime
         raise ValueError(complaint)
     try:
@@ -38,7 +38,7 @@ RatedAt = Annotated[
     datetime | None,
     BeforeValidator(_parsed_time),
     Field(
-        description="When the opinion was given, ISO 8601 with a time zone; not in the future. Left out: now.",
+        description="When the user rated, ISO 8601 with a time zone; not in the future. Default: now.",
         examples=["2026-01-31T12:00:00Z"],
     ),
 ]
@@ -49,7 +49,7 @@ class _Body(BaseModel):
 
 
 class RatingBody(_Body):
-    """An opinion; whose and of what stands in the path."""
+    """A rating whose user and item are in the path."""
 
     value: Value
     rated_at: RatedAt = None
@@ -60,7 +60,7 @@ class RatingBody(_Body):
 
 
 class NewRating(RatingBody):
-    """One user's opinion of one item."""
+    """One user's rating of one item."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -98,11 +98,11 @@ class SavedRatingOut(RatingOut):
     """A rating as it is stored now, and what the request did."""
 
     revision: int = Field(description="The newest revision after the write.", examples=[4711])
-    outcome: Outcome = Field(description="Whether the rating is new, replaced another or was stored exactly so.")
+    outcome: Outcome = Field(description="Whether the rating is new, replaced another, or was already stored.")
 
 
 class DeletedRatingOut(BaseModel):
-    """A rating that is gone."""
+    """A deleted rating."""
 
     user_id: str = Field(examples=["ann"])
     item_id: str = Field(examples=["dune"])
@@ -110,17 +110,17 @@ class DeletedRatingOut(BaseModel):
 
 
 class UserRatingsPage(BaseModel):
-    """Some ratings of a user, and where the rest begins."""
+    """A page of a user's ratings, and the cursor of the next one."""
 
     user_id: str = Field(examples=["ann"])
     ratings: list[RatingOut]
     next_cursor: str | None = Field(
-        description="Give it as `cursor` to get the next page; null on the last.", examples=[None]
+        description="Pass it as `cursor` to get the next page; null on the last page.", examples=[None]
     )
 
 
 class ErasedUser(BaseModel):
-    """A user who is gone with all ratings."""
+    """A user who was erased with all ratings."""
 
     user_id: str = Field(examples=["ann"])
     erased_ratings: int = Field(examples=[232])
@@ -128,7 +128,7 @@ class ErasedUser(BaseModel):
 
 
 class ErasedItem(BaseModel):
-    """An item that is gone with all ratings of it."""
+    """An item that was erased with all its ratings."""
 
     item_id: str = Field(examples=["dune"])
     erased_ratings: int = Field(examples=[17])
@@ -136,10 +136,10 @@ class ErasedItem(BaseModel):
 
 
 class RatingsDigest(BaseModel):
-    """What makes two stores comparable: equal ratings, equal digests."""
+    """A digest of all ratings: equal ratings have equal digests."""
 
     digest: str = Field(
-        description="SHA-256 over all ratings in the order of their outside ids, values and times included.",
+        description="SHA-256 over all ratings in the order of their ids, values and times included.",
         examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
     )
     n_ratings: int = Field(examples=[100836])

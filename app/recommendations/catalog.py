@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection
 
-from app.db.connections import Changes, forget_pages
+from app.db.connections import Changes, shrink_cache
 from app.db.revisions import peek_revision
 from app.engine.arrays import Counts, Mask, Rows
 from app.engine.data.row_sets import RowSet
@@ -147,13 +147,13 @@ class Catalog:
                     is_first, view = self._view is None, self._updated(connection, self._view)
                     self._view = view
                     if is_first:  # every item was read
-                        forget_pages(connection)
+                        shrink_cache(connection)
                         _trim_heap()
         return view
 
     def _updated(self, connection: Connection, old: CatalogView | None) -> CatalogView:
         old = old or self._blank()
-        changes = items.catalogue(connection, old.revision)
+        changes = items.catalog_changes(connection, old.revision)
         keys, hidden = array("q"), array("b")
         members: defaultdict[str, array[int]] = defaultdict(lambda: array("q"))
         for item in changes.changed:

@@ -108,7 +108,8 @@ def test_a_request_whose_connection_is_cut_is_told_to_try_again(settings: Settin
                 with database.read() as other:
                     other.exec_driver_sql(f"SELECT pg_terminate_backend({raw.info.backend_pid})")
 
-        app.state.live.stop()  # it asks the database too
+        app.state.live.stop()  # these two read the database as well
+        app.state.keyring.stop()
         event.listen(database.engine, "checkout", cut_it)
         answer = client.get(path)
         assert is_cut.is_set()
@@ -132,7 +133,7 @@ def test_what_the_url_of_a_server_says_is_kept_beside_the_timeouts(request: pyte
 @pytest.mark.parametrize("transaction", [Database.read, Database.write, Database.write_at_once])
 def test_nobody_waits_for_a_server_that_is_known_to_be_away(transaction: Callable[..., Any]) -> None:
     """Single ratings waited seconds each for a server that stood still, and were then written unasked."""
-    watch = postgres.Watch(make_url("postgresql://nobody@192.0.2.1/nothing"))  # an address that nobody has
+    watch = postgres.ServerMonitor(make_url("postgresql://nobody@192.0.2.1/nothing"))  # an address that nobody has
     watch.is_away = True
     engine = postgres.connect_engine(make_url("postgresql://nobody@192.0.2.1/nothing"), lambda: True, None)
     database = Database(engine, watch)

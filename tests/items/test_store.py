@@ -145,17 +145,17 @@ def test_items_of_a_category_are_found_by_the_whole_name(database: Database) -> 
     assert found(database, category="") == []
 
 
-def test_the_catalogue_tells_what_changed_and_what_is_gone(database: Database) -> None:
+def test_catalog_changes_are_the_items_changed_and_deleted_since(database: Database) -> None:
     write(database, dune=DUNE, heat={}, alien={"hidden": True})
     with database.write() as connection:
         store.remove(connection, heat := store.key_of(connection, "heat"))
     write(database, dune={"title": "Dune"})
     with database.read() as connection:
-        everything = store.catalogue(connection, 0)
+        everything = store.catalog_changes(connection, 0)
         keys = [store.key_of(connection, name) for name in ("dune", "alien")]
         assert sorted(everything.changed) == [(keys[0], DUNE["categories"], False), (keys[1], [], True)]
         assert (everything.deleted, everything.revision) == ([heat], 5)
-        latest, nothing = store.catalogue(connection, 4), store.catalogue(connection, 5)
+        latest, nothing = store.catalog_changes(connection, 4), store.catalog_changes(connection, 5)
         assert ([item.item_key for item in latest.changed], latest.deleted) == (keys[:1], [])
         assert (list(nothing.changed), nothing.deleted) == ([], [])
 

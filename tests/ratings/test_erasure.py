@@ -66,7 +66,7 @@ def test_erasing_an_item_removes_it_and_every_rating_of_it(rated: Database) -> N
     assert text_columns(rated) == {"ann", "bob", "heat"}
     with rated.read() as connection:
         assert user_ratings.read_one(connection, "bob").values.tolist() == []
-        changes = items.catalogue(connection, 2)
+        changes = items.catalog_changes(connection, 2)
         assert (list(changes.changed), changes.deleted, changes.revision) == ([], [key], 3)
 
 

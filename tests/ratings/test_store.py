@@ -227,7 +227,7 @@ def test_times_are_kept_to_the_microsecond(database: Database) -> None:
 def test_rated_items_exist_and_take_an_items_revision_each(database: Database) -> None:
     save_many(database, ("ann", "dune", 3), ("ann", "heat", 4), ("bob", "dune", 4))
     with database.read() as connection:
-        changes = items.catalogue(connection, 0)
+        changes = items.catalog_changes(connection, 0)
         keys = {items.key_of(connection, item_id) for item_id in ("dune", "heat")}
         assert {item.item_key for item in changes.changed} == keys
         assert changes.revision == 2

@@ -11,7 +11,7 @@ import pytest
 from app.db.engine import Database
 from app.db.ids import read_ids
 from app.items import store as items
-from app.items.store import catalogue as read_changes
+from app.items.store import catalog_changes as read_changes
 from app.ratings.erasure import erase_item
 from app.recommendations.catalog import Catalog, CatalogView
 from app.registry.artifacts import look_up, rows_by_key
@@ -143,7 +143,7 @@ def test_only_one_of_many_concurrent_requests_reads_the_changes(
         threading.Event().wait(0.3)
         return read_changes(connection, since)
 
-    monkeypatch.setattr(items, "catalogue", read_slowly)
+    monkeypatch.setattr(items, "catalog_changes", read_slowly)
 
     def request() -> None:
         all_there.wait()
