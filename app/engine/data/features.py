@@ -1,12 +1,12 @@
-"""What is known of users and items besides the values of ratings: who rated what, how much, and categories.
+"""Features of users and items from which items were rated and how often, whatever the values of the ratings.
 
 With B the 0/1 matrix of who rated what, n_u and c_i the numbers of ratings of users and items, the features are the
 leading singular vectors of
 
     N[u, i] = B[u, i] (n_u + d)^-1/2 (c_i + d)^-1/2
 
-and log(n_u + d), log(c_i + d), with d = DAMPING: few ratings are little evidence of a taste. What users choose to rate
-says what they like (Marlin & Zemel 2009; Koren 2008, SVD++).
+and log(n_u + d), log(c_i + d), with d = DAMPING: few ratings are weak evidence. What users choose to rate is implicit
+feedback on what they like (Marlin & Zemel 2009; Koren 2008, SVD++).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from app.engine.numba_types import READ_MATRIX, READ_OFFSETS, READ_ROWS, READ_VE
 from app.engine.parallel import run_all
 
 DAMPING = 5.0
-"""Ratings that prior knowledge weighs against a user's or an item's own number of ratings."""
+"""Ratings that a prior weighs against a user's or an item's own number of ratings."""
 _SPARE = 16
-"""Directions that the search carries beside those asked for (Halko, Martinsson & Tropp 2011, section 4.2)."""
+"""Oversampling of the subspace iteration (Halko, Martinsson & Tropp 2011, section 4.2)."""
 _PASSES = 6
 
 
@@ -58,10 +58,10 @@ class Features:
 def who_rated_what(
     pool: Executor, users: Sparse, items: Sparse, n_directions: int, seed: int
 ) -> tuple[Matrix32, Matrix32, Matrix32]:
-    """Raw features of users and items, and the map from what a user rated to the user's directions.
+    """Raw features of users and items, and the projection from rated items to the directions of a user.
 
-    A user's raw directions are (n_u + d)^-1/2 times the sum of the map's rows over the items rated; log counts come
-    last. By subspace iteration on N'N, never a dense matrix: each pass is two sweeps over the ratings.
+    A user's raw directions are (n_u + d)^-1/2 times the sum of the projection's rows over the items rated; log counts
+    come last. By subspace iteration on N'N, without a dense matrix: each pass is two sweeps over the ratings.
     """
     n_items = items.counts.size
     width = min(n_directions + _SPARE, n_items, max(users.counts.size, 1))
@@ -85,7 +85,7 @@ def who_rated_what(
 
 
 def standardised(raw: Matrix32, is_rated: npt.NDArray[np.bool_]) -> Features:
-    """Mean 0 and variance 1 over the rows with ratings; a feature in which they do not differ is 0."""
+    """Mean 0 and variance 1 over the rows with ratings; a constant feature becomes 0."""
     known = raw[is_rated].astype(np.float64)
     centre, spread = known.mean(axis=0), known.std(axis=0)
     spread = np.where(spread > 1e-6 * np.maximum(np.abs(centre), 1e-12), spread, np.inf)
@@ -110,8 +110,8 @@ def _apply(pool: Executor, side: Sparse, other_weights: Vector32, other_vectors:
 
 
 def _orthonormal(pool: Executor, parts: Parts, columns: Matrix32) -> Matrix32:
-    """An orthonormal basis of the columns' span; directions that rounding made are zeros."""
-    for _ in range(2):  # once more for what the first Gram matrix could not resolve
+    """An orthonormal basis of the columns' span; directions of rounding error are zeros."""
+    for _ in range(2):  # twice: the first Gram matrix cannot resolve small directions
         values, vectors = np.linalg.eigh(cross_products(pool, parts, columns, columns))
         is_there = values > 1e-10 * max(float(values[-1]), 1e-300)
         back: Matrix64 = np.where(is_there, vectors / np.sqrt(np.where(is_there, values, 1.0)), 0.0)

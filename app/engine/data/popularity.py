@@ -1,4 +1,4 @@
-"""How well items are liked by everybody, and how many ratings it takes to believe it."""
+"""Popularity of items: mean ratings, shrunk to the overall mean by a strength learned from the ratings."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 
 from app.engine.arrays import Counts, Vector32
 
-_USUAL = 5.0
-"""Ratings that the overall mean weighs where nothing can be learned: about what users who rate films give."""
+_DEFAULT = 5.0
+"""Ratings that the overall mean weighs where nothing can be learned: typical of ratings of films."""
 _LEAST, _MOST = 1.0, 100.0
-"""A handful of ratings cannot make it absurd."""
+"""Bounds, so that a handful of ratings cannot make it absurd."""
 
 
 def learned_shrinkage(counts: Counts, means: Vector32, mean: float, variance: float) -> float:
@@ -23,7 +23,7 @@ def learned_shrinkage(counts: Counts, means: Vector32, mean: float, variance: fl
     sizes = counts[is_rated].astype(np.float64)
     n, n_items = int(counts.sum()), sizes.size
     if n <= n_items or n_items < 2:
-        return _USUAL
+        return _DEFAULT
     squares_between = float((sizes * (means[is_rated] - mean) ** 2).sum())
     within = max(n * variance - squares_between, 0.0) / (n - n_items)
     between = squares_between / (n_items - 1)

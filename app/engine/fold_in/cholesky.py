@@ -1,9 +1,9 @@
-"""Small symmetric systems, solved in this thread.
+"""Cholesky solves of small systems, in this thread.
 
-LAPACK would wake BLAS threads for a matrix of 65 rows and cost more in a busy server than it saves, and Numba's own
+LAPACK would wake BLAS threads for a matrix of 65 rows, which costs more in a busy server than it saves, and Numba's own
 binding needs SciPy. All inner loops run along rows, so that they vectorise without reordering any sum.
 
-Kernels in other modules inline these, and Numba's cache of those does not see a change here: after one, remove their
+Kernels in other modules inline these, and Numba's cache of those does not notice a change here: after one, remove their
 __pycache__ folder.
 """
 

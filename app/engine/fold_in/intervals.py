@@ -1,9 +1,9 @@
-"""How far intervals must reach so that they hold the share of ratings that they promise.
+"""Calibrated prediction intervals: wide enough to cover the share of ratings that they promise.
 
-Predicted standard deviations are Gaussian and come from a model; errors do as they like. On ratings that were held out,
-|r - r_hat| / sd is measured: its quantiles are the reach of each level (split conformal prediction: Lei et al. 2018,
-section 5.2, with local weights), and what it takes beside that where users or items have few or many ratings is
-the widening of their bucket.
+Predicted standard deviations assume Gaussian errors; real errors are not. The quantiles of |r - r_hat| / sd over
+held-out ratings are the reach of each level (split conformal prediction: Lei et al. 2018, section 5.2, with local
+weights). Users and items are in buckets by number of ratings, and a bucket's widening is the factor that its own
+quantile needs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from app.engine.factors import Posterior
 INTERVAL_LEVEL = 0.8
 """Probability with which a rating lies inside its interval, by default and where coverage is measured."""
 LEVELS = (0.0, 0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
-"""Shares for which the reach is measured; between them it is interpolated."""
+"""Levels for which the reach is measured; between them it is interpolated."""
 BUCKETS = (1, 3, 10, 30, 100, 300)
 """First number of ratings of every bucket but the first."""
 N_BUCKETS = len(BUCKETS) + 1
@@ -33,7 +33,7 @@ _ROUNDS = 5
 
 
 class Calibration(NamedTuple):
-    """What turns a standard deviation into a reach: of each level, and by bucket of user and item."""
+    """Standard deviations to each side of a prediction: by level, times factors by bucket of user and item."""
 
     reach: Vector64
     user_widening: Vector64
@@ -47,12 +47,12 @@ def calibrated(
     users, items = _buckets(user_counts), _buckets(item_counts)
     widening = np.ones((2, N_BUCKETS))
     for _ in range(_ROUNDS):
-        for side, places in enumerate((users, items)):
+        for side, own in enumerate((users, items)):
             others = (users, items)[1 - side]
             rest = deviations / widening[1 - side, others]
-            whole = _quantile(rest / widening[side, places], _CALIBRATED)
+            whole = _quantile(rest / widening[side, own], _CALIBRATED)
             for bucket in range(N_BUCKETS):
-                widening[side, bucket] = _shrunken(rest[places == bucket], whole)
+                widening[side, bucket] = _shrunken(rest[own == bucket], whole)
     rest = deviations / (widening[0, users] * widening[1, items])
     reach = np.array([_quantile(rest, level) for level in LEVELS])
     return Calibration(reach, widening[0], widening[1])
@@ -68,7 +68,7 @@ def calibrated_reach(
 
 
 def reach_by_buckets(posterior: Posterior, level: float) -> Matrix64:
-    """What `calibrated_reach` gives for every bucket of users (rows) and of items (columns)."""
+    """`calibrated_reach` for every bucket of users (rows) and of items (columns)."""
     widening = np.outer(posterior.user_widening, posterior.item_widening)
     reach: Matrix64 = np.interp(level, _LEVELS, posterior.reach) * widening
     return reach
@@ -88,7 +88,7 @@ def gaussian_reach(level: float) -> float:
 
 
 def bucket_of(n_ratings: int) -> int:
-    """Which bucket a user or an item with so many ratings is in."""
+    """The bucket of a user or an item with so many ratings."""
     return bisect_right(BUCKETS, n_ratings)
 
 
@@ -97,7 +97,7 @@ def _buckets(counts: npt.NDArray[np.integer]) -> npt.NDArray[np.intp]:
 
 
 def _shrunken(deviations: Vector64, whole: float) -> float:
-    """Quantile of these by that of all, as a geometric mean with 1 by the number of ratings behind each."""
+    """Quantile of these by that of all, shrunk towards 1 (as a geometric mean) by the number of ratings."""
     if not deviations.size or whole <= 0:
         return 1.0
     own = max(_quantile(deviations, _CALIBRATED), 1e-3 * whole)
@@ -105,7 +105,7 @@ def _shrunken(deviations: Vector64, whole: float) -> float:
 
 
 def _quantile(deviations: Vector64, level: float) -> float:
-    """The (n + 1) level-th smallest: with it, a new one is below with at least this probability."""
+    """The (n + 1) level-th smallest: a new one is below it with at least this probability."""
     if not deviations.size:
         return 0.0
     place = min(int(np.ceil((deviations.size + 1) * level)), deviations.size)

@@ -115,10 +115,10 @@ def select_top(
     best_rows: Rows,
     best_scores: Vector32,
 ) -> int:
-    """The best rows by (score, smaller row), best first; gives how many there are.
+    """The best rows by (score, smaller row), best first; returns how many there are.
 
     scores [n_items]   excluded: ascending   candidates: ascending, each row once, in the model   best_rows, best_scores
-    [n]: overwritten up to the count given back. A heap of the n best so far: O(n_items + changes log n).
+    [n]: overwritten up to the count returned. A heap of the n best so far: O(n_items + changes log n).
     """
     n = best_rows.size
     if n == 0:

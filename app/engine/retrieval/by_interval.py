@@ -1,4 +1,4 @@
-"""The best items by an end of their interval: what is surely good, or what may be wonderful."""
+"""The best items by an end of their interval: the lower one is cautious, the upper one explores."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def best_by_interval(
     """The n items with the highest lower (or upper) end of the interval for this level, best first, with that end.
 
     Not clipped to any scale, so that ends beyond it still differ. The upper end is optimism in the face of uncertainty
-    (Li et al. 2010, LinUCB), the lower one its opposite. An end is no scalar product: every candidate is scored, at
-    O(k^2) each where the best by value look at few, at O(k).
+    (Li et al. 2010, LinUCB). An end is no scalar product, so that no index applies: every candidate is scored, at
+    O(k^2) each.
     """
     rows = np.arange(fold_in.model.n_items, dtype=np.int32) if candidates is None else np.unique(candidates)
     rows = rows[rows >= 0]

@@ -1,4 +1,4 @@
-"""Lists that do not say the same thing twice: maximal marginal relevance over item vectors."""
+"""Diverse lists: maximal marginal relevance over item vectors."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from app.engine.arrays import InvalidArray, Matrix32, Rows, Vector32
 from app.engine.numba_types import READ_MATRIX, READ_VECTOR
 
 POOL = 500
-"""Best items by score among which a diverse list chooses; past them the list goes on by score alone."""
+"""Best items by score among which a diverse list chooses; after them the list goes on by score alone."""
 
 
 def diverse_order(scores: Vector32, item_factors: Matrix32, diversity: float, n: int) -> Rows:
-    """Places of the first n items of a diverse list, among items given best first.
+    """Positions of the first n items of a diverse list, among items in the order of their scores.
 
     Each next item i is the one with the largest (Carbonell & Goldstein 1998)
 
         (1 - d) relevance_i - d max_j cos(q_i, q_j)      over the items j that are in the list already
 
-    relevance_i is the score within the range of those given, from 0 to 1. The first item is the best one; ties go to
-    the better one. d = 0 changes nothing. The list for n begins with the one for fewer. O(n k) per item.
+    relevance_i is the score scaled to the range from 0 to 1. The first item is the best one; ties go to the better one.
+    d = 0 changes nothing. A longer list begins with the shorter one. O(n k) per item.
 
     scores [n_items], falling   item_factors [n_items, k]
     """
@@ -38,14 +38,14 @@ def diverse_order(scores: Vector32, item_factors: Matrix32, diversity: float, n:
 
 
 def _directions(item_factors: Matrix32) -> Matrix32:
-    """Rows of length 1; a vector without direction stays zero, and is like nothing."""
+    """Rows scaled to length 1; zero vectors stay zero, and are similar to nothing."""
     lengths = np.linalg.norm(item_factors, axis=1, keepdims=True)
     return np.ascontiguousarray(item_factors / np.where(lengths > 0, lengths, 1), np.float32)
 
 
 @njit(void(READ_VECTOR, READ_MATRIX, float64, int32[::1]), nogil=True, cache=True)
 def pick_diverse(relevance: Vector32, directions: Matrix32, diversity: float, order: Rows) -> None:
-    """Fills order [n] with places. relevance [n_items]   directions [n_items, k]; n <= n_items"""
+    """Fills order [n] with positions. relevance [n_items]   directions [n_items, k]; n <= n_items"""
     n_items, k = directions.shape
     nearest = np.full(n_items, -math.inf, np.float32)  # the largest cosine with an item that is in the list
     order[0], last = 0, 0

@@ -1,4 +1,4 @@
-"""Where the vectors of some items point together, for looking for more like them."""
+"""Items similar to several: by their mean cosine with them (of items: Sarwar et al. 2001, section 3.1.1)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from app.engine.factors import FactorModel
 
 
 def common_direction(model: FactorModel, item_rows: npt.ArrayLike) -> tuple[Vector32, float]:
-    """The mean of the items' vectors, each first brought to length 1 (Rocchio 1971), and its length.
+    """The mean of the items' vectors, each first scaled to length 1 (Rocchio 1971), and the length of that mean.
 
     The cosine of an item with that mean, times the length, is the item's mean cosine with all of them. Rows of -1 and
-    vectors without direction are passed over; where none is left, zeros.
+    zero vectors are skipped; zeros where none is left.
     """
     known = rows(item_rows, "item_rows")
     refuse_rows_outside(known, model.n_items, "item_rows", unknown_allowed=True)
