@@ -11,8 +11,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import FrameType
+from typing import Unpack
 
 from threadpoolctl import threadpool_limits
 
@@ -23,8 +24,9 @@ from app.logs import set_up_logs
 from app.settings import Settings
 from app.training import queue, run
 from app.training.models import RunKind
-from app.training.queue import Claim, Epoch, LeaseLost
+from app.training.queue import Claim, LeaseLost
 from app.training.retrain_policy import RetrainMonitor
+from app.training.run import RunHooks
 from app.training.wait_for_run import Work
 from app.tuning import store as searches
 from app.tuning import study
@@ -41,16 +43,9 @@ _PR_SET_PDEATHSIG = 1
 EXECUTE: Mapping[RunKind, Work] = {"train": run.execute, "search": study.execute}
 
 
-def execute(
-    database: Database,
-    settings: Settings,
-    claim: Claim,
-    *,
-    is_stopping: Callable[[], bool],
-    on_epoch: Callable[[Epoch], None] | None = None,
-) -> None:
+def execute(database: Database, settings: Settings, claim: Claim, **hooks: Unpack[RunHooks]) -> None:
     """Work on a claimed run of any kind until it has an outcome or is handed back."""
-    EXECUTE[claim.kind](database, settings, claim, is_stopping=is_stopping, on_epoch=on_epoch)
+    EXECUTE[claim.kind](database, settings, claim, **hooks)
 
 
 class Worker:

@@ -18,16 +18,16 @@ from app.training.schemas import NewTrainingRun, TrainingRunDetail, TrainingRunL
 
 router = APIRouter(prefix="/training-runs", tags=["training"])
 
-RunId = Annotated[int, Path(description="Number of the run.", ge=1, le=2**31 - 1, examples=[12])]
+RunId = Annotated[int, Path(description="Id of the run.", ge=1, le=2**31 - 1, examples=[12])]
 Limit = Annotated[int, Query(description="Runs per page.", ge=1, le=100)]
 Cursor = Annotated[
     str | None,
-    Query(description="`next_cursor` of the page before.", pattern=r"^[0-9]{1,9}$", examples=["12"]),
+    Query(description="`next_cursor` of the previous page.", pattern=r"^[0-9]{1,9}$", examples=["12"]),
 ]
 
 
 MAX_STREAMS = 50
-"""Streams of events at once: each asks the database four times a second."""
+"""Event streams at once; each queries the database four times a second."""
 
 _stream_limit = ConcurrencyLimit("streams of events", MAX_STREAMS)
 
@@ -45,10 +45,10 @@ def start_training(
     attempt: AttemptDep,
     body: Annotated[NewTrainingRun | None, Body()] = None,
 ) -> TrainingRunOut:
-    """Queue a training run; the trainer works on one after the other. `Location` is where to watch it."""
-    settings, given = request.app.state.settings, body or NewTrainingRun()
-    chosen = given.over(settings.hyperparameters)
-    loss = given.loss.declared(settings.rating) if given.loss else settings.loss
+    """Queue a training run; the trainer works on one run at a time. `Location` is the URL of the run."""
+    settings, body = request.app.state.settings, body or NewTrainingRun()
+    chosen = body.over(settings.hyperparameters)
+    loss = body.loss.declared(settings.rating) if body.loss else settings.loss
     with database.write() as connection:
         now = database.now(connection)
         run = attempt.once(
@@ -77,7 +77,7 @@ def list_training_runs(database: DatabaseDep, limit: Limit = 20, cursor: Cursor 
     responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
 def get_training_run(database: DatabaseDep, run_id: RunId) -> TrainingRunDetail:
-    """One run, with its epochs so far and, when it has ended, its metrics and the version it published."""
+    """One run with its epochs so far and, when it has finished, its metrics and the published version."""
     with database.read() as connection:
         run, epochs = queue.get(connection, run_id), queue.epochs_of(connection, run_id)
     return TrainingRunDetail.of(run, epochs)
@@ -89,7 +89,7 @@ def get_training_run(database: DatabaseDep, run_id: RunId) -> TrainingRunDetail:
     responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
 def cancel_training(database: DatabaseDep, run_id: RunId) -> TrainingRunOut:
-    """Cancel a run: at once while it is queued, within a second while it is running."""
+    """Cancel a run: immediately if it is queued, within a second if it is running."""
     with database.write() as connection:
         run = queue.request_cancel(connection, run_id, database.now(connection))
         epochs = queue.last_epochs_of(connection, run_id)
@@ -102,7 +102,7 @@ def cancel_training(database: DatabaseDep, run_id: RunId) -> TrainingRunOut:
     dependencies=[Depends(_stream_limit)],
     responses={
         200: {
-            "description": "`event: epoch` (EpochOut) and `event: status` (TrainingRunOut) until the run has ended.",
+            "description": "`event: epoch` (EpochOut) and `event: status` (TrainingRunOut) until the run has finished.",
             "content": {
                 "text/event-stream": {
                     "schema": {"type": "string"},
@@ -117,13 +117,13 @@ def stream_training_events(
     request: Request,
     database: DatabaseDep,
     run_id: RunId,
-    last_event_id: Annotated[str | None, Header(description="Id of the last epoch event that was received.")] = None,
+    last_event_id: Annotated[str | None, Header(description="Id of the last epoch event received.")] = None,
 ) -> StreamingResponse:
-    """Follow a run as server-sent events: past epochs first, then each as it ends; the stream ends with the run."""
+    """Follow a run by server-sent events: past epochs first, then new ones; the stream ends with the run."""
     with database.read() as connection:
         queue.get(connection, run_id)
     state = request.app.state
-    cursor = EventCursor.after(last_event_id)  # here: nothing can be refused once the response has begun
+    cursor = EventCursor.after(last_event_id)
     return StreamingResponse(
         events.stream(database, run_id, cursor, lambda: getattr(state, "is_stopping", False)),
         media_type="text/event-stream",

@@ -16,13 +16,13 @@ RunKind = Literal["train", "search"]
 KINDS: tuple[RunKind, ...] = ("train", "search")
 Phase = Literal["fit", "sample", "final", "resample"]
 PHASES: tuple[Phase, ...] = ("fit", "sample", "final", "resample")
-"""In the order in which they happen; the epochs of each are counted from 1. A sweep of posterior averaging is one."""
+"""In chronological order; the epochs of each are counted from 1. A sweep of posterior averaging counts as an epoch."""
 
 
 class TrainingRun(Base):
-    """One training from request to outcome. At most one row is `running`, and at most one queued by the policy.
+    """A training run and its outcome. Unique indexes allow one running run, and one that the policy has queued.
 
-    The indexes say so on both databases. A search is a run as well: it waits in the same queue for the same trainer.
+    A search is a run as well: it waits in the same queue for the same trainer.
     """
 
     __tablename__ = "training_runs"
@@ -49,15 +49,15 @@ class TrainingRun(Base):
     status: Mapped[str] = mapped_column(String(16), index=True)
     requested_by: Mapped[str] = mapped_column(String(16))
     hyperparameters: Mapped[dict[str, Any]] = mapped_column(JSON)
-    loss: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # none: the squared error
+    loss: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # null: squared loss
     created_at: Mapped[datetime] = mapped_column(UtcTime, default=utc_now)
     started_at: Mapped[datetime | None] = mapped_column(UtcTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcTime)
     is_cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
-    worker: Mapped[str | None] = mapped_column(String(200))  # who holds the lease
+    worker: Mapped[str | None] = mapped_column(String(200))  # holder of the lease
     lease_expires_at: Mapped[datetime | None] = mapped_column(UtcTime)
-    attempt: Mapped[int] = mapped_column(Integer, default=0)  # grows with every claim: a fencing token
-    n_deaths: Mapped[int] = mapped_column(Integer, default=0, server_default="0")  # of trainers that held the lease
+    attempt: Mapped[int] = mapped_column(Integer, default=0)  # increased by every claim: the fencing token
+    n_deaths: Mapped[int] = mapped_column(Integer, default=0, server_default="0")  # of its trainers
     n_ratings: Mapped[int | None] = mapped_column(BigInteger)
     trained_through: Mapped[int | None] = mapped_column(BigInteger)
     metrics: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
@@ -66,9 +66,9 @@ class TrainingRun(Base):
 
 
 class TrainingEpoch(Base):
-    """What one pass over the ratings did: an epoch of a fit, or a sweep of averaging over models.
+    """One pass over the ratings: an epoch of a fit, or a sweep of posterior averaging.
 
-    Phases `fit` and `sample` are watched by the hold-out, phases `final` and `resample` learn everything.
+    Phases `fit` and `sample` leave out the hold-out; `final` and `resample` learn all ratings.
     """
 
     __tablename__ = "training_epochs"

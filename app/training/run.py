@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, Required, TypedDict, Unpack
 
 from threadpoolctl import threadpool_limits
 
@@ -57,6 +57,13 @@ BOUNDS = {
 
 class Untrainable(Exception):
     """The ratings cannot be learned from: says why."""
+
+
+class RunHooks(TypedDict, total=False):
+    """Callbacks of whoever executes a run."""
+
+    is_stopping: Required[Callable[[], bool]]
+    on_epoch: Callable[[Epoch], None] | None
 
 
 class _Callbacks(TypedDict):
@@ -110,20 +117,14 @@ class _Run:
 
 
 def execute(
-    database: Database,
-    settings: Settings,
-    claim: Claim,
-    *,
-    is_stopping: Callable[[], bool],
-    on_epoch: Callable[[Epoch], None] | None = None,
-    choose: Choose | None = None,
+    database: Database, settings: Settings, claim: Claim, *, choose: Choose | None = None, **hooks: Unpack[RunHooks]
 ) -> None:
-    """Work on a claimed run until it has an outcome in the database, or is handed back because we are stopping.
+    """Work on a claimed run until it has an outcome in the database, or is handed back because `is_stopping()`.
 
     A search is a run too; its `choose` does the trials.
     """
     assert (claim.kind == "search") == (choose is not None)
-    lease = Lease(database, claim, settings.training.lease, is_stopping=is_stopping, on_epoch=on_epoch)
+    lease = Lease(database, claim, settings.training.lease, **hooks)
     with threadpool_limits(1), lease:  # thousands of small solves, each slower on several threads than on one
         run = _Run(lease, database, settings, Recipe(claim.hyperparameters, claim.loss))
         log.info("run %d starts (attempt %d)", claim.run_id, claim.attempt)

@@ -1,4 +1,4 @@
-"""What the training endpoints take and answer with."""
+"""Request and response bodies of the training endpoints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from app.training.queue import RunRow, loss_of
 
 
 class LossIn(BaseModel):
-    """What to minimise; docs/losses.md tells names and grammar. What is left out is the catalog's default."""
+    """The loss to minimise; see docs/losses.md for names, grammar and defaults."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -41,13 +41,13 @@ class LossIn(BaseModel):
         max_length=MAX_LENGTH,
         description=f"An expression in `theta`, or in `p`, `q`, `b_u`, `b_i`, or {', '.join(PENALTIES)}.",
     )
-    link: Link | None = Field(None, description="From score to prediction; left out, the loss's own (`identity`).")
+    link: Link | None = Field(None, description="From score to prediction; by default that of the loss (`identity`).")
     parameters: dict[str, float] = Field(
-        {}, max_length=10, description="Numbers that the expressions call by name.", examples=[{"delta": 1.5}]
+        {}, max_length=10, description="Values of the named parameters of the expressions.", examples=[{"delta": 1.5}]
     )
 
     def declared(self, scale: RatingScale) -> Loss:
-        """Raises BadInput with the field, and the position in its text."""
+        """The declared loss; raises BadInput with the field and the position in its text."""
         try:
             return declare(
                 self.error,
@@ -62,8 +62,8 @@ class LossIn(BaseModel):
             raise BadInput.at(f"loss.{field}", str(invalid)) from invalid
 
 
-class _Given(BaseModel):
-    """What a fit shall do differently from the service's own settings; leave out what may stay as it is."""
+class _Hyperparameters(BaseModel):
+    """Hyperparameters that differ from the settings of the service; omit the others."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -72,31 +72,31 @@ class _Given(BaseModel):
     )
 
     def over(self, defaults: Mapping[str, Any]) -> Hyperparameters:
-        """The defaults, with what was given put over them."""
+        """The defaults, with the fields of this body replacing them."""
         return Hyperparameters.from_dict({**defaults, **self.model_dump(exclude_none=True, exclude={"loss"})})
 
 
 def _optional(field: dataclasses.Field[Any], kind: Any) -> tuple[Any, Any]:
-    """A field of the request: the engine's own range and words, and null for "the default"."""
+    """Type and field of the request body, with range and description of the engine; null means the default."""
     low, high = field.metadata.get("low"), field.metadata.get("high")
     described = f"{field.metadata['doc'].capitalize()} (default {field.default})."
     return kind | None, Field(None, ge=low, le=high, description=described)
 
 
 if TYPE_CHECKING:
-    HyperparametersIn = _Given
+    HyperparametersIn = _Hyperparameters
 else:
     _KINDS = get_type_hints(Hyperparameters)
     HyperparametersIn = create_model(
         "HyperparametersIn",
-        __base__=_Given,
-        __doc__=_Given.__doc__,
+        __base__=_Hyperparameters,
+        __doc__=_Hyperparameters.__doc__,
         **{field.name: _optional(field, _KINDS[field.name]) for field in dataclasses.fields(Hyperparameters)},
     )
 
 
 class NewTrainingRun(HyperparametersIn):
-    """What a run shall do differently from the service's own settings; leave out what may stay as it is."""
+    """Hyperparameters and loss that differ from the settings of the service; omit the others."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -117,22 +117,22 @@ class EpochOut(BaseModel):
 
     phase: Phase = Field(
         description=(
-            "`fit`: epochs watched by the hold-out; `sample`: sweeps of averaging over models, watched by it too; "
-            "`final`, `resample`: the same with every rating."
+            "`fit`: epochs without the hold-out; `sample`: sweeps of posterior averaging without it; "
+            "`final`, `resample`: the same with all ratings."
         ),
         examples=["fit"],
     )
     epoch: int = Field(description="Counted from 1.", examples=[12])
-    n_epochs: int = Field(description="Epochs that the phase takes at most.", examples=[30])
-    learning_rate: float = Field(description="Step size of the epoch; 0 of a sweep, which has none.", examples=[0.019])
+    n_epochs: int = Field(description="Maximum number of epochs of the phase.", examples=[30])
+    learning_rate: float = Field(description="Learning rate of the epoch; 0 for a sweep.", examples=[0.019])
     train_rmse: float = Field(
-        description="Error on the ratings as they were learned; of a sweep, by the noise that it drew.", examples=[0.71]
+        description="RMSE on the training ratings during the epoch; for a sweep, the sampled noise.", examples=[0.71]
     )
     holdout_rmse: float | None = Field(
-        description="Error on the hold-out after the epoch; of a sweep, that of the mean of all models so far.",
+        description="RMSE on the hold-out after the epoch; for a sweep, that of the mean of all samples so far.",
         examples=[0.86],
     )
-    ratings_per_second: float = Field(description="Speed of the epoch.", examples=[48_000_000.0])
+    ratings_per_second: float = Field(description="Training speed.", examples=[48_000_000.0])
     finished_at: datetime = Field(description="When the epoch ended.", examples=["2026-01-31T12:00:01Z"])
 
     @classmethod
@@ -141,7 +141,7 @@ class EpochOut(BaseModel):
 
 
 class TrainingRunOut(BaseModel):
-    """A training run, from request to outcome."""
+    """A training run and its outcome."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -169,41 +169,41 @@ class TrainingRunOut(BaseModel):
         }
     )
 
-    id: int = Field(description="Number of the run; never given out twice.")
-    kind: RunKind = Field(description="`search`: hyperparameters are looked for first; see `/v1/searches/{id}`.")
+    id: int = Field(description="Id of the run; never reused.")
+    kind: RunKind = Field(description="`search`: a hyperparameter search, see `/v1/searches/{id}`.")
     status: RunStatus = Field(
-        description="`rejected`: fitted, but clearly worse than the active version, so not published."
+        description="`rejected`: fitted, but not published because it is clearly worse than the active version."
     )
-    requested_by: RequestedBy = Field(description="Who asked for it: the API, the command line, or the retrain policy.")
-    hyperparameters: dict[str, Any] = Field(description="Everything that was chosen about the fit.")
-    loss: LossOut = Field(description="What it minimises.")
-    created_at: datetime = Field(description="When it was asked for.")
-    started_at: datetime | None = Field(description="When a trainer last took it up.")
+    requested_by: RequestedBy = Field(description="Who requested it: the API, the command line, or the retrain policy.")
+    hyperparameters: dict[str, Any] = Field(description="All hyperparameters of the fit.")
+    loss: LossOut = Field(description="The loss that it minimises.")
+    created_at: datetime = Field(description="When it was requested.")
+    started_at: datetime | None = Field(description="When a trainer last claimed it.")
     finished_at: datetime | None = Field(description="When it ended.")
-    is_cancel_requested: bool = Field(description="Whether somebody asked for its end.")
-    attempt: int = Field(description="How often a trainer took it up; above 1 after a crash or a restart.")
-    progress: float = Field(description="Share of the epochs done, from 0 to 1; early stopping jumps ahead.")
-    n_ratings: int | None = Field(description="Ratings that it learns.")
-    trained_through: int | None = Field(description="The last rating revision that it sees.")
-    metrics: RunMetrics = Field(description="Errors on the hold-out, and seconds per step of the run.")
+    is_cancel_requested: bool = Field(description="Whether its cancellation was requested.")
+    attempt: int = Field(description="How often a trainer claimed it; above 1 after a crash or a restart.")
+    progress: float = Field(description="Share of the work done, from 0 to 1; jumps ahead on early stopping.")
+    n_ratings: int | None = Field(description="Number of ratings that it learns from.")
+    trained_through: int | None = Field(description="The last rating revision that it includes.")
+    metrics: RunMetrics = Field(description="Errors on the hold-out, and seconds of each phase.")
     version: int | None = Field(description="The model version that it published.")
     error: str | None = Field(description="Why it failed or was rejected.")
 
     @classmethod
     def of(cls, row: RunRow, epochs: Sequence[Row[Any]] = ()) -> Self:
-        """`epochs` of a running run say how far it is: all of them, or the last of each phase."""
-        return cls(**{**_facts(row), "progress": progress_of(row, epochs)})
+        """`epochs` of a running run, all or the last of each phase, give its progress."""
+        return cls(**{**_columns(row), "progress": progress_of(row, epochs)})
 
 
 class TrainingRunDetail(TrainingRunOut):
     """A training run with its epochs."""
 
-    epochs: list[EpochOut] = Field(description="What each epoch did, in order.")
+    epochs: list[EpochOut] = Field(description="Epochs in chronological order.")
 
     @classmethod
     def of(cls, row: RunRow, epochs: Sequence[Row[Any]] = ()) -> Self:
         shown = [EpochOut.of(epoch) for epoch in epochs]
-        return cls(**{**_facts(row), "progress": progress_of(row, epochs), "epochs": shown})
+        return cls(**{**_columns(row), "progress": progress_of(row, epochs), "epochs": shown})
 
 
 class TrainingRunList(BaseModel):
@@ -215,16 +215,16 @@ class TrainingRunList(BaseModel):
     )
 
 
-def _facts(row: RunRow) -> dict[str, Any]:
+def _columns(row: RunRow) -> dict[str, Any]:
     return {**row._mapping, "loss": LossOut.of(loss_of(row).to_dict())}
 
 
 _WEIGHTS: dict[Phase, float] = {"fit": 1.0, "sample": 4.0, "final": 1.0, "resample": 4.0}
-"""About how the time of a run is shared out, where there are not many millions of ratings."""
+"""Approximate time of each phase, for up to some millions of ratings."""
 
 
 def progress_of(row: RunRow, epochs: Sequence[Row[Any]]) -> float:
-    """Share of the epochs done, each phase by about the time that it takes."""
+    """Share of the epochs done, each phase weighted by its approximate time."""
     if row.status == "succeeded":
         return 1.0
     if row.status in FINISHED or not epochs:
@@ -236,9 +236,9 @@ def progress_of(row: RunRow, epochs: Sequence[Row[Any]]) -> float:
     return round(share / sum(_WEIGHTS[phase] for phase in planned), 4)
 
 
-def _planned_phases(row: RunRow, seen: Set[str]) -> list[Phase]:
-    """What a run that has come so far will have done in the end, as far as can be told."""
-    is_asked_for = row.hyperparameters.get("posterior") != "off" and loss_of(row).is_squared
-    averages = bool(seen & {"sample", "resample"}) or (is_asked_for and not seen >= {"fit", "final"})
+def _planned_phases(row: RunRow, so_far: Set[str]) -> list[Phase]:
+    """The phases that a run will have had in the end, as far as can be predicted from those so far."""
+    is_possible = row.hyperparameters.get("posterior") != "off" and loss_of(row).is_squared
+    averages = bool(so_far & {"sample", "resample"}) or (is_possible and not so_far >= {"fit", "final"})
     phases: list[Phase] = ["fit", "sample", "final", "resample"] if averages else ["fit", "final"]
-    return [phase for phase in phases if phase in {"final", "resample"} or "fit" in seen]
+    return [phase for phase in phases if phase in {"final", "resample"} or "fit" in so_far]

@@ -14,7 +14,7 @@ from app.settings import Settings
 from app.training import queue
 from app.training.models import FINISHED
 from app.training.queue import Claim, Epoch, RunRow, worker_name
-from app.training.run import execute
+from app.training.run import RunHooks, execute
 
 
 class Hooks(TypedDict, total=False):
@@ -29,15 +29,7 @@ class Hooks(TypedDict, total=False):
 class Work(Protocol):
     """Works on a claimed run, as `run.execute` does."""
 
-    def __call__(
-        self,
-        database: Database,
-        settings: Settings,
-        claim: Claim,
-        *,
-        is_stopping: Callable[[], bool],
-        on_epoch: Callable[[Epoch], None] | None = None,
-    ) -> None: ...
+    def __call__(self, database: Database, settings: Settings, claim: Claim, **hooks: Unpack[RunHooks]) -> None: ...
 
 
 def train_now(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, Unpack
 
 from app.db.engine import Database
 from app.engine.losses.base import Loss
@@ -17,8 +16,8 @@ from app.registry.metrics import ChosenTrial, RunMetrics
 from app.settings import Settings
 from app.training import queue, run
 from app.training.lease import Lease, RunStopped
-from app.training.queue import Claim, Epoch
-from app.training.run import MIN_HOLDOUT, Untrainable
+from app.training.queue import Claim
+from app.training.run import MIN_HOLDOUT, RunHooks, Untrainable
 from app.training.snapshot.take import TrainingSnapshot, split, take_snapshot
 from app.tuning import store
 from app.tuning.store import SearchSpec
@@ -26,20 +25,13 @@ from app.tuning.store import SearchSpec
 log = logging.getLogger(__name__)
 
 
-def execute(
-    database: Database,
-    settings: Settings,
-    claim: Claim,
-    *,
-    is_stopping: Callable[[], bool],
-    on_epoch: Callable[[Epoch], None] | None = None,
-) -> None:
+def execute(database: Database, settings: Settings, claim: Claim, **hooks: Unpack[RunHooks]) -> None:
     """Work on a claimed run of kind `search` until it has an outcome or is handed back.
 
     `on_epoch` receives the epochs of the training that publishes the best trial.
     """
     choose = _Study(database, settings).choose
-    run.execute(database, settings, claim, is_stopping=is_stopping, on_epoch=on_epoch, choose=choose)
+    run.execute(database, settings, claim, choose=choose, **hooks)
 
 
 class _Study:

@@ -50,6 +50,7 @@ _KINDS: dict[str, type[np.generic]] = {
     "changed_values": np.float32,
     "changed_revisions": np.int64,
 }
+_OF_BASE = ("user_starts", "item_rows", "values", "user_keys", "item_keys", "item_counts")
 _CHANGED = tuple(name for name in _KINDS if name.startswith("changed_"))
 _N_THREADS = 2
 
@@ -78,12 +79,7 @@ class Base:
 
     def arrays(self) -> Arrays:
         return {
-            "user_starts": self.user_starts,
-            "item_rows": self.item_rows,
-            "values": self.values,
-            "user_keys": self.user_keys,
-            "item_keys": self.item_keys,
-            "item_counts": self.item_counts,
+            **{name: getattr(self, name) for name in _OF_BASE},
             **dict(zip(("user_ids_text", "user_ids_offsets"), self.user_ids.to_arrays(), strict=True)),
             **dict(zip(("item_ids_text", "item_ids_offsets"), self.item_ids.to_arrays(), strict=True)),
         }
@@ -136,12 +132,8 @@ def write(folder: Path, base: Base, changes: Changes, *, stored: Files | None = 
     """Store base and changes; only the changes if `stored` are the files of this base."""
     folder.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(4)
-    arrays: Arrays = {
-        "changed_user_keys": changes.user_keys,
-        "changed_item_keys": changes.item_keys,
-        "changed_values": changes.values,
-        "changed_revisions": changes.revisions,
-    }
+    columns = changes.user_keys, changes.item_keys, changes.values, changes.revisions
+    arrays: Arrays = dict(zip(_CHANGED, columns, strict=True))
     if stored is None:
         arrays = base.arrays() | arrays
     with ThreadPoolExecutor(_N_THREADS) as pool:
@@ -161,12 +153,7 @@ def discard(folder: Path) -> None:
 
 def _as_stored(mapped: Arrays, manifest: Mapping[str, Any]) -> StoredSnapshot:
     base = Base(
-        user_starts=mapped["user_starts"],
-        item_rows=mapped["item_rows"],
-        values=mapped["values"],
-        user_keys=mapped["user_keys"],
-        item_keys=mapped["item_keys"],
-        item_counts=mapped["item_counts"],
+        **{name: mapped[name] for name in _OF_BASE},
         user_ids=Vocabulary.from_arrays(mapped["user_ids_text"], mapped["user_ids_offsets"]),
         item_ids=Vocabulary.from_arrays(mapped["item_ids_text"], mapped["item_ids_offsets"]),
         revision=manifest["revision"],
