@@ -57,7 +57,7 @@ def test_a_click_on_the_fourth_star_rates_four_and_moves_the_list(tab: Tab, serv
     before = tab.text("#recommendations")
     tab.click("#items .item:nth-child(2) input", share=0.75)
     tab.wait_for("document.querySelector('#user-note').innerText === '1 rating'")
-    tab.wait_for("document.querySelector('#answer').innerText.includes('from your ratings')")
+    tab.wait_for("document.querySelector('#answer').innerText.includes('from your current ratings')")
     assert [rating["value"] for rating in _ratings_of(service, tab)] == [4.0]
     assert tab.text("#recommendations") != before
     assert tab.value("document.querySelectorAll('#recommendations .move:not(:empty)').length") > 0
