@@ -36,16 +36,16 @@ def _log_of_a_service(settings: Settings) -> str:
     return subprocess.run(arguments, stderr=subprocess.PIPE, check=True, text=True).stderr
 
 
-def test_what_the_service_says_has_its_time_and_its_place(sqlite_settings: Settings) -> None:
+def test_a_line_has_its_time_level_process_and_logger(sqlite_settings: Settings) -> None:
     database = open_database(sqlite_settings)
     version = publish(database, sqlite_settings.versions_dir)
     database.dispose()
     said = _log_of_a_service(sqlite_settings)
-    line = rf"^\d{{4}}-\d\d-\d\d [\d:,]+ INFO service app\.registry\.live: model version {version} answers from now on$"
+    line = rf"^\d{{4}}-\d\d-\d\d [\d:,]+ INFO service app\.registry\.live: model version {version} is served from now on$"
     assert re.search(line, said, re.MULTILINE)
 
 
-def test_the_least_severe_level_is_the_one_of_the_settings(sqlite_settings: Settings) -> None:
+def test_the_minimum_level_comes_from_the_settings(sqlite_settings: Settings) -> None:
     database = open_database(sqlite_settings)
     publish(database, sqlite_settings.versions_dir)
     database.dispose()
@@ -164,4 +164,4 @@ def test_a_service_that_logs_json_logs_nothing_else(sqlite_settings: Settings) -
     database.dispose()
     said = _log_of_a_service(sqlite_settings.model_copy(update={"log_format": "json"}))
     told = [json.loads(line) for line in said.splitlines()]
-    assert [line["message"] for line in told] == [f"model version {version} answers from now on"]
+    assert [line["message"] for line in told] == [f"model version {version} is served from now on"]

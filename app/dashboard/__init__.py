@@ -1,1 +1,4 @@
-"""The dashboard: static files in `static/`, and the routes that serve them. Only `main` imports this package."""
+"""The dashboard: static files in `static/`, and the routes in `api.py` that serve them.
+
+It uses only the public API. Only `main` imports this package.
+"""
