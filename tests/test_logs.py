@@ -41,7 +41,8 @@ def test_a_line_has_its_time_level_process_and_logger(sqlite_settings: Settings)
     version = publish(database, sqlite_settings.versions_dir)
     database.dispose()
     said = _log_of_a_service(sqlite_settings)
-    line = rf"^\d{{4}}-\d\d-\d\d [\d:,]+ INFO service app\.registry\.live: model version {version} is served from now on$"
+    message = rf"model version {version} is served from now on"
+    line = rf"^\d{{4}}-\d\d-\d\d [\d:,]+ INFO service app\.registry\.live: {message}$"
     assert re.search(line, said, re.MULTILINE)
 
 
