@@ -96,7 +96,7 @@ MAX_EXPORTS = 4
 """Exports at once: each holds a connection and one state of the data for as long as its client takes."""
 
 MAX_IMPORTS = 4
-"""Imports at once: each holds a block of lines and waits for its turn to write."""
+"""Imports at once: each holds a block of lines and waits for other writers."""
 
 
 _export_limit = ConcurrencyLimit("exports", MAX_EXPORTS)
@@ -104,7 +104,7 @@ _import_limit = ConcurrencyLimit("imports", MAX_IMPORTS)
 
 
 async def add_rating(body: NewRating, request: Request) -> Response:
-    """Record one rating, or replace the one that the user gave the item before. The next answer counts it."""
+    """Record one rating, or replace the user's earlier rating of the item. The next recommendation uses it."""
     status, saved = await _save(request, body.user_id, body.item_id, body)
     return Response(saved.model_dump_json(), status, media_type="application/json")
 
@@ -168,8 +168,8 @@ async def import_ratings(
             await anyio.to_thread.run_sync(running.feed, block)
             if running.is_stopped:
                 break
-    except ClientDisconnect as error:  # what came last may be half a line, so it is not used
-        raise BadInput.at("body", "broke off before its end; the batches before are committed") from error
+    except ClientDisconnect as error:  # the last bytes may be half a line, so they are not used
+        raise BadInput.at("body", "broke off before its end; earlier batches are committed") from error
     return await anyio.to_thread.run_sync(running.finish)
 
 
@@ -181,7 +181,7 @@ def _refuse_packed_bodies(request: Request) -> None:
 
 
 async def _blocks(request: Request) -> AsyncIterator[bytes]:
-    """The body in blocks that are worth a change of threads."""
+    """The body in blocks large enough to be worth a switch of threads."""
     gathered = bytearray()
     async for block in request.stream():
         gathered += block
@@ -201,7 +201,7 @@ def export_ratings(
     database: DatabaseDep,
     file_format: Annotated[ExportFormat, Query(alias="format", description="How the lines are written.")] = "ndjson",
 ) -> StreamingResponse:
-    """All ratings of this moment, a line each, in a form that an import understands as it is."""
+    """All ratings as of now, one per line, in a form that an import reads."""
     return StreamingResponse(
         _in_threads(_exported(database, file_format)),
         media_type=_MEDIA_TYPES[file_format],
@@ -215,7 +215,7 @@ def _exported(database: Database, file_format: ExportFormat) -> Iterator[bytes]:
 
 
 async def _in_threads(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Blocks of a generator that blocks; it is closed, and its transaction with it, when the client goes away."""
+    """Blocks of a generator that waits for the database; it is closed, and its transaction ends, if the client goes."""
     try:
         while (block := await anyio.to_thread.run_sync(next, blocks, None)) is not None:
             yield block
@@ -241,7 +241,7 @@ def list_user_ratings(
     limit: Annotated[int, Query(ge=1, le=1000, description="Most ratings on the page.")] = 100,
     cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before.")] = None,
 ) -> UserRatingsPage:
-    """All ratings of a user page by page; none for a user who never rated."""
+    """All ratings of a user, page by page; none for a user who never rated."""
     with database.read() as connection:
         rows, next_cursor = store.page_of_user(connection, user_id, limit, cursor)
     ratings = [RatingOut.model_validate(row) for row in rows]
@@ -271,7 +271,7 @@ def get_rating(user_id: UserIdPath, item_id: ItemIdPath, database: DatabaseDep) 
 
 @users_router.delete("/{user_id}/ratings/{item_id}", responses={**_UNKNOWN, **_INVALID})
 def delete_rating(user_id: UserIdPath, item_id: ItemIdPath, database: DatabaseDep) -> DeletedRatingOut:
-    """Take the rating back; the next answer does not count it any more."""
+    """Delete the rating; the next recommendation no longer uses it."""
     with database.write() as connection:
         newest = store.remove(connection, user_id, item_id)
     count_ratings(removed=1)
@@ -297,7 +297,7 @@ def erase_item(item_id: ItemIdPath, database: DatabaseDep) -> ErasedItem:
 
 
 async def _save(request: Request, user_id: str, item_id: str, body: RatingBody) -> tuple[HTTPStatus, SavedRatingOut]:
-    """What to answer to a single rating, once it is committed."""
+    """Save one rating; returns status and body of the response once it is committed."""
     refuse_bad_ratings(_scale_of(request), [body])
     saved = await _writer_of(request).save(NewRatingRow(user_id, item_id, body.value, body.rated_us))
     count_ratings(**{saved.outcome: 1})
