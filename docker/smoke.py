@@ -47,9 +47,9 @@ def in_each_container(n: int, *arguments: str) -> list[subprocess.Popen[str]]:
 
 
 def results(processes: list[subprocess.Popen[str]]) -> list[str]:
-    told = [process.communicate(timeout=120)[0].strip() for process in processes]
-    assert all(process.returncode == 0 for process in processes), told
-    return told
+    outputs = [process.communicate(timeout=120)[0].strip() for process in processes]
+    assert all(process.returncode == 0 for process in processes), outputs
+    return outputs
 
 
 def train() -> tuple[int, float]:
@@ -92,14 +92,14 @@ def main() -> None:
         ask("/v1/ratings", {"user_id": newcomer, "item_id": "item-7", "value": 1 + change % 5})
         value = 1 + change % 5
         if change % 5 == 0:
-            told = results(in_each_container(n, "rating", newcomer, "item-7", str(value)))
-            assert told == ["seen"] * n, told
+            outputs = results(in_each_container(n, "rating", newcomer, "item-7", str(value)))
+            assert outputs == ["seen"] * n, outputs
     print(f"{n} containers: a rating accepted by one was in the next response of each")
 
     waiting = in_each_container(n, "version", str(version + 1))
     published, at = train()
     assert published == version + 1, published
-    late = [float(told) - at for told in results(waiting)]
+    late = [float(output) - at for output in results(waiting)]
     assert max(late) < 2, late
     print(f"{n} containers: all serve version {published} after {max(late):.2f} s")
 

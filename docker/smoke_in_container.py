@@ -27,7 +27,7 @@ def check_rating(user: str, item: str, value: str) -> None:
 
 
 def await_version(number: str) -> None:
-    """The moment from which on every process answers from it: eight answers in a row are."""
+    """Time from which every process serves the version: eight responses in a row come from it."""
     deadline, seen, since = time.time() + 100, 0, 0.0
     while seen < 8 and time.time() < deadline:
         is_new = ask("/v1/items/popular?n=1")["model_version"] == int(number)
