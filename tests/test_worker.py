@@ -60,7 +60,7 @@ def _ends(process: "subprocess.Popen[bytes]") -> int:
     return process.wait(timeout=300)
 
 
-def test_a_worker_trains_what_is_queued_and_ends_when_it_is_told_to(
+def test_a_worker_trains_queued_runs_until_it_is_stopped(
     database: Database, quick_lease: Settings, start: Start
 ) -> None:
     fill(database)
@@ -82,7 +82,7 @@ def test_the_policy_starts_a_run_by_itself(database: Database, quick_lease: Sett
     wait_until(lambda: active(database) == 2)
 
 
-def test_runs_of_the_policy_keep_to_what_a_published_search_found_best(
+def test_runs_of_the_policy_use_the_best_trial_of_a_published_search(
     database: Database, quick_lease: Settings, start: Start
 ) -> None:
     fill(database)
@@ -114,9 +114,7 @@ def test_a_killed_trainers_run_is_taken_over_and_published(
     assert listed(database) == [row.version]
 
 
-def test_a_worker_that_is_told_to_end_hands_its_run_back(
-    database: Database, quick_lease: Settings, start: Start
-) -> None:
+def test_a_worker_that_is_stopped_hands_its_run_back(database: Database, quick_lease: Settings, start: Start) -> None:
     fill(database, ratings_of(200, 100))
     run = enqueue(database, ENDLESS)
     worker = start(quick_lease)
@@ -198,7 +196,7 @@ def test_a_trainer_killed_at_any_moment_leaves_no_half_version(
     wait_until(lambda: len(list(quick_lease.versions_dir.iterdir())) == len(listed(database)))  # old ones are pruned
 
 
-def test_a_worker_shows_that_it_lives_while_it_waits_and_while_it_works(
+def test_the_heartbeat_file_is_touched_while_the_worker_waits_and_while_it_works(
     database: Database, quick_lease: Settings, start: Start
 ) -> None:
     sign = quick_lease.data_dir / "alive"

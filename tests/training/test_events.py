@@ -46,7 +46,7 @@ def held(database: Database, settings: Settings) -> Claim:
     return claim(database, settings)
 
 
-def test_only_what_is_new_is_read_and_told(database: Database, held: Claim) -> None:
+def test_only_new_epochs_are_read_and_sent(database: Database, held: Claim) -> None:
     cursor = EventCursor()
     _record(database, held, _epochs("fit", 1, 2))
     assert _names(database, cursor) == ["id: 1.1", "id: 1.2", "status"]
@@ -63,13 +63,13 @@ def test_only_what_is_new_is_read_and_told(database: Database, held: Claim) -> N
 
 
 @pytest.mark.parametrize("n_seen", range(6))
-def test_who_comes_back_is_told_the_rest(database: Database, held: Claim, n_seen: int) -> None:
+def test_a_client_that_reconnects_gets_the_missed_events(database: Database, held: Claim, n_seen: int) -> None:
     _record(database, held, [*_epochs("fit", 1, 3), *_epochs("final", 1, 2)])
     expected = [f"id: 1.{number}" for number in range(n_seen + 1, 6)]
     assert _names(database, EventCursor(attempt=1, n_epochs=n_seen)) == [*expected, "status"]
 
 
-def test_a_phase_that_begins_again_is_told_again(database: Database, held: Claim) -> None:
+def test_a_phase_that_starts_over_is_sent_again(database: Database, held: Claim) -> None:
     cursor = EventCursor()
     _record(database, held, _epochs("fit", 1, 3))
     _names(database, cursor)
@@ -87,7 +87,7 @@ def test_where_the_fit_begins_again_its_sweeps_are_forgotten(database: Database,
     assert _names(database, cursor) == ["id: 1.3"]
 
 
-def test_phases_are_told_in_the_order_in_which_they_happen(database: Database, held: Claim) -> None:
+def test_phases_are_sent_in_chronological_order(database: Database, held: Claim) -> None:
     for phase in PHASES:
         _record(database, held, _epochs(phase, 1, 2))
     with database.read() as connection:
@@ -108,7 +108,7 @@ def test_after_a_take_over_the_epochs_begin_anew(database: Database, held: Claim
     assert _names(database, cursor) == ["id: 2.1", "status"]
 
 
-def test_progress_is_told_with_the_status(database: Database, held: Claim) -> None:
+def test_status_events_contain_the_progress(database: Database, held: Claim) -> None:
     _record(database, held, _epochs("fit", 1, 3))
     with database.read() as connection:
         cursor = EventCursor()
@@ -119,7 +119,7 @@ def test_progress_is_told_with_the_status(database: Database, held: Claim) -> No
 @pytest.mark.parametrize(
     "given", ["9" * 5000 + ".1", "1." + "9" * 5000, "-1.2", "1", "1.", ".", "", "1.2.3", "\u0663.1"]
 )
-def test_an_event_id_that_we_never_gave_begins_at_the_beginning(given: str) -> None:
+def test_an_invalid_event_id_starts_from_the_first_event(given: str) -> None:
     assert EventCursor.after(given) == EventCursor()
 
 

@@ -51,7 +51,7 @@ def test_the_projection_grows_with_the_ratings_and_falls_with_the_threads() -> N
     assert projected_seconds(many, 100, 4) == pytest.approx(projected_seconds(many, 100, 1) / 4)
 
 
-def test_a_run_publishes_the_average_and_tells_of_it(database: Database, settings: Settings) -> None:
+def test_a_run_publishes_the_average_and_reports_it(database: Database, settings: Settings) -> None:
     fill(database, ratings_of(100, 60))
     run = train(database, settings, AVERAGED)
     assert run.status == "succeeded", run.error
@@ -68,7 +68,7 @@ def test_a_run_publishes_the_average_and_tells_of_it(database: Database, setting
     assert int(model.user_counts.sum()) == run.n_ratings
 
 
-def test_every_sweep_is_told_recorded_and_part_of_the_learning_curve(database: Database, settings: Settings) -> None:
+def test_every_sweep_is_recorded_and_part_of_the_learning_curve(database: Database, settings: Settings) -> None:
     fill(database, ratings_of(100, 60))
     run = train(database, settings, AVERAGED)
     n_sweeps = run.metrics["posterior"]["n_sweeps"]
@@ -98,7 +98,7 @@ def test_progress_counts_the_sweeps_where_a_run_averages(database: Database, set
     assert shares[-1] == pytest.approx(1.0, abs=0.41)  # a chain may settle early
 
 
-def test_small_versions_keep_no_starts_and_large_ones_both(database: Database, settings: Settings) -> None:
+def test_only_large_versions_store_the_fits_that_warm_runs_start_from(database: Database, settings: Settings) -> None:
     fill(database)
     large = settings.model_copy(update={"training": Training(warm_start_min_ratings=1)})
     for chosen, is_kept in ((settings, False), (large, True)):

@@ -1,12 +1,5 @@
-import logging
-import math
-import threading
-import time
-from collections.abc import Callable
-
 import numpy as np
 import pytest
-from sqlalchemy import update
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from app.db.engine import Database
@@ -16,14 +9,11 @@ from app.engine.losses.declare import declare
 from app.ratings.models import NewRating
 from app.registry import artifacts, versions
 from app.registry.live import LiveModel
-from app.settings import Runs, Settings, Training, Versions
-from app.training import queue
-from app.training.models import TrainingRun
+from app.settings import Settings
 from app.training.queue import Epoch
 from app.training.run import execute, phase_table
 from app.training.snapshot.take import take_snapshot
 from tests.training.world import (
-    ENDLESS,
     QUICK,
     active,
     claim,
@@ -32,9 +22,7 @@ from tests.training.world import (
     fill,
     listed,
     ratings_of,
-    run_of,
     train,
-    wait_until,
 )
 
 
@@ -55,7 +43,7 @@ def test_a_run_publishes_a_version_that_has_learned_every_rating(database: Datab
     assert loaded.trained_through == snapshot.revision
 
 
-def test_what_was_planted_is_found(database: Database, settings: Settings) -> None:
+def test_a_planted_structure_is_learned(database: Database, settings: Settings) -> None:
     fill(database, ratings_of(100, 60))
     run = train(database, settings, Hyperparameters(n_factors=4, n_epochs=40))
     assert run.metrics["holdout_rmse"] < 0.6 < 1.4 < run.metrics["holdout_rmse_item_means"]
@@ -77,7 +65,7 @@ def test_both_phases_are_recorded_epoch_by_epoch(database: Database, settings: S
     assert [epoch for epoch in epochs if epoch[0] == "final"] == [("final", n) for n in range(1, best + 1)]
 
 
-def test_the_manifest_tells_how_the_version_was_made(database: Database, settings: Settings) -> None:
+def test_the_manifest_says_how_the_version_was_made(database: Database, settings: Settings) -> None:
     fill(database)
     run = train(database, settings)
     with database.read() as connection:
@@ -100,7 +88,7 @@ def test_the_same_ratings_and_seed_give_the_same_model(database: Database, setti
     assert newest != first
 
 
-def test_few_ratings_are_learned_all_at_once(database: Database, settings: Settings) -> None:
+def test_few_ratings_are_learned_in_one_fit_without_a_hold_out(database: Database, settings: Settings) -> None:
     fill(database, [NewRating("ann", "dune", 4.0), NewRating("bob", "dune", 2.0)])
     run = train(database, settings)
     assert run.status == "succeeded"
@@ -124,7 +112,7 @@ def test_a_fit_that_diverges_fails_with_the_reason(database: Database, settings:
     assert listed(database) == []
 
 
-def test_anything_unexpected_fails_the_run_and_is_logged(
+def test_an_unexpected_error_fails_the_run_and_is_logged(
     database: Database, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(database)
@@ -161,7 +149,9 @@ def test_the_same_fit_again_is_no_worse_than_itself(database: Database, settings
     assert again.metrics["gate"]["rmse"] == again.metrics["gate"]["active_rmse"]
 
 
-def test_the_active_version_is_asked_only_what_it_has_not_learned(database: Database, settings: Settings) -> None:
+def test_the_active_version_is_compared_only_on_ratings_that_it_has_not_learned(
+    database: Database, settings: Settings
+) -> None:
     fill(database, ratings_of(100, 60))
     train(database, settings, QUICK.replace(holdout_fraction=0.05))
     later = train(database, settings, QUICK.replace(holdout_fraction=0.3))
@@ -170,7 +160,7 @@ def test_the_active_version_is_asked_only_what_it_has_not_learned(database: Data
     assert later.metrics["n_holdout"] > 4 * held_out.sum()
 
 
-def test_new_users_and_items_do_not_disturb_the_comparison(database: Database, settings: Settings) -> None:
+def test_new_users_and_items_do_not_affect_the_comparison(database: Database, settings: Settings) -> None:
     fill(database, ratings_of(60, 40))
     train(database, settings)
     fill(database, ratings_of(90, 70, seed=2))
@@ -189,163 +179,7 @@ def test_a_damaged_active_version_does_not_stop_a_new_one(database: Database, se
     assert active(database) == second.version != first.version
 
 
-# Publishing
-
-
-def test_old_versions_and_runs_are_pruned(database: Database, settings: Settings) -> None:
-    fill(database)
-    few = settings.model_copy(update={"versions": Versions(keep=2), "runs": Runs(keep=3)})
-    trained = [train(database, few) for _ in range(4)]
-    assert listed(database) == [run.version for run in trained[:1:-1]]
-    assert len(artifacts.folders(settings.versions_dir)) == 2
-    with database.read() as connection:
-        assert [run.id for run in queue.history(connection, limit=9)] == [run.id for run in trained[:0:-1]]
-
-
-def test_folders_that_were_never_listed_are_removed_and_listed_ones_stay(
-    database: Database, settings: Settings
-) -> None:
-    fill(database)
-    first = train(database, settings)
-    half_written = settings.versions_dir / ".tmp-killed"
-    half_written.mkdir()
-    (half_written / "item_bias.npy").write_bytes(b"half")
-    [published] = [folder for folder in artifacts.folders(settings.versions_dir) if folder != half_written]
-    complete = settings.versions_dir / "complete-but-never-listed"
-    complete.mkdir()
-    for file in published.iterdir():
-        (complete / file.name).write_bytes(file.read_bytes())
-    assert listed(database) == [first.version]  # neither is listed, whatever lies on the disk
-    second = train(database, settings)
-    assert listed(database) == [second.version, first.version]
-    names = {folder.name for folder in artifacts.folders(settings.versions_dir)}
-    assert published.name in names
-    assert not names & {".tmp-killed", "complete-but-never-listed"}
-
-
-def test_a_trainer_that_lost_its_lease_publishes_nothing(database: Database, settings: Settings) -> None:
-    fill(database)
-    run = enqueue(database)
-    old = claim(database, settings, "old")
-    with database.write() as connection:
-        connection.execute(update(TrainingRun).values(lease_expires_at=database.now(connection)))
-    time.sleep(0.01)
-    new = claim(database, settings, "new")
-    execute(database, settings, old, is_stopping=lambda: False)
-    assert listed(database) == []
-    row = run_of(database, run.id)
-    assert (row.status, row.worker, row.attempt) == ("running", "new", 2)
-    execute(database, settings, new, is_stopping=lambda: False)
-    assert run_of(database, run.id).status == "succeeded"
-    assert len(listed(database)) == 1
-
-
-def test_a_lease_that_is_lost_at_the_last_moment_undoes_the_publish(database: Database, settings: Settings) -> None:
-    fill(database)
-    run = enqueue(database)
-    held = claim(database, settings, "old")
-
-    def lose_the_lease(epoch: Epoch) -> None:
-        if (epoch.phase, epoch.report.epoch) == ("final", epoch.report.n_epochs):
-            with database.write() as connection:
-                connection.execute(update(TrainingRun).values(worker="new", attempt=2))
-
-    execute(database, settings, held, is_stopping=lambda: False, on_epoch=lose_the_lease)
-    assert listed(database) == []
-    assert active(database) is None
-    assert run_of(database, run.id).status == "running"
-
-
-def test_a_trainer_stops_soon_after_it_lost_its_lease(database: Database, settings: Settings) -> None:
-    fill(database)
-    run = enqueue(database, ENDLESS)
-    held = claim(database, settings, "old")
-    seen: list[Epoch] = []
-
-    def lose_the_lease(epoch: Epoch) -> None:
-        seen.append(epoch)
-        if len(seen) == 1:
-            with database.write() as connection:
-                connection.execute(update(TrainingRun).values(worker="new", attempt=2))
-
-    execute(database, settings, held, is_stopping=lambda: False, on_epoch=lose_the_lease)
-    assert len(seen) < ENDLESS.n_epochs
-    assert epochs_of(database, run.id) == []
-    assert run_of(database, run.id).worker == "new"
-
-
-# Stopping
-
-
-def _execute_in_a_thread(
-    database: Database, settings: Settings, is_stopping: Callable[[], bool] = lambda: False
-) -> threading.Thread:
-    held = claim(database, settings)
-    thread = threading.Thread(target=execute, args=(database, settings, held), kwargs={"is_stopping": is_stopping})
-    thread.start()
-    return thread
-
-
-def test_a_cancelled_run_ends_while_it_fits(database: Database, settings: Settings) -> None:
-    fill(database)
-    run = enqueue(database, ENDLESS)
-    thread = _execute_in_a_thread(database, settings)
-    wait_until(lambda: len(epochs_of(database, run.id)) > 0)
-    with database.write() as connection:
-        queue.request_cancel(connection, run.id, database.now(connection))
-    thread.join()
-    row = run_of(database, run.id)
-    assert (row.status, row.error, row.version) == ("cancelled", None, None)
-    assert len(epochs_of(database, run.id)) < ENDLESS.n_epochs
-    assert listed(database) == []
-
-
-def test_a_run_that_is_interrupted_goes_back_to_the_queue(database: Database, settings: Settings) -> None:
-    fill(database)
-    run = enqueue(database, ENDLESS)
-    stop = threading.Event()
-    thread = _execute_in_a_thread(database, settings, stop.is_set)
-    wait_until(lambda: len(epochs_of(database, run.id)) > 0)
-    stop.set()
-    thread.join()
-    assert run_of(database, run.id).status == "queued"
-    assert epochs_of(database, run.id) == []
-
-
-def test_a_run_goes_on_while_the_database_is_away(sqlite_settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    from app.db.engine import open_database
-
-    settings = sqlite_settings.model_copy(update={"training": Training(lease=1)})
-    database = open_database(settings)
-    fill(database)
-    run = enqueue(database, QUICK.replace(n_epochs=60))
-    file, away = settings.data_dir / "palate.db", settings.data_dir / "palate.away"
-
-    def bring_back() -> None:
-        wait_until(lambda: "waits" in caplog.text)
-        file.rmdir()
-        away.rename(file)
-
-    back = threading.Thread(target=bring_back)
-
-    def lose_the_database(epoch: Epoch) -> None:
-        if (epoch.phase, epoch.report.epoch) == ("fit", 3):
-            with database.write() as connection:  # nobody is in the middle of anything
-                connection.exec_driver_sql("PRAGMA user_version")
-            database.dispose()
-            file.rename(away)
-            file.mkdir()
-            back.start()
-
-    with caplog.at_level(logging.WARNING):
-        execute(database, settings, claim(database, settings), is_stopping=lambda: False, on_epoch=lose_the_database)
-    back.join()
-    assert run_of(database, run.id).status == "succeeded"
-    assert not math.isnan(run_of(database, run.id).metrics["holdout_rmse"])
-    database.dispose()
-
-
-def test_epochs_are_handed_on_as_they_end(database: Database, settings: Settings) -> None:
+def test_epochs_are_reported_as_they_end(database: Database, settings: Settings) -> None:
     fill(database)
     enqueue(database)
     seen: list[Epoch] = []
@@ -398,7 +232,9 @@ def test_a_better_version_by_another_loss_is_published_and_a_worse_one_is_not(
     assert train(database, settings, lazy, loss=HUBER).status == "rejected"
 
 
-def test_a_low_estimate_is_judged_as_one_and_not_by_its_squared_error(database: Database, settings: Settings) -> None:
+def test_the_gate_judges_a_quantile_loss_by_its_own_error_and_not_the_squared_one(
+    database: Database, settings: Settings
+) -> None:
     fill(database, ratings_of(100, 60))
     thorough = Hyperparameters(n_factors=4, n_epochs=40, learning_rate=0.06, posterior="off")
     first = train(database, settings, thorough)

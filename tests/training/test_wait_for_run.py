@@ -9,7 +9,7 @@ from app.training.wait_for_run import train_now
 from tests.training.world import ENDLESS, QUICK, active, claim, enqueue, epochs_of, fill, run_of, wait_until
 
 
-def test_the_run_is_seen_through_and_returned(database: Database, settings: Settings) -> None:
+def test_the_finished_run_is_returned(database: Database, settings: Settings) -> None:
     fill(database)
     seen: list[Epoch] = []
     run = train_now(database, settings, QUICK, on_epoch=seen.append)
@@ -41,7 +41,7 @@ def test_another_trainer_is_waited_for(database: Database, settings: Settings) -
     assert told == [f"waiting for run {before.id}, which another trainer (somebody) is working on"]
 
 
-def test_epochs_that_another_trainer_records_are_handed_on(database: Database, settings: Settings) -> None:
+def test_epochs_that_another_trainer_records_are_reported(database: Database, settings: Settings) -> None:
     fill(database)
     before = enqueue(database)
     held = claim(database, settings, "somebody")
@@ -64,7 +64,7 @@ def test_epochs_that_another_trainer_records_are_handed_on(database: Database, s
     assert [(epoch.phase, epoch.report.epoch) for epoch in seen] == epochs_of(database, run.id)
 
 
-def test_whoever_gives_up_cancels_the_run(database: Database, settings: Settings) -> None:
+def test_cancelling_the_wait_cancels_the_run(database: Database, settings: Settings) -> None:
     fill(database)
     stop = threading.Event()
     finished = []

@@ -39,7 +39,7 @@ def _start_of(database: Database) -> dict[str, Any]:
     return start
 
 
-def test_a_retrain_goes_on_from_the_active_version(database: Database, warm: Settings) -> None:
+def test_a_warm_run_starts_from_the_active_version(database: Database, warm: Settings) -> None:
     fill(database, FEW)
     first = train(database, warm, CHOSEN)
     assert first.metrics["start"] == {
@@ -115,7 +115,7 @@ def test_what_is_held_out_stays_unseen_by_the_examined_fit(database: Database, w
         ({"holdout_fraction": 0.3}, "other hyperparameters: holdout_fraction"),
     ],
 )
-def test_other_hyperparameters_begin_anew(
+def test_other_hyperparameters_start_cold(
     database: Database, warm: Settings, change: dict[str, Any], because: str
 ) -> None:
     fill(database, FEW)
@@ -124,7 +124,7 @@ def test_other_hyperparameters_begin_anew(
     assert because in train(database, warm, CHOSEN.replace(**change)).metrics["start"]["because"]
 
 
-def test_nothing_new_many_changes_or_few_ratings_begin_anew(database: Database, warm: Settings) -> None:
+def test_no_or_too_many_changes_and_few_ratings_start_cold(database: Database, warm: Settings) -> None:
     fill(database, FEW)
     train(database, warm, CHOSEN)
     assert "no rating is newer" in train(database, warm, CHOSEN).metrics["start"]["because"]
@@ -144,7 +144,7 @@ def test_a_version_that_kept_no_holdout_fit_with_users_is_not_gone_on_from(datab
     assert "did not store its evaluated fit" in train(database, warm, CHOSEN).metrics["start"]["because"]
 
 
-def test_a_damaged_version_is_not_gone_on_from(database: Database, warm: Settings) -> None:
+def test_a_damaged_version_leads_to_a_cold_start(database: Database, warm: Settings) -> None:
     fill(database, FEW)
     train(database, warm, CHOSEN)
     [folder] = artifacts.folders(warm.versions_dir)
@@ -154,7 +154,7 @@ def test_a_damaged_version_is_not_gone_on_from(database: Database, warm: Setting
     assert (run.status, run.metrics["start"]["is_warm"]) == ("succeeded", False)
 
 
-def test_a_warm_fit_that_makes_it_worse_is_done_again_anew_in_the_same_run(
+def test_a_warm_fit_that_is_worse_is_repeated_cold_in_the_same_run(
     database: Database, warm: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(database, FEW)
@@ -199,7 +199,7 @@ def test_the_same_history_gives_the_same_warm_model(
     assert again.digest == newest.digest
 
 
-def test_another_loss_begins_anew_and_the_same_one_goes_on(database: Database, warm: Settings) -> None:
+def test_another_loss_starts_cold_and_the_same_one_warm(database: Database, warm: Settings) -> None:
     fill(database, FEW)
     huber = declare("huber", parameters={"delta": 1.5})
     starts, patient = [], CHOSEN.replace(patience=40)  # in this world nothing is learned for some epochs
@@ -212,7 +212,7 @@ def test_another_loss_begins_anew_and_the_same_one_goes_on(database: Database, w
     assert starts[1]["because"] == "the active version was fitted with another loss"
 
 
-def test_a_warm_run_behind_a_link_goes_on_from_its_scores(database: Database, warm: Settings) -> None:
+def test_a_warm_run_with_a_link_starts_from_its_scores(database: Database, warm: Settings) -> None:
     fill(database, FEW)
     loss = declare("logistic", rating_range=(warm.rating.min, warm.rating.max))
     first = train(database, warm, CHOSEN, loss=loss)
