@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -13,7 +12,7 @@ from app.engine.retrieval.brute_force import BruteForceRetriever
 from app.engine.retrieval.by_relevance import DIRECTIONS
 from app.engine.retrieval.diversity import POOL
 from app.ratings import user_ratings
-from app.ratings.user_ratings import RatingsState, UserRatings
+from app.ratings.user_ratings import CurrentRatings, RatingsState, UserRatings
 from app.recommendations.catalog import CatalogView
 from app.recommendations.schemas import ListRequest
 from app.recommendations.serving_model import ServingModel, ServingModels
@@ -30,14 +29,6 @@ class WouldBlockEventLoop(Exception):
     """The answer takes so long that it would delay all other requests; answer in a thread instead."""
 
 
-class RatingsReader(Protocol):
-    """Reads the current ratings of a user."""
-
-    def read_state(self, user_id: str) -> RatingsState: ...
-
-    def read_one(self, user_id: str) -> UserRatings: ...
-
-
 @dataclass(frozen=True, slots=True)
 class RequestContext:
     """What one request is answered from: one model, its items, and a connection for what is not in memory."""
@@ -49,8 +40,8 @@ class RequestContext:
     """A connection, or the reason why there is none."""
     changes: Changes | None = None
     """The database's count of commits before anything was read; None if they are not counted."""
-    reader: RatingsReader | None = None
-    """Reads users' ratings faster than the connection."""
+    current_ratings: CurrentRatings | None = None
+    """The ratings of the one user in question, if they were read before."""
     is_on_loop: bool = False
 
     @property
@@ -71,12 +62,14 @@ class RequestContext:
 
     def read_state(self, user_id: str) -> RatingsState:
         """See `user_ratings.read_state`."""
-        return self.reader.read_state(user_id) if self.reader else user_ratings.read_state(self.connection, user_id)
+        if self.current_ratings:
+            return self.current_ratings.read_state(user_id)
+        return user_ratings.read_state(self.connection, user_id)
 
     def read_ratings(self, user_id: str) -> UserRatings:
         """See `user_ratings.read_one`."""
-        if self.reader:
-            return self.reader.read_one(user_id)
+        if self.current_ratings:
+            return self.current_ratings.read_one(user_id)
         return user_ratings.read_one(self.connection, user_id)
 
     def connection_unless_away(self) -> Connection | None:

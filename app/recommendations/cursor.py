@@ -64,15 +64,8 @@ class Cursor:
 @lru_cache(maxsize=256)
 def _digest_of(request: ListRequest) -> bytes:
     """Of the options that decide items and order; how many items, and what is said about them, may change."""
-    ordering = (
-        request.filter,
-        request.exclude,
-        request.candidates,
-        request.include_rated,
-        request.diversity,
-        request.rank_by,
-    )
-    return blake2b(repr(ordering).encode(), digest_size=8).digest()
+    items = request.filter, request.exclude, request.candidates, request.include_rated
+    return blake2b(repr((*items, request.diversity, request.rank_by)).encode(), digest_size=8).digest()
 
 
 def invalid_cursor() -> BadInput:

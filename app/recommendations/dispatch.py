@@ -126,7 +126,9 @@ class Recommender:
         view = model.catalog.last_view
         if view is None or view.revision < current.items_revision:
             return None
-        return RequestContext(self._models, model, view, WouldBlockEventLoop(), reader=current, is_on_loop=True)
+        return RequestContext(
+            self._models, model, view, WouldBlockEventLoop(), current_ratings=current, is_on_loop=True
+        )
 
 
 async def recommender_of(request: Request) -> Recommender:
