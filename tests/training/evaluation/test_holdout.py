@@ -7,7 +7,6 @@ import pytest
 from app.engine.data.ratings import Ratings
 from app.engine.fold_in.fold_in import FoldIn
 from app.engine.fold_in.intervals import INTERVAL_LEVEL, gaussian_interval
-from app.recommendations import dispatch
 from app.settings import RatingScale
 from app.training.evaluation.holdout import (
     HoldoutPredictions,
@@ -53,8 +52,10 @@ def test_the_intervals_that_are_measured_are_the_ones_that_are_served() -> None:
     fold_in = FoldIn(model(mean=2.0))
     values, variances = fold_in.predict(fold_in.fold_in([0, 1], [2.0, 3.0]), [2])
     lower, upper = gaussian_interval(values, variances, INTERVAL_LEVEL)
-    assert INTERVAL_LEVEL == dispatch.INTERVAL_LEVEL == 0.8
+    assert INTERVAL_LEVEL == 0.8
     assert (predictions.lower[1], predictions.upper[1]) == pytest.approx((float(lower[0]), float(upper[0])))
+    served = fold_in.with_intervals(fold_in.fold_in([0, 1], [2.0, 3.0]), [2])
+    assert (predictions.predicted[1], predictions.lower[1], predictions.upper[1]) == pytest.approx(tuple(served[:, 0]))
 
 
 def test_an_item_unknown_to_the_model_is_ignored() -> None:
