@@ -27,17 +27,15 @@ TESTED_ELSEWHERE = {
     "tests/api_keys/test_keys.py": "api_keys/api.py api_keys/keyring.py",
     "tests/backup/test_backup.py makes and restores archives": "backup/archive.py backup/restore.py backup/tables.py",
     "tests/db/test_engine.py": "db/connections.py db/postgres.py db/revisions.py",
-    "lists of every feature": "db/paging.py",
-    "data, and a helper of many tests": "demo/titles.py demo/service_process.py",
+    "data, and a helper of many tests": "demo/service_process.py",
     "tests/engine/losses/test_codegen.py": "engine/losses/catalog.py engine/losses/derivatives.py",
     "tests/engine/losses/ and tests/engine/library/": "engine/losses/symbols.py engine/library/slopes.py",
     "tests/engine/sgd/test_local.py fits": "engine/sgd/finalize.py engine/sgd/refit.py engine/sgd/trainer.py",
-    "tests/test_openapi.py and tests/http/test_body_limits.py": "http/concurrency.py http/ids.py http/openapi.py",
+    "tests/test_openapi.py and tests/http/test_body_limits.py": "http/ids.py http/openapi.py",
     "tests/ratings/test_bulk_import.py and tests/items/test_bulk_import.py": "imports/*.py ratings/checks.py",
     "tests/recommendations/test_dispatch.py": "recommendations/context.py recommendations/item_lists.py",
     "tests/recommendations/": "recommendations/predictions.py recommendations/serving_model.py",
-    "tests/training/test_run.py": "training/lease.py training/publish.py",
-    "tests/training/snapshot/test_take.py": "training/snapshot/categories.py training/snapshot/merge.py",
+    "tests/training/snapshot/test_take.py": "training/snapshot/categories.py",
 }
 """Modules that need no test file of their name, by the reason or the tests that cover them."""
 
