@@ -87,14 +87,16 @@ def solve_user(
     n_waiting = 0
     for t in range(item_rows.size):
         row = item_rows[t]
-        if not item_vector(items, row, y[n_waiting]):
+        if row < 0 or not items.is_known[row]:
             upper[0, 0] += unknown_precision
             x[0] += unknown_precision * (float64(values[t]) - mean - unknown_bias)
             continue
         root = 1.0 / math.sqrt(float64(items.noise[row]))
         weighted = rating_precision * root * (float64(values[t]) - mean - float64(items.bias[row]))
+        y[n_waiting, 0] = root
+        for f in range(size - 1):  # as `item_vector`, whose call takes as long as the loop
+            y[n_waiting, f + 1] = root * items.factors[row, f]
         for i in range(size):
-            y[n_waiting, i] *= root
             x[i] += weighted * y[n_waiting, i]
         n_waiting += 1
         if n_waiting == 4:
