@@ -1,16 +1,17 @@
 """From a declared loss to the text of its slope, as the kernel template takes it.
 
-SymPy differentiates (see `symbols`); it is imported on first use only, since a kernel that is compiled already does
-not need it.
+SymPy differentiates (see `symbols`), so this is imported only where a kernel is written: one that is compiled already
+does not need it.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from app.engine.losses.base import L2, NO_PENALTY, Loss
-from app.engine.losses.catalog import PENALTIES
+import sympy
+
+from app.engine.losses import symbols
+from app.engine.losses.base import Loss
 from app.engine.losses.grammar import InvalidLoss
 
 FUNCTIONS = (
@@ -20,7 +21,6 @@ FUNCTIONS = (
 """Names that the statements call, all defined in `functions`: the template imports them from there."""
 
 _INFIX = {"less": "<", "less_or_equal": "<=", "equal": "==", "different": "!=", "both": "&", "either": "|"}
-_KNOWN_DECAY: dict[str, float | None] = {PENALTIES["elastic_net"][0]: None, L2: 1.0, NO_PENALTY: 0.0}
 _MAX_POWER = 512
 _LARGEST = 3e38
 _FACTOR_BELOW = 60
@@ -32,13 +32,12 @@ def slope_statements(loss: Loss) -> str:
 
     Straight-line code in the names of FUNCTIONS; its other names begin with `t_`. Raises InvalidLoss.
     """
-    import sympy
-
-    from app.engine.losses import symbols
-
     error, rating = symbols.error_of(loss)
     slope = symbols.derivative(error, symbols.SCORE, loss.error)
-    _refuse_high_powers(slope, loss.error)
+    for power in slope.atoms(sympy.Pow):
+        if abs(power.exp) > _MAX_POWER:
+            what = f"a power of a power is as high as {power.exp}"
+            raise InvalidLoss(loss.error, 0, what, f"at most {_MAX_POWER}")
     if sympy.count_ops(slope) < _FACTOR_BELOW:
         slope = min(slope, sympy.factor_terms(slope), key=sympy.count_ops)
     return _statements({"r_hat": rating, "slope": slope})
@@ -56,43 +55,13 @@ def bias_penalty_statements(loss: Loss) -> str:
     return _statements({"slope_of_b_u": of_b_u, "slope_of_b_i": of_b_i}, prefix="t_bias_")
 
 
-def decay_of(loss: Loss) -> float | None:
-    """c if the penalty is weight decay, its slope c theta for every parameter; else None.
-
-    Weight decay uses the vector kernel, any other penalty the plain loop.
-    """
-    if loss.penalty in _KNOWN_DECAY:
-        return _KNOWN_DECAY[loss.penalty]
-    import sympy
-
-    from app.engine.losses import symbols
-
-    if "theta" in (names := _names_of(symbols.penalty_of(loss))) or not names:
-        theta = sympy.Symbol("theta", real=True)
-        slope = symbols.derivative(symbols.penalty_of(loss), theta, loss.penalty)
-        ratio = sympy.expand(slope / theta) if sympy.count_ops(slope) < 50 else slope
-        return float(ratio) if ratio.is_Number else None
-    return None
-
-
-def sources() -> list[str]:
-    """The text of every module that determines the statements and their meaning: part of a kernel's name."""
-    here = Path(__file__).parent
-    return [(here / name).read_text() for name in ("codegen.py", "symbols.py", "functions.py", "grammar.py")]
-
-
 def _penalty_slopes(loss: Loss) -> list[Any]:
     """d penalty / d of p, q, b_u and b_i."""
-    import sympy
-
-    from app.engine.losses import symbols
-
     penalty = symbols.penalty_of(loss)
     groups = [sympy.Symbol(name, real=True) for name in ("p", "q", "b_u", "b_i")]
-    if "theta" in _names_of(penalty):
-        theta = sympy.Symbol("theta", real=True)
-        slope = symbols.derivative(penalty, theta, loss.penalty)
-        slopes = [slope.subs(theta, group) for group in groups]
+    if symbols.THETA in penalty.free_symbols:
+        slope = symbols.derivative(penalty, symbols.THETA, loss.penalty)
+        slopes = [slope.subs(symbols.THETA, group) for group in groups]
     else:
         slopes = [symbols.derivative(penalty, group, loss.penalty) for group in groups]
     for slope, allowed in zip(slopes, (groups[:2], groups[:2], groups[2:], groups[2:]), strict=True):
@@ -102,22 +71,8 @@ def _penalty_slopes(loss: Loss) -> list[Any]:
     return slopes
 
 
-def _names_of(expression: Any) -> set[str]:
-    return {symbol.name for symbol in expression.free_symbols}
-
-
-def _refuse_high_powers(expression: Any, text: str) -> None:
-    import sympy
-
-    for each in expression.atoms(sympy.Pow):
-        if abs(each.exp) > _MAX_POWER:
-            raise InvalidLoss(text, 0, f"a power of a power is as high as {each.exp}", f"at most {_MAX_POWER}")
-
-
 def _statements(results: dict[str, Any], prefix: str = "t_") -> str:
     """One line per common subexpression, then one per result."""
-    import sympy
-
     fresh = (sympy.Symbol(f"{prefix}{number}", real=True) for number in range(100_000))
     shared, reduced = sympy.cse(list(results.values()), symbols=fresh, order="canonical")
     lines = [f"{symbol} = {_text(expression)}" for symbol, expression in shared]
@@ -127,8 +82,6 @@ def _statements(results: dict[str, Any], prefix: str = "t_") -> str:
 
 def _text(expression: Any) -> str:
     """Python text in which every constant is a float32 and nothing raises: float64 would halve the speed."""
-    import sympy
-
     if expression.is_Symbol:
         return str(expression.name)
     if expression.is_Number:
@@ -138,9 +91,8 @@ def _text(expression: Any) -> str:
     if isinstance(expression, sympy.Mul):
         return _product(expression)
     if isinstance(expression, sympy.Pow):
-        return (
-            _quotient([], [sympy.Pow(expression.base, -expression.exp)]) if expression.exp < 0 else _power(expression)
-        )
+        inverse = sympy.Pow(expression.base, -expression.exp)
+        return _quotient([], [inverse]) if expression.exp < 0 else _power(_text(expression.base), int(expression.exp))
     name, arguments = type(expression).__name__, [_text(argument) for argument in expression.args]
     if name in _INFIX:
         return "(" + f" {_INFIX[name]} ".join(arguments) + ")"
@@ -157,11 +109,8 @@ def _constant(number: Any) -> float:
 
 
 def _sum(expression: Any) -> str:
-    terms = [(str(term.could_extract_minus_sign()), term) for term in expression.as_ordered_terms()]
-    terms.sort(
-        key=lambda term: term[0]
-    )  # added terms first, so that a sum starts with a minus only if all terms are negative
-    first, *rest = (term for _, term in terms)
+    # Added terms first, so that a sum starts with a minus only if all terms are negative.
+    first, *rest = sorted(expression.as_ordered_terms(), key=lambda term: bool(term.could_extract_minus_sign()))
     text = _text(first)
     for term in rest:
         text += f" - {_text(-term)}" if term.could_extract_minus_sign() else f" + {_text(term)}"
@@ -169,16 +118,11 @@ def _sum(expression: Any) -> str:
 
 
 def _product(expression: Any) -> str:
-    import sympy
-
     if expression.could_extract_minus_sign():
         return f"(-{_text(-expression)})"
-    over: list[Any] = []
-    under: list[Any] = []
-    for factor in expression.args:
-        is_under = isinstance(factor, sympy.Pow) and factor.exp < 0
-        (under if is_under else over).append(sympy.Pow(factor.base, -factor.exp) if is_under else factor)
-    return _quotient(over, under)
+    under = [factor for factor in expression.args if isinstance(factor, sympy.Pow) and factor.exp < 0]
+    over = [factor for factor in expression.args if factor not in under]
+    return _quotient(over, [sympy.Pow(factor.base, -factor.exp) for factor in under])
 
 
 def _quotient(over: list[Any], under: list[Any]) -> str:
@@ -186,13 +130,8 @@ def _quotient(over: list[Any], under: list[Any]) -> str:
     return f"quotient({above}, {'*'.join(_text(factor) for factor in under)})" if under else f"({above})"
 
 
-def _power(expression: Any) -> str:
+def _power(base: str, exponent: int) -> str:
     """Products and squares: powers are expanded before run time."""
-    base = _text(expression.base)
-
-    def raised(exponent: int) -> str:
-        if exponent == 1:
-            return base
-        return f"({raised(exponent - 1)}*{base})" if exponent % 2 else f"square({raised(exponent // 2)})"
-
-    return raised(int(expression.exp))
+    if exponent == 1:
+        return base
+    return f"({_power(base, exponent - 1)}*{base})" if exponent % 2 else f"square({_power(base, exponent // 2)})"

@@ -31,32 +31,30 @@ def declare(
     _refuse_unknown_word(penalty, {*PENALTIES, *grammar.PENALTY_NAMES, *values}, "penalty", PENALTIES)
     entry = BY_NAME.get(error)
     penalty_text, defaults = PENALTIES.get(penalty, (penalty, {}))
-    text = entry.error if entry else error
     chosen = link or (entry.link if entry else "identity")
     if chosen not in LINKS:
         raise InvalidLoss(chosen, 0, f"the link {chosen[:40]!a} is not known", f"there are {', '.join(LINKS)}")
     _refuse_unusable(values)
     numbers = {**(entry.parameters if entry else {}), **defaults, **values}
-    ends = _ends(rating_range)
     loss = Loss(
         name=entry.name if entry else "declared",
-        error=text,
+        error=entry.error if entry else error,
         penalty=penalty_text,
         link=chosen,
         parameters=tuple(sorted(numbers.items())),
-        rating_range=ends,
+        rating_range=_ends(rating_range),
     )
     _refuse_inconsistent(loss, values)
-    if not (chosen == "sigmoid" or _uses_range(loss)):
+    if chosen != "sigmoid" and words_of(loss.error, loss.penalty).isdisjoint(grammar.RANGE_NAMES):
         loss = loss.replace(rating_range=None)  # not part of this loss
-    elif ends is None:
-        raise InvalidLoss(text, 0, "this loss needs a rating range", "pass rating_range=(low, high)")
+    elif loss.rating_range is None:
+        raise InvalidLoss(loss.error, 0, "this loss needs a rating range", "pass rating_range=(low, high)")
     return loss
 
 
 def error_tree(loss: Loss) -> grammar.Node:
-    """The tree of the error term, every named number in its place."""
-    return grammar.parse(loss.error, grammar.ERROR_NAMES, _with_ends(loss))
+    """The tree of the error term, every named number in its place; without a range, any ends will do to parse it."""
+    return grammar.parse(loss.error, grammar.ERROR_NAMES, {"low": 0.0, "high": 1.0, **loss.names})
 
 
 def penalty_tree(loss: Loss) -> grammar.Node:
@@ -72,8 +70,7 @@ def words_of(*texts: str) -> set[str]:
 def _refuse_unknown_word(text: str, known: Collection[str], what: str, listed: Collection[str]) -> None:
     """A single word is most likely a misspelt name of the catalog."""
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,39}", text) and text not in known:
-        advice = f"there are {', '.join(listed)}, and expressions"
-        raise InvalidLoss(text, 0, f"the {what} {text} is not known", advice)
+        raise InvalidLoss(text, 0, f"the {what} {text} is not known", f"there are {', '.join(listed)}, and expressions")
 
 
 def _refuse_inconsistent(loss: Loss, parameters: Mapping[str, float]) -> None:
@@ -83,9 +80,8 @@ def _refuse_inconsistent(loss: Loss, parameters: Mapping[str, float]) -> None:
     if "theta" in used and len(used) > 1:
         advice = "write it in theta alone, or in p, q, b_u and b_i"
         raise InvalidLoss(loss.penalty, 0, "a penalty cannot mix theta with other names", advice)
-    words = words_of(loss.error, loss.penalty)
     for name in parameters:
-        if name not in words:
+        if name not in words_of(loss.error, loss.penalty):
             raise InvalidLoss(name, 0, f"the parameter {name} is used nowhere", f"the error is {loss.error}")
 
 
@@ -111,12 +107,3 @@ def _ends(rating_range: tuple[float, float] | None) -> tuple[float, float] | Non
     if not (_is_usable(low) and _is_usable(high) and low < high):
         raise InvalidLoss("", 0, f"the rating range ({low:g}, {high:g}) is empty")
     return low, high
-
-
-def _with_ends(loss: Loss) -> dict[str, float]:
-    """The named numbers; without a range, any ends will do to parse the text."""
-    return {"low": 0.0, "high": 1.0, **loss.names}
-
-
-def _uses_range(loss: Loss) -> bool:
-    return not words_of(loss.error, loss.penalty).isdisjoint(grammar.RANGE_NAMES)

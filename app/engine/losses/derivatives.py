@@ -1,4 +1,4 @@
-"""A loss's value and its first and second derivative as functions of float64 arrays."""
+"""A loss's value and its first and second derivative as functions of float64 arrays; weight decay of a penalty."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from app.engine.arrays import Vector64
 from app.engine.losses import evaluate
-from app.engine.losses.base import Loss
+from app.engine.losses.base import L2, NO_PENALTY, Loss
+from app.engine.losses.catalog import PENALTIES
 
 Derivatives = Callable[[Vector64, Vector64], tuple[Vector64, Vector64, Vector64]]
 
@@ -30,6 +31,28 @@ ON_ARRAYS: dict[str, Any] = {
     "clamp": lambda u, delta: np.clip(u, -delta, delta),
 }
 """The functions of `symbols` on float64 arrays."""
+
+_KNOWN_DECAY: dict[str, float | None] = {PENALTIES["elastic_net"][0]: None, L2: 1.0, NO_PENALTY: 0.0}
+"""Of the named penalties: a kernel that is compiled already does not need SymPy."""
+
+
+def decay_of(loss: Loss) -> float | None:
+    """c if the penalty is weight decay, its slope c theta for every parameter; else None.
+
+    Weight decay uses the vector kernel, any other penalty the plain loop.
+    """
+    if loss.penalty in _KNOWN_DECAY:
+        return _KNOWN_DECAY[loss.penalty]
+    import sympy
+
+    from app.engine.losses import symbols
+
+    penalty = symbols.penalty_of(loss)
+    if penalty.free_symbols and symbols.THETA not in penalty.free_symbols:
+        return None
+    slope = symbols.derivative(penalty, symbols.THETA, loss.penalty)
+    ratio = sympy.expand(slope / symbols.THETA) if sympy.count_ops(slope) < 50 else slope
+    return float(ratio) if ratio.is_Number else None
 
 
 @lru_cache(maxsize=32)

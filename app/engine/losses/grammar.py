@@ -32,6 +32,7 @@ ERROR_NAMES = ("r", "r_hat")
 PENALTY_NAMES = ("theta", "p", "q", "b_u", "b_i")
 RANGE_NAMES = ("low", "high")
 """Ends of the rating range, which every error may use."""
+_ALLOWED = f"allowed are numbers, names, + - * / ** and the functions {', '.join(FUNCTIONS)}"
 
 _ARITHMETIC = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
 _COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
@@ -118,7 +119,7 @@ def _start_of_expression(text: str) -> int:
             advice = "write it in plain ASCII on one line"
             raise InvalidLoss(text, position, f"the character {character!a} is not allowed", advice)
         if character in "\"'#\\@`$?;:{}[]":
-            raise InvalidLoss(text, position, f"the character {character!r} is not allowed", _allowed())
+            raise InvalidLoss(text, position, f"the character {character!r} is not allowed", _ALLOWED)
     start = len(text) - len(text.lstrip(" "))
     if start == len(text):
         raise InvalidLoss(text, 0, "there is no expression", "for example (r - r_hat)**2 / 2")
@@ -157,25 +158,24 @@ class _Converter:
                 return self.call(tree, depth)
             case ast.Compare() | ast.BoolOp():
                 raise self.refusal(tree, "a comparison is not a number", "compare inside where(condition, a, b)")
-        raise self.refusal(tree, f"{_word(tree)} is not allowed", _allowed())
+        raise self.refusal(tree, f"{_word(tree)} is not allowed", _ALLOWED)
 
     def number(self, tree: ast.Constant) -> Node:
         if isinstance(tree.value, bool) or not isinstance(tree.value, (int, float)):
-            raise self.refusal(tree, f"{_word(tree)} is not a number", _allowed())
+            raise self.refusal(tree, f"{_word(tree)} is not a number", _ALLOWED)
         value: int | float = tree.value
         if not -MAX_NUMBER <= value <= MAX_NUMBER:
             raise self.refusal(tree, "this number is too large", f"at most {MAX_NUMBER:g}")
-        exact = Fraction(repr(value)) if isinstance(value, float) else Fraction(value)
-        return Node("number", self.position(tree), value=_simplified(exact))
+        return Node("number", self.position(tree), value=_simplified(Fraction(repr(value))))
 
     def variable(self, tree: ast.Name) -> Node:
         if tree.id in self.names:
             return Node("name", self.position(tree), name=tree.id)
         if tree.id in self.parameters:
-            value = Fraction(repr(float(self.parameters[tree.id])))
-            return Node("number", self.position(tree), value=_simplified(value))
-        known = [*self.names, *self.parameters]
-        hint = f"{tree.id} is a function: write {tree.id}(...)" if tree.id in FUNCTIONS else _known_names(known)
+            value = _simplified(Fraction(repr(float(self.parameters[tree.id]))))
+            return Node("number", self.position(tree), value=value)
+        known = f"there are {', '.join([*self.names, *self.parameters])}; other names are declared as parameters"
+        hint = f"{tree.id} is a function: write {tree.id}(...)" if tree.id in FUNCTIONS else known
         raise self.refusal(tree, f"the name {tree.id[:40]} is not known here", hint)
 
     def arithmetic(self, tree: ast.BinOp, depth: int) -> Node:
@@ -192,7 +192,7 @@ class _Converter:
 
     def call(self, tree: ast.Call, depth: int) -> Node:
         if not isinstance(tree.func, ast.Name):
-            raise self.refusal(tree.func, f"{_word(tree.func)} cannot be called", _allowed())
+            raise self.refusal(tree.func, f"{_word(tree.func)} cannot be called", _ALLOWED)
         name = tree.func.id
         if name not in FUNCTIONS:
             raise self.refusal(tree.func, f"the function {name[:40]} is not known", f"there are {', '.join(FUNCTIONS)}")
@@ -274,11 +274,3 @@ def _word(tree: ast.expr) -> str:
     if isinstance(tree, ast.BinOp | ast.UnaryOp):
         return "this operator"
     return _WORDS.get(type(tree), "this")
-
-
-def _allowed() -> str:
-    return "allowed are numbers, names, + - * / ** and the functions " + ", ".join(FUNCTIONS)
-
-
-def _known_names(known: Collection[str]) -> str:
-    return "there are " + ", ".join(known) + "; other names are declared as parameters"

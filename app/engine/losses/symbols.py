@@ -1,6 +1,6 @@
 """Losses in SymPy: functions that differentiate by rule, and forms that cannot overflow.
 
-This module is imported only where something is derived: a kernel that is compiled already does not need SymPy. The
+Imported only where something is derived: a kernel that is compiled already does not need SymPy. The
 functions are our own, so that SymPy never searches for a simplification: its Abs, sign and Max do, which takes seconds
 for a malicious expression, and their derivatives are delta distributions.
 """
@@ -26,6 +26,7 @@ _NO_NUMBERS = (sympy.zoo, sympy.nan, sympy.oo, -sympy.oo)
 R = Symbol("r", real=True)
 SCORE = Symbol("r_hat_raw", real=True)
 RATING = Symbol("r_hat", real=True)
+THETA = Symbol("theta", real=True)
 
 
 class Rule(Function):  # type: ignore[misc]
@@ -44,9 +45,9 @@ class Rule(Function):  # type: ignore[misc]
         """Nothing, for the same reason."""
 
     def _eval_derivative(self, symbol: Any) -> Any:
-        """The chain rule; arguments that do not depend on the symbol cost nothing."""
-        inner = [argument.diff(symbol) for argument in self.args]
-        return sympy.Add(*(type(self).slopes[at](self) * d for at, d in enumerate(inner) if d != 0))
+        """The chain rule. Without slopes, as of a condition, the derivative is zero (except at a kink)."""
+        inner = zip(self.slopes, self.args, strict=False)
+        return sympy.Add(*(slope(self) * d for slope, argument in inner if (d := argument.diff(symbol)) != 0))
 
 
 class choose(Rule):  # noqa: N801  (printed by this name)
@@ -58,18 +59,8 @@ class choose(Rule):  # noqa: N801  (printed by this name)
         return yes if yes == no else choose(condition, yes, no)
 
 
-class Condition(Rule):
-    """Its derivative is zero, except at a kink."""
-
-    def _eval_derivative(self, _symbol: Any) -> Any:
-        return ZERO
-
-
-_new_class: Any = type(Rule)  # SymPy is not typed
-
-
 def _rule(name: str, *slopes: Callable[[Any], Any]) -> Any:
-    return _new_class(name, (Rule,), {"slopes": slopes})
+    return type(Rule)(name, (Rule,), {"slopes": slopes})  # type: ignore[misc]
 
 
 absolute = _rule("absolute", lambda call: sign(call.args[0]))
@@ -94,7 +85,7 @@ huber = _rule(
 clamp: Any = _rule("clamp", lambda call: _beyond(call, ZERO, ONE), lambda call: _beyond(call, sign(call.args[0]), ZERO))
 """clamp(u, delta): u between -delta and delta"""
 less, less_or_equal, equal, different, both, either = (
-    _new_class(name, (Condition,), {}) for name in ("less", "less_or_equal", "equal", "different", "both", "either")
+    _rule(name) for name in ("less", "less_or_equal", "equal", "different", "both", "either")
 )
 
 
@@ -106,7 +97,10 @@ def _beyond(call: Any, beyond: Any, within: Any) -> Any:
 
 def error_of(loss: Loss) -> tuple[Any, Any]:
     """(error / divisor, r_hat) in R and SCORE, both in training units: the link is inside."""
-    rating = _linked(loss)
+    rating = exponential(SCORE) if loss.link == "exp" else SCORE
+    if loss.link == "sigmoid":
+        low, high = (_number(end) for end in loss.rating_range or (0.0, 1.0))
+        rating = low + (high - low) * sigmoid(SCORE)
     unit = _number(loss.unit)
     names = {"r": unit * R, "r_hat": unit * rating}
     return _convert(error_tree(loss), names, loss.error) / _number(loss.divisor), rating
@@ -133,13 +127,6 @@ def derivative(expression: Any, symbol: Any, text: str) -> Any:
     return slope
 
 
-def _linked(loss: Loss) -> Any:
-    if loss.link == "sigmoid":
-        low, high = (_number(end) for end in loss.rating_range or (0.0, 1.0))
-        return low + (high - low) * sigmoid(SCORE)
-    return exponential(SCORE) if loss.link == "exp" else SCORE
-
-
 def _number(value: Fraction | float) -> Any:
     if isinstance(value, float):
         exact = Fraction(repr(value))
@@ -154,8 +141,7 @@ def _convert(node: Node, names: dict[str, Any], text: str) -> Any:
         return _number(node.value)
     if node.operation == "name":
         return names[node.name]
-    arguments = [_convert(argument, names, text) for argument in node.arguments]
-    built = _BUILD[node.operation](*arguments)
+    built = _BUILD[node.operation](*(_convert(argument, names, text) for argument in node.arguments))
     if built in _NO_NUMBERS:
         raise InvalidLoss(text, node.position, "this divides by zero")
     return built
@@ -195,22 +181,6 @@ def _log(u: Any) -> Any:
     return logarithm(u)
 
 
-def _log1p(u: Any) -> Any:
-    return softplus(u.args[0]) if isinstance(u, exponential) else logarithm_of_1_plus(u)
-
-
-def _absolute(u: Any) -> Any:
-    return u if isinstance(u, absolute | root | exponential) else absolute(u)
-
-
-def _minimum(a: Any, b: Any) -> Any:
-    return choose(less(b, a), b, a)
-
-
-def _maximum(a: Any, b: Any) -> Any:
-    return choose(less(a, b), b, a)
-
-
 def _divided(a: Any, b: Any) -> Any:
     if isinstance(a, sinh) and isinstance(b, cosh) and a.args == b.args:
         return tanh(a.args[0])
@@ -234,19 +204,13 @@ _BUILD: dict[str, Any] = {
     "!=": different,
     "and": both,
     "or": either,
-    "abs": _absolute,
+    "abs": lambda u: u if isinstance(u, absolute | root | exponential) else absolute(u),
     "log": _log,
-    "log1p": _log1p,
-    "minimum": _minimum,
-    "maximum": _maximum,
+    "log1p": lambda u: softplus(u.args[0]) if isinstance(u, exponential) else logarithm_of_1_plus(u),
+    "minimum": lambda a, b: choose(less(b, a), b, a),
+    "maximum": lambda a, b: choose(less(a, b), b, a),
     "sqrt": root,
     "exp": exponential,
-    "tanh": tanh,
-    "cosh": cosh,
-    "sinh": sinh,
-    "sigmoid": sigmoid,
-    "softplus": softplus,
-    "sign": sign,
-    "huber": huber,
     "where": choose,
+    **{function.__name__: function for function in (tanh, cosh, sinh, sigmoid, softplus, sign, huber)},
 }

@@ -1,4 +1,4 @@
-"""From trained factors to a model: estimates everything else that a version holds, for every trainer alike."""
+"""From trained factors to a model: estimates all else that a version holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from app.engine.data.ratings import Ratings
 from app.engine.data.statistics import RatingStatistics
 from app.engine.factors import FactorModel
 from app.engine.losses.base import Loss
-from app.engine.losses.catalog import SQUARED
 from app.engine.sgd.user_prior import estimate_user_prior, temperature_of, with_measured_noise
 
 _TEMPERATURE_RATINGS = 100_000
@@ -32,21 +31,20 @@ def finalize(
     seed: int,
     statistics: RatingStatistics,
     pool: Executor,
-    loss: Loss = SQUARED,
-    earlier_noise: float | None = None,
+    loss: Loss,
+    earlier_noise: float | None,
 ) -> FactorModel:
     """The model of these factors. It takes over the arrays and sets rows without ratings to averages.
 
     Without a hold-out the noise is taken halfway, by ratio, between the training error and the spread of the ratings:
     a fit always explains its own ratings too well. A warm fit starts from the noise of its earlier model.
     """
-    user_counts, item_counts = statistics.user_counts, statistics.item_counts
+    user_counts, item_counts, item_means = statistics.user_counts, statistics.item_counts, statistics.item_means
     value_variance = statistics.spread**2
     score_variance = value_variance / float(loss.rating_slope_of(mean)) ** 2
     prior = estimate_user_prior(user_bias, user_factors, user_counts, score_variance, pool)
     user_bias[user_counts == 0], user_factors[user_counts == 0] = prior.mean[0], prior.mean[1:]
     item_bias[item_counts == 0], item_factors[item_counts == 0] = item_bias[item_counts > 0].mean(), 0.0
-    item_means = statistics.item_means
     model = FactorModel(
         mean=mean,
         item_bias=item_bias,

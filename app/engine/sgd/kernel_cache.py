@@ -1,8 +1,7 @@
-"""Writes each SGD kernel to a file of its own, imports it, and so has Numba cache it; `kernel_template` has its text.
+"""Writes each SGD kernel to a file of its own and imports it: Numba caches only functions that come from a file.
 
-Numba caches only functions that come from a file. So each kernel is a file named by a hash of all its parts (loss, row
-length, template and the vector code): the same kernel is compiled once per machine, and a changed one never uses the
-cache of the old one.
+The file is named by a hash of all that the kernel is made of (loss, row length, template, vector code): a kernel is
+compiled once per machine, and a changed one never uses the cache of the old one.
 """
 
 from __future__ import annotations
@@ -18,17 +17,22 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+
+from numba.core.errors import NumbaWarning
 
 from app.atomic_files import replacing
 from app.engine.losses.base import Loss
-from app.engine.sgd import kernel_template
-from app.engine.simd import float_vectors, lanes
+from app.engine.losses.derivatives import decay_of
 
 log = logging.getLogger(__name__)
 
 SgdKernel = Callable[..., int]
 
+_SOURCES = (
+    *("losses/codegen.py", "losses/functions.py", "losses/grammar.py", "losses/symbols.py", "sgd/kernel_template.py"),
+    *("simd/float_vectors.py", "simd/lanes.py"),
+)
+"""Files of the engine that determine the text of a kernel and its meaning."""
 _import_lock = threading.Lock()
 
 
@@ -39,14 +43,12 @@ def load_kernel(loss: Loss, n_columns: int, folder: Path, *, explicit_vectors: b
     explicit_vectors=False gives the plain loop: the reference that the vector steps are tested against, and the only
     kernel for penalties other than weight decay.
     """
-    from app.engine.losses.codegen import decay_of
-
     explicit_vectors = explicit_vectors and decay_of(loss) is not None
-    name = _kernel_name(loss, n_columns, explicit_vectors)
+    engine = Path(__file__).parent.parent
+    parts = [repr(loss), str((n_columns, explicit_vectors)), *((engine / source).read_text() for source in _SOURCES)]
+    name = f"sgd_{_sha256(chr(0).join(parts))[:16]}"
     with _import_lock:
-        module = sys.modules.get(_module_name(name))
-        if module is None:
-            module = _load(name, loss, n_columns, folder, explicit_vectors)
+        module = sys.modules.get(f"palate_kernels.{name}") or _load(name, loss, n_columns, folder, explicit_vectors)
     learn_blocks: SgdKernel = module.learn_blocks
     return learn_blocks
 
@@ -57,35 +59,26 @@ def default_kernel_folder() -> Path:
     return Path(cache) / "palate" / "kernels"
 
 
-def _kernel_name(loss: Loss, n_columns: int, explicit_vectors: bool) -> str:
-    from app.engine.losses import codegen
-
-    parts = [repr(loss), str((n_columns, explicit_vectors)), *codegen.sources()]
-    parts += [Path(module.__file__ or "").read_text() for module in (lanes, float_vectors, kernel_template)]
-    return f"sgd_{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
-
-
-def _module_name(kernel_name: str) -> str:
-    return f"palate_kernels.{kernel_name}"
-
-
 def _load(name: str, loss: Loss, n_columns: int, folder: Path, explicit_vectors: bool) -> ModuleType:
+    kernel = (name, loss, n_columns, explicit_vectors)
     try:
-        return _import(name, _kernel_file(name, loss, n_columns, folder, explicit_vectors))
+        return _import(_kernel_file(folder, *kernel))
     except (OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "cannot cache" not in str(error):
             raise  # Numba raises RuntimeError too when it cannot write its cache
         log.warning("kernels cannot be stored in %s (%s); compiling this one again", folder, error)
         private = Path(tempfile.mkdtemp(prefix="palate-kernels-"))
-        return _import(name, _kernel_file(name, loss, n_columns, private, explicit_vectors))
+        return _import(_kernel_file(private, *kernel))
 
 
-def _kernel_file(name: str, loss: Loss, n_columns: int, folder: Path, explicit_vectors: bool) -> Path:
+def _kernel_file(folder: Path, name: str, loss: Loss, n_columns: int, explicit_vectors: bool) -> Path:
     """The kernel's file in this folder, written if it is not there or damaged."""
     path = folder / f"{name}.py"
     if not _is_whole(path):
+        from app.engine.sgd.kernel_template import kernel_source  # imports SymPy
+
         folder.mkdir(parents=True, exist_ok=True)
-        source = kernel_template.kernel_source(loss, n_columns, explicit_vectors=explicit_vectors)
+        source = kernel_source(loss, n_columns, explicit_vectors=explicit_vectors)
         with replacing(path, is_shared=True, is_durable=False) as temporary:
             temporary.write_text(f"# sha256 {_sha256(source)}\n{source}")
     return path
@@ -104,19 +97,16 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _import(name: str, path: Path) -> ModuleType:
-    from numba.core.errors import NumbaWarning
-
-    spec = importlib.util.spec_from_file_location(_module_name(name), path)
+def _import(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"palate_kernels.{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    sys.modules[_module_name(name)] = module
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NumbaWarning)
             spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[_module_name(name)]
+        del sys.modules[spec.name]
         raise
-    return module  # type: ignore[no-any-return]
+    return module

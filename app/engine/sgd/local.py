@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +19,13 @@ from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
-from app.engine.losses.codegen import decay_of
-from app.engine.losses.derivatives import derivatives_of
-from app.engine.losses.units import TrainingUnits, training_units
+from app.engine.losses.derivatives import decay_of, derivatives_of
+from app.engine.losses.units import training_units
 from app.engine.parallel import ROWS_OF_A_PART, in_parts, n_parts_of, run_all, usable_cores
 from app.engine.sgd.epoch_kernels import copy_rows, draw, sum_squared_errors
 from app.engine.sgd.finalize import finalize
 from app.engine.sgd.gradient_check import check_gradient, kernel_slopes
-from app.engine.sgd.grid import Grid, build_grid
+from app.engine.sgd.grid import build_grid
 from app.engine.sgd.kernel_cache import SgdKernel, default_kernel_folder, load_kernel
 from app.engine.sgd.trainer import Diverged, EpochReport, Fit, FitCancelled, NoRatings, WarmStart
 from app.engine.simd.lanes import aligned_matrix, padded
@@ -44,29 +41,11 @@ _RATINGS_PER_SCAN = 100_000
 """Ratings whose predictions are checked together when the error is not finite."""
 
 
-@dataclass(slots=True)
-class _Parameters:
-    """What is learned, in the grid's order of rows, in units of `scale`, rows padded with zeros to 16 lanes."""
+_Parameters = tuple[Matrix32, Matrix32, Vector32, Vector32]
+"""What is learned: user and item factors, user and item biases, in the grid's order of rows and in units of `scale`.
 
-    user_factors: Matrix32
-    item_factors: Matrix32
-    user_bias: Vector32
-    item_bias: Vector32
-
-    @classmethod
-    def zeros(cls, n_users: int, n_items: int, n_columns: int) -> Self:
-        factors = (aligned_matrix(n, n_columns) for n in (n_users, n_items))
-        return cls(*factors, *(np.zeros(n, np.float32) for n in (n_users, n_items)))
-
-    @property
-    def arrays(self) -> tuple[Matrix32, Matrix32, Vector32, Vector32]:
-        """As the kernels take them."""
-        return self.user_factors, self.item_factors, self.user_bias, self.item_bias
-
-    def copy_to(self, other: _Parameters, pool: Executor) -> None:
-        """Bit by bit, on the threads of the pool."""
-        pairs = zip(other.arrays, self.arrays, strict=True)
-        run_all(pool, np.copyto, [(to[at::2], source[at::2]) for to, source in pairs for at in range(2)])
+Vectors are padded with zeros to 16 lanes.
+"""
 
 
 class LocalTrainer:
@@ -124,12 +103,15 @@ class _SgdRun:
         self.loss = loss = trainer.loss
         self.decay = 1.0 if (decay := decay_of(loss)) is None else decay
         self.statistics = rating_statistics(ratings, pool)
-        self.units = self._training_units(start)
+        mean = float(loss.rating_of(start.mean)) if start else self.statistics.mean
+        self.units = training_units(loss, mean, self.statistics.spread)
         self.mean = start.mean if start else self.units.mean
         self.scale = self.units.scale
         self.kernel = self._checked_kernel(trainer.kernel_folder)
         started = time.perf_counter()
-        self.grid = self._grid()
+        known = self.statistics if self.ratings_to_learn is ratings else None
+        arguments = (self.ratings_to_learn, self.n_columns, pool, n_threads)
+        self.grid = build_grid(*arguments, statistics=known, scale=self.scale)
         self.layout_seconds = time.perf_counter() - started
         self.earlier_noise = start.noise_variance if start else None
         # A warm fit has few epochs, perhaps one: its step falls within each epoch, so that it still ends at zero.
@@ -137,10 +119,6 @@ class _SgdRun:
         seeds = np.random.SeedSequence(hyperparameters.seed).spawn(2)
         self.first_factors, self.strata_order = (np.random.default_rng(seed) for seed in seeds)
         self.parameters = self._parameters_of(start) if start else self._first_parameters()
-
-    def _training_units(self, start: WarmStart | None) -> TrainingUnits:
-        mean = float(self.loss.rating_of(start.mean)) if start else self.statistics.mean
-        return training_units(self.loss, mean, self.statistics.spread)
 
     def _checked_kernel(self, folder: Path) -> SgdKernel:
         """The compiled kernel of the loss; raises InvalidLoss where the loss has no usable derivatives."""
@@ -151,26 +129,22 @@ class _SgdRun:
             derivatives_of(self.loss)  # folding in needs them: better refused now than after the fit
         return kernel
 
-    def _grid(self) -> Grid:
-        known = self.statistics if self.ratings_to_learn is self.ratings else None
-        arguments = (self.ratings_to_learn, self.n_columns, self.pool, self.n_threads)
-        return build_grid(*arguments, statistics=known, scale=self.scale)
-
     def fit(self, on_epoch: Callable[[EpochReport], None], is_cancelled: Callable[[], bool]) -> Fit:
         """Runs epochs until the schedule, the patience or the caller ends them."""
         reports: list[EpochReport] = []
         best = self._zeros()
         best_epoch = 0
-        limits = self._error_limits()
+        limits = {"training": _DIVERGED * self.statistics.spread, "hold-out": self._holdout_limit()}
         for epoch in range(1, self.settings.last_epoch + 1):
             report = self._epoch(epoch, is_cancelled)
-            _refuse_divergence(report, *limits, self._first_not_finite)
+            self._refuse_divergence(report, limits)
             reports.append(report)
             on_epoch(report)
             if _is_better(report, reports[best_epoch - 1] if best_epoch else None):
                 best_epoch = epoch
                 if self.holdout is not None and epoch < self.settings.last_epoch:
-                    self.parameters.copy_to(best, self.pool)
+                    pairs = list(zip(best, self.parameters, strict=True))
+                    run_all(self.pool, np.copyto, [(to[at::2], now[at::2]) for to, now in pairs for at in range(2)])
             elif epoch - best_epoch >= self.settings.patience:
                 break
         parameters = self.parameters if best_epoch == len(reports) else best
@@ -178,24 +152,25 @@ class _SgdRun:
         return Fit(model, tuple(reports), best_epoch, self.layout_seconds)
 
     def _zeros(self) -> _Parameters:
-        return _Parameters.zeros(self.ratings.n_users, self.ratings.n_items, self.n_columns)
+        n_users, n_items = self.ratings.n_users, self.ratings.n_items
+        factors = aligned_matrix(n_users, self.n_columns), aligned_matrix(n_items, self.n_columns)
+        return (*factors, np.zeros(n_users, np.float32), np.zeros(n_items, np.float32))
 
     def _first_parameters(self) -> _Parameters:
         parameters = self._zeros()
-        for factors in (parameters.user_factors, parameters.item_factors):
+        for factors in parameters[:2]:
             drawn = (int(self.first_factors.integers(2**62)), self.settings.n_factors, self.settings.initial_scale)
             in_parts(self.pool, draw, factors.shape[0], *drawn, factors, least=ROWS_OF_A_PART)
         return parameters
 
     def _parameters_of(self, start: WarmStart) -> _Parameters:
         """A model's parameters in the grid's order and units: the inverse of `_model`."""
-        parameters = self._zeros()
+        parameters = user_factors, item_factors, user_bias, item_bias = self._zeros()
         users, items = self.grid.users.row_at, self.grid.items.row_at
-        scale = np.float32(self.scale)
-        self._copy_rows(start.user_factors, users, 1.0 / math.sqrt(self.scale), parameters.user_factors)
-        self._copy_rows(start.item_factors, items, 1.0 / math.sqrt(self.scale), parameters.item_factors)
-        np.divide(start.user_bias[users], scale, out=parameters.user_bias)
-        np.divide(start.item_bias[items], scale, out=parameters.item_bias)
+        self._copy_rows(start.user_factors, users, 1.0 / math.sqrt(self.scale), user_factors)
+        self._copy_rows(start.item_factors, items, 1.0 / math.sqrt(self.scale), item_factors)
+        np.divide(start.user_bias[users], np.float32(self.scale), out=user_bias)
+        np.divide(start.item_bias[items], np.float32(self.scale), out=item_bias)
         return parameters
 
     def _epoch(self, epoch: int, is_cancelled: Callable[[], bool]) -> EpochReport:
@@ -231,7 +206,7 @@ class _SgdRun:
         progress = np.zeros(1 + 2 * grid.n_groups, np.int64)
         penalties = (self.settings.regularization * self.decay, self.settings.reg_bias * self.decay)
         what = (grid.kernel_arguments, (blocks, rates), progress)
-        how = (self.mean / self.scale, *penalties, self.parameters.arrays, squared_errors)
+        how = (self.mean / self.scale, *penalties, self.parameters, squared_errors)
         run_all(self.pool, self._learn_blocks, [(what, how)] * self.n_threads)
 
     def _learn_blocks(self, what: tuple[object, ...], how: tuple[object, ...]) -> None:
@@ -246,27 +221,16 @@ class _SgdRun:
             return rmse(self.loss.rating_of(self._scores(ratings.user_rows, ratings.item_rows)), ratings.values)
         sums = np.zeros(n_parts_of(len(ratings)))
         positions = (self.grid.users.position_of, self.grid.items.position_of)
-        in_parts(
-            *(
-                self.pool,
-                sum_squared_errors,
-                len(ratings),
-                ratings.columns,
-                self.scale,
-                self.mean / self.scale,
-                positions,
-            ),
-            *(self.parameters.arrays, sums),
-        )
+        arguments = (ratings.columns, self.scale, self.mean / self.scale, positions, self.parameters, sums)
+        in_parts(self.pool, sum_squared_errors, len(ratings), *arguments)
         return self.scale * math.sqrt(sums.sum() / len(ratings))
 
     def _scores(self, user_rows: Rows, item_rows: Rows) -> Vector32:
         """mean + b_u + b_i + p.q, in the units of training."""
         users, items = self.grid.users.position_of[user_rows], self.grid.items.position_of[item_rows]
-        user_factors, item_factors, user_bias, item_bias = self.parameters.arrays
+        user_factors, item_factors, user_bias, item_bias = self.parameters
         dots = np.einsum("nk,nk->n", user_factors[users], item_factors[items])
-        scores = np.float32(self.mean / self.scale) + user_bias[users] + item_bias[items] + dots
-        return np.asarray(scores, np.float32)
+        return np.asarray(np.float32(self.mean / self.scale) + user_bias[users] + item_bias[items] + dots, np.float32)
 
     def _holdout_error(self) -> float | None:
         """Mean declared error of the hold-out, by which the best epoch is chosen; None for squared errors."""
@@ -275,14 +239,23 @@ class _SgdRun:
         scores = self._scores(self.holdout.user_rows, self.holdout.item_rows) * self.scale
         return mean_error(self.loss, scores, self.holdout.values)
 
-    def _error_limits(self) -> tuple[float, float]:
-        """Train and hold-out errors beyond which the fit has diverged, from those of predicting the mean."""
-        limit = _DIVERGED * self.statistics.spread
+    def _holdout_limit(self) -> float:
+        """Hold-out error beyond which the fit has diverged, from those of predicting the mean."""
         if self.holdout is None:
-            return limit, limit
+            return math.inf
         mean, variance = mean_and_variance(self.holdout.values)
         off = mean - float(self.loss.rating_of(self.mean))
-        return limit, max(limit, _DIVERGED * math.hypot(off, math.sqrt(variance)))
+        return _DIVERGED * max(self.statistics.spread, math.hypot(off, math.sqrt(variance)))
+
+    def _refuse_divergence(self, report: EpochReport, limits: Mapping[str, float]) -> None:
+        errors = {"training": report.train_rmse, "hold-out": report.holdout_rmse}
+        for part, error in errors.items():
+            if error is None or error <= limits[part]:
+                continue
+            reason = f"the {part} error rose to {error:.4g}, more than {limits[part]:.4g}"
+            if not math.isfinite(error):
+                reason = f"the {part} error is not a finite number{self._first_not_finite()}"
+            raise Diverged(epoch=report.epoch, learning_rate=report.learning_rate, reason=reason)
 
     def _first_not_finite(self) -> str:
         """Names the first rating whose prediction or error is not finite."""
@@ -300,16 +273,20 @@ class _SgdRun:
         return ""
 
     def _model(self, parameters: _Parameters, report: EpochReport) -> FactorModel:
+        """The model of these parameters, in the order of its own rows."""
         users, items = self.grid.users.position_of, self.grid.items.position_of
-        scale = np.float32(self.scale)
+        user_factors = np.empty((users.size, self.settings.n_factors), np.float32)
+        item_factors = np.empty((items.size, self.settings.n_factors), np.float32)
+        self._copy_rows(parameters[0], users, math.sqrt(self.scale), user_factors)
+        self._copy_rows(parameters[1], items, math.sqrt(self.scale), item_factors)
         return finalize(
             self.ratings,
             loss=self.loss,
             mean=self.mean,
-            item_bias=parameters.item_bias[items] * scale,
-            item_factors=self._rows(parameters.item_factors, items),
-            user_bias=parameters.user_bias[users] * scale,
-            user_factors=self._rows(parameters.user_factors, users),
+            item_bias=parameters[3][items] * np.float32(self.scale),
+            item_factors=item_factors,
+            user_bias=parameters[2][users] * np.float32(self.scale),
+            user_factors=user_factors,
             train_rmse=report.train_rmse,
             holdout=self.holdout,
             seed=self.settings.seed,
@@ -317,12 +294,6 @@ class _SgdRun:
             pool=self.pool,
             earlier_noise=self.earlier_noise,
         )
-
-    def _rows(self, factors: Matrix32, positions: Rows) -> Matrix32:
-        """The model's vectors, in the order of its rows."""
-        vectors = np.empty((positions.size, self.settings.n_factors), np.float32)
-        self._copy_rows(factors, positions, math.sqrt(self.scale), vectors)
-        return vectors
 
     def _copy_rows(self, source: Matrix32, rows: Rows, factor: float, target: Matrix32) -> None:
         in_parts(self.pool, copy_rows, rows.size, source, rows, factor, target, least=ROWS_OF_A_PART)
@@ -335,18 +306,3 @@ def _is_better(report: EpochReport, best: EpochReport | None) -> bool:
     if report.holdout_error is not None and best.holdout_error is not None:
         return report.holdout_error < best.holdout_error
     return report.holdout_rmse < best.holdout_rmse
-
-
-def _refuse_divergence(
-    report: EpochReport, train_limit: float, holdout_limit: float, find_rating: Callable[[], str]
-) -> None:
-    errors = {"training": (report.train_rmse, train_limit), "hold-out": (report.holdout_rmse, holdout_limit)}
-    for part, (error, limit) in errors.items():
-        if error is None or error <= limit:
-            continue
-        reason = (
-            f"the {part} error rose to {error:.4g}, more than {limit:.4g}"
-            if math.isfinite(error)
-            else f"the {part} error is not a finite number{find_rating()}"
-        )
-        raise Diverged(epoch=report.epoch, learning_rate=report.learning_rate, reason=reason)

@@ -6,9 +6,9 @@ import pytest
 from app.engine.losses import functions
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import ENTRIES, PENALTIES, SQUARED
-from app.engine.losses.codegen import bias_penalty_statements, decay_of, penalty_statements, slope_statements
+from app.engine.losses.codegen import bias_penalty_statements, penalty_statements, slope_statements
 from app.engine.losses.declare import declare, error_tree
-from app.engine.losses.derivatives import derivatives_of
+from app.engine.losses.derivatives import decay_of, derivatives_of
 from app.engine.losses.evaluate import value_of
 from app.engine.losses.grammar import InvalidLoss
 
