@@ -145,8 +145,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     set_up_logs(settings, "service")
     anyio.to_thread.current_default_thread_limiter().total_tokens = WORKER_THREADS
     async with AsyncExitStack() as stack:
-        database = await run_sync(_open_database, settings)
+        database = await run_sync(open_database, settings, settings.database_statement_timeout)
         stack.callback(database.dispose)
+        await run_sync(migrations.prepare, database, settings)
         live = LiveModel(database, settings)
         _set_state(app, database, live, stack)
         _end_streams_on_sigterm(app)
@@ -198,17 +199,6 @@ def _end_streams_on_sigterm(app: FastAPI) -> None:
                 servers_handler(number, frame)
 
         signal.signal(number, stop)
-
-
-def _open_database(settings: Settings) -> Database:
-    """The database at the current schema: an SQLite file is migrated here, a server only by `palate migrate`."""
-    database = open_database(settings, settings.database_statement_timeout)
-    if database.is_sqlite:
-        migrations.upgrade(database, settings)
-    elif not migrations.is_usable(database):
-        database.dispose()
-        raise SystemExit("the database schema is not current: run `palate migrate` first")
-    return database
 
 
 def _freeze_garbage_collection(stack: AsyncExitStack) -> None:

@@ -347,6 +347,14 @@ class Settings(BaseSettings):
         return make_url(self.database_url).set(password=self.database_password).render_as_string(hide_password=False)
 
     @property
+    def sqlite_file(self) -> Path | None:
+        """The file of an SQLite database, which may not exist yet; None if the database is another one."""
+        from sqlalchemy import make_url  # here, so that `palate --help` is quick
+
+        url = make_url(self.sqlalchemy_url)
+        return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+    @property
     def versions_dir(self) -> Path:
         return self.data_dir / "versions"
 
@@ -368,11 +376,7 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as invalid:
-        lines = (f"PALATE_{_variable(each['loc'])}: {each['msg']}" for each in invalid.errors())
+        lines = (f"PALATE_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in invalid.errors())
         raise UnusableSettings("\n".join(line.replace(": Value error, ", ": ") for line in lines)) from invalid
     except SettingsError as unreadable:  # invalid JSON
         raise UnusableSettings(f"{unreadable}: {unreadable.__cause__}") from unreadable
-
-
-def _variable(location: tuple[int | str, ...]) -> str:
-    return "_".join(map(str, location)).upper()

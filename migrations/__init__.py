@@ -19,6 +19,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from app.db.engine import Database
+from app.errors import Conflict
 from app.settings import Settings
 
 VERSION_TABLE = "palate_alembic_version"  # other Alembic users may share the database
@@ -29,6 +30,13 @@ _LOCK_NOT_AVAILABLE = "55P03"
 _TRIES, _RETRY_DELAY = 30, 1.0  # seconds
 
 log = logging.getLogger(__name__)
+
+
+class OldSchema(Conflict):
+    """The schema of a server is older than this release needs."""
+
+    def __init__(self) -> None:
+        super().__init__("the database schema is not current: run `palate migrate` first")
 
 
 def upgrade(database: Database, settings: Settings) -> None:
@@ -61,6 +69,14 @@ def _upgrade(database: Database) -> None:
             config = _config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+
+def prepare(database: Database, settings: Settings, *, may_migrate_server: bool = False) -> None:
+    """Upgrade an SQLite file, and a server if allowed; raises OldSchema if a server's schema must be upgraded first."""
+    if database.is_sqlite or may_migrate_server:
+        upgrade(database, settings)
+    elif not is_usable(database):
+        raise OldSchema
 
 
 def is_usable(database: Database) -> bool:

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,8 @@ _BLOCK = 1 << 20
 _MAX_MANIFEST_BYTES = 1 << 26
 _COMPRESSION_LEVEL = 1  # the next levels take twice as long and save a few percent
 _READ_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+    *(EOFError, OSError, OverflowError, RuntimeError, ValueError),
 )
 """Raised for a zip file with wrong bytes; a flipped bit can ask for a password or a newer zip version."""
 
@@ -43,8 +38,23 @@ class DamagedArchive(Damaged):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} {reason}; nothing was changed")
-        self.path = path
-        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a backup holds, or a database after a restore."""
+
+    n_ratings: int
+    n_versions: int
+    revision: int
+    digest: str
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any], *warnings: str) -> Summary:
+        """The summary of a manifest, with its warnings and further ones."""
+        n_ratings, n_versions = manifest["n_ratings"], len(manifest["versions"])
+        return cls(n_ratings, n_versions, manifest["revision"], manifest["digest"], (*manifest["problems"], *warnings))
 
 
 class ArchiveWriter:
@@ -93,14 +103,12 @@ class Archive:
     def check(self) -> None:
         """Compare the size and the checksum of every member with the manifest; raises DamagedArchive."""
         for name, expected in self.manifest["members"].items():
-            digest, n_bytes = hashlib.sha256(), 0
             if self._n_bytes(name) != expected["bytes"]:  # before unpacking it
                 raise self.damaged(f"{name} does not have the length that was written")
-            for block in self.blocks(name):
-                digest.update(block)
-                n_bytes += len(block)
-            if (digest.hexdigest(), n_bytes) != (expected["sha256"], expected["bytes"]):
-                raise DamagedArchive(self._path, f"is damaged: {name} does not hold the bytes that were written")
+            with self._raising_damaged(name), self._file.open(name) as member:
+                digest = hashlib.file_digest(member, "sha256")  # type: ignore[arg-type]
+            if digest.hexdigest() != expected["sha256"]:
+                raise self.damaged(f"{name} does not hold the bytes that were written")
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """The contents of a member in blocks; raises DamagedArchive."""
@@ -121,7 +129,6 @@ class Archive:
             return self._file.getinfo(name).file_size
 
     def _read_manifest(self) -> dict[str, Any]:
-        manifest = None
         if self._n_bytes(MANIFEST) > _MAX_MANIFEST_BYTES:
             raise DamagedArchive(self._path, "is not a backup of Palate")
         with self._raising_damaged(MANIFEST):
@@ -129,8 +136,9 @@ class Archive:
         if not isinstance(manifest, dict) or not isinstance(manifest.get("members"), dict):
             raise DamagedArchive(self._path, "is not a backup of Palate")
         if manifest.get("format") != FORMAT:
-            number = manifest.get("format")
-            raise DamagedArchive(self._path, f"has format {number!r}; this release reads format {FORMAT}")
+            raise DamagedArchive(
+                self._path, f"has format {manifest.get('format')!r}; this release reads format {FORMAT}"
+            )
         return manifest
 
     @contextmanager

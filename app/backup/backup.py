@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from sqlalchemy import Connection, Table
 
 import migrations
 from app import __version__
-from app.backup.archive import ArchiveWriter, new_archive
+from app.backup.archive import ArchiveWriter, Summary, new_archive
 from app.backup.tables import Layout, encoded, last_number, numbered_column, pages, tables
 from app.db.engine import Database
 from app.db.revisions import revision
@@ -34,8 +33,6 @@ _BLOCK = 1 << 20
 
 
 class VersionsPrunedTooFast(Conflict):
-    """Model versions are pruned faster than they can be copied."""
-
     def __init__(self) -> None:
         super().__init__("model versions are removed faster than they can be copied; keep more (PALATE_VERSIONS_KEEP)")
 
@@ -44,35 +41,18 @@ class _Pruned(Exception):
     """A version was pruned after the backup began."""
 
 
-@dataclass(frozen=True, slots=True)
-class Backup:
-    """The contents of a backup."""
+def back_up(database: Database, settings: Settings, path: Path) -> Summary:
+    """Write a backup that replaces `path` when it is complete. Raises VersionsPrunedTooFast.
 
-    n_ratings: int
-    n_versions: int
-    revision: int
-    digest: str
-    problems: tuple[str, ...]
-    """Versions whose files are damaged or missing: the archive has only their rows."""
-
-
-def back_up(database: Database, settings: Settings, path: Path) -> Backup:
-    """Write a backup that replaces `path` when it is complete. Raises VersionsPrunedTooFast."""
+    It warns of versions whose files are damaged or missing: the archive has only their rows.
+    """
     for _ in range(_MAX_ATTEMPTS):
         try:
             with database.read() as connection, new_archive(path) as archive:
                 hold_snapshot(connection)
-                contents = _fill(archive, database, connection, settings)
+                return Summary.of(_fill(archive, database, connection, settings))
         except _Pruned as pruned:
             log.info("%s was pruned while it was copied: starting the backup again", pruned)
-        else:
-            return Backup(
-                n_ratings=contents["n_ratings"],
-                n_versions=len(contents["versions"]),
-                revision=contents["revision"],
-                digest=contents["digest"],
-                problems=tuple(contents["problems"]),
-            )
     raise VersionsPrunedTooFast
 
 
@@ -108,7 +88,9 @@ def _add_version(archive: ArchiveWriter, versions_dir: Path, row: VersionRow) ->
     files = [MANIFEST, *manifest["files"]]
     for file in files:
         try:
-            archive.add(f"versions/{row.folder}/{file}", _blocks(folder / file), is_compressed=False)
+            with (folder / file).open("rb") as source:
+                blocks = iter(partial(source.read, _BLOCK), b"")
+                archive.add(f"versions/{row.folder}/{file}", blocks, is_compressed=False)
         except FileNotFoundError as error:
             raise _Pruned(row.folder) from error
     return {"version": row.version, "folder": row.folder, "files": files}
@@ -121,12 +103,6 @@ def _raise_if_pruned(database: Database, version: int) -> None:
             versions.get(connection, version)
         except UnknownVersion:
             raise _Pruned(f"version {version}") from None
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            yield block
 
 
 def _add_table(archive: ArchiveWriter, connection: Connection, table: Table) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import migrations
 from app.api_keys import keys
 from app.api_keys.models import ApiKey
 from app.atomic_files import replacing
-from app.backup.archive import Archive, open_archive
+from app.backup.archive import Archive, Summary, open_archive
 from app.backup.tables import Layout, Page, clear, decoded, load, numbered_column, set_last_number, tables
 from app.db.connections import is_sqlite
 from app.db.engine import Database, is_open
@@ -41,7 +40,6 @@ class NotEmpty(Conflict):
 
     def __init__(self, table: str) -> None:
         super().__init__(f"the database is not empty (there are {table}); --replace replaces its contents")
-        self.table = table
 
 
 class InUse(Conflict):
@@ -49,7 +47,6 @@ class InUse(Conflict):
 
     def __init__(self, who: str) -> None:
         super().__init__(f"{who}: stop the service and its trainer before restoring")
-        self.who = who
 
 
 class WouldRemoveAllKeys(Conflict):
@@ -69,23 +66,11 @@ class NewerSchema(Conflict):
         super().__init__(
             f"the backup has schema {schema} of Palate {palate}, which this release does not know: upgrade first"
         )
-        self.schema = schema
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """The contents of the database after a restore."""
-
-    n_ratings: int
-    n_versions: int
-    revision: int
-    digest: str
-    warnings: tuple[str, ...]
 
 
 def restore(
     database: Database, settings: Settings, path: Path, *, replace: bool = False, keep_keys: bool = False
-) -> Restored:
+) -> Summary:
     """Load a backup into an empty database, or replace its contents; all or nothing.
 
     The whole archive is checked before anything is written, and the digest of the ratings before the transaction is
@@ -113,13 +98,7 @@ def restore(
             changed_keys = tuple(_changed_keys(keys_before, _keys_in_use(connection)))
         undo.pop_all()
     shutil.rmtree(settings.snapshot_dir, ignore_errors=True)  # the trainer's copy of the old ratings
-    return Restored(
-        n_ratings=contents["n_ratings"],
-        n_versions=len(contents["versions"]),
-        revision=contents["revision"],
-        digest=contents["digest"],
-        warnings=(*contents["problems"], *_other_scale(settings, contents), *changed_keys),
-    )
+    return Summary.of(contents, *_other_scale(settings, contents), *changed_keys)
 
 
 @contextmanager
@@ -145,8 +124,8 @@ def undoing_new_files(settings: Settings) -> Iterator[None]:
 
 def _is_in_use(settings: Settings) -> bool:
     """Whether a service has the SQLite file open, which a restore may just have created."""
-    file = settings.data_dir / DATABASE_FILE
-    return not settings.database_url and file.exists() and is_open(file)
+    file = settings.sqlite_file
+    return file is not None and file.exists() and is_open(file)
 
 
 def _refuse_other_users(database: Database) -> None:

@@ -87,41 +87,30 @@ def pages(connection: Connection, table: Table) -> Iterator[Page]:
     if layout.kinds and not is_sqlite(connection):
         yield from _numbers_of_server(connection, table, keys)
         return
-    read = _numbers if layout.kinds else _texts
     key_columns = [layout.columns.index(key) for key in keys]
-    after: tuple[Any, ...] | None = None
-    while len(page := read(connection, table, keys, after)):
+    after: tuple[Any, ...] = ()
+    while len(page := _page(connection, table, keys, after)):
         last = page[-1]
-        after = tuple(_plain(last[column]) for column in key_columns)
+        values = last.item() if isinstance(last, np.void) else last
+        after = tuple(values[column] for column in key_columns)
         yield page
 
 
-def _plain(key: Any) -> Any:
-    return key.item() if isinstance(key, np.generic) else key
-
-
-def _selection(table: Table, keys: Sequence[str], after: tuple[Any, ...] | None) -> tuple[str, dict[str, Any]]:
+def _page(connection: Connection, table: Table, keys: Sequence[str], after: tuple[Any, ...]) -> Page:
+    """The rows whose keys follow `after`, as they are stored."""
+    layout = Layout.of(table)
     columns = ", ".join(
         f"CAST({column.name} AS TEXT) AS {column.name}" if isinstance(column.type, JSON) else column.name
         for column in table.columns
     )
-    parameters = {f"key_{position}": value for position, value in enumerate(after or ())}
-    after_values = ", ".join(f":{name}" for name in parameters)
-    beyond = f"WHERE ({', '.join(keys)}) > ({after_values})" if after else ""
-    n_rows = PAGE_NUMBERS if Layout.of(table).kinds else PAGE_TEXTS
+    parameters = {f"key_{position}": value for position, value in enumerate(after)}
+    beyond = f"WHERE ({', '.join(keys)}) > ({', '.join(f':{name}' for name in parameters)})" if after else ""
+    n_rows = PAGE_NUMBERS if layout.kinds else PAGE_TEXTS
     query = f"SELECT {columns} FROM {table.name} {beyond} ORDER BY {', '.join(keys)} LIMIT {n_rows}"  # noqa: S608
-    return query, parameters
-
-
-def _texts(connection: Connection, table: Table, keys: Sequence[str], after: tuple[Any, ...] | None) -> TextRows:
-    query, parameters = _selection(table, keys, after)
-    return [tuple(row) for row in connection.execute(text(query), parameters)]
-
-
-def _numbers(connection: Connection, table: Table, keys: Sequence[str], after: tuple[Any, ...] | None) -> Numbers:
-    query, parameters = _selection(table, keys, after)
+    if not layout.kinds:
+        return [tuple(row) for row in connection.execute(text(query), parameters)]
     with driver(connection) as raw:
-        return np.fromiter(raw.execute(query, parameters), Layout.of(table).dtype())
+        return np.fromiter(raw.execute(query, parameters), layout.dtype())
 
 
 def _numbers_of_server(connection: Connection, table: Table, keys: Sequence[str]) -> Iterator[Numbers]:

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from app.cli import data, keys, models, serve, train, tune
+from app.cli.terminal import Commands
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Palate: recommendations from rating values.")
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, help="Palate: recommendations from rating values."
+)
 
-app.command()(serve.serve)
-app.command()(serve.worker)
-app.command()(serve.demo)
-app.command()(serve.migrate)
-app.command()(serve.doctor)
-app.command()(serve.precompile)
 app.command("import")(data.import_ratings)
-app.command()(data.import_items)
-app.command()(data.export)
-app.command()(data.recommend)
-app.command()(data.digest)
-app.command()(data.backup)
-app.command()(data.restore)
-app.command()(train.train)
-app.command()(tune.tune)
-app.command()(train.evaluate)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    *(serve.serve, serve.worker, serve.demo, serve.migrate, serve.doctor, serve.precompile),
+    *(data.import_items, data.export, data.recommend, data.digest, data.backup, data.restore),
+    *(train.train, tune.tune, train.evaluate),
+)
+for command in COMMANDS:
+    app.command()(command)
 
 models_app = typer.Typer(no_args_is_help=True, help="Published model versions.")
 models_app.command("list")(models.list_models)

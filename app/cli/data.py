@@ -9,23 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.cli.database import opened_database, settings_or_exit
+from app.cli.database import opened_database
 from app.cli.progress import task_progress
-from app.cli.terminal import (
-    INTERRUPTED,
-    USAGE_ERROR,
-    CommandFailed,
-    console,
-    interruptible,
-    opened_for_reading,
-    opened_for_writing,
-    print_warnings,
-)
+from app.cli.terminal import INTERRUPTED, USAGE_ERROR, CommandFailed, console, error_console, interruptible, opened
 from app.imports.file_kinds import Encoding, FileFormat
+from app.settings import read_settings
 
 if TYPE_CHECKING:
-    from app.backup.backup import Backup
-    from app.backup.restore import Restored
+    from app.backup.archive import Summary
     from app.imports.line_import import LineImport, OnProgress
     from app.imports.schemas import ImportReport
 
@@ -72,7 +63,7 @@ def _import(file: Path, begin: Callable[[OnProgress], LineImport[Any]], what: st
     columns = (TextColumn(f"importing {what}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     is_interrupted = False
-    with opened_for_reading(file) as source, bar as progress:
+    with opened(file, "rb") as source, bar as progress:
         size = None if str(file) == "-" else file.stat().st_size
         task = progress.add_task(what, total=size)
         running = begin(lambda report: progress.update(task, completed=report.n_bytes))
@@ -103,11 +94,10 @@ def _feed(running: LineImport[Any], source: BinaryIO) -> ImportReport:
 def _print_report(report: ImportReport, what: str) -> None:
     console.print(
         f"{report.created:,} {what} created, {report.updated:,} updated, {report.unchanged:,} unchanged, "
-        f"{report.bad:,} bad lines; revision {report.revision}",
-        soft_wrap=True,
+        f"{report.bad:,} bad lines; revision {report.revision}"
     )
     for bad in report.bad_lines:
-        console.print(f"  line {bad.line}: {bad.reason}: {bad.text}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  line {bad.line}: {bad.reason}: {bad.text}")
 
 
 def export(
@@ -119,7 +109,7 @@ def export(
     """Export all ratings in a format that `palate import` reads."""
     from app.ratings.export import export as export_lines
 
-    with opened_database() as (database, _), database.read() as connection, opened_for_writing(file) as out:
+    with opened_database() as (database, _), database.read() as connection, opened(file, "wb") as out:
         for block in export_lines(connection, "csv" if file.suffix == ".csv" else "ndjson"):
             out.write(block)
 
@@ -153,11 +143,9 @@ def recommend(
             n_lines = batch_export.write_lists(
                 recommender, user_ids, request, out, lambda n_users: progress.advance(bar, n_users)
             )
-        except batch_export.ParquetIsMissing as missing:
-            raise CommandFailed(str(missing)) from missing
         finally:
             recommender.close()
-    console.print(f"{n_lines:,} lines in {out}", highlight=False, soft_wrap=True)
+    console.print(f"{n_lines:,} lines in {out}")
 
 
 def digest() -> None:
@@ -167,7 +155,7 @@ def digest() -> None:
 
     with opened_database() as (database, _), database.read() as connection:
         hold_snapshot(connection)
-        console.print(ratings_digest(connection), highlight=False, soft_wrap=True)
+        console.print(ratings_digest(connection))
 
 
 def backup(
@@ -178,8 +166,7 @@ def backup(
 
     with opened_database() as (database, settings):
         made = back_up(database, settings, file)
-    _print_contents("backed up", made)
-    print_warnings(made.problems)
+    _print_summary("backed up", made)
 
 
 def restore(
@@ -193,12 +180,13 @@ def restore(
     from app.backup.restore import restore as restore_from
     from app.backup.restore import undoing_new_files
 
-    with undoing_new_files(settings_or_exit()), opened_database(may_create=True) as (database, settings):
+    with undoing_new_files(read_settings()), opened_database(may_create=True) as (database, settings):
         restored = restore_from(database, settings, file, replace=replace, keep_keys=keep_keys)
-    _print_contents("restored", restored)
-    print_warnings(restored.warnings)
+    _print_summary("restored", restored)
 
 
-def _print_contents(done: str, contents: Backup | Restored) -> None:
-    text = f"{done} {contents.n_ratings:,} ratings and {contents.n_versions} versions at revision {contents.revision}"
-    console.print(f"{text}; digest {contents.digest}", highlight=False, soft_wrap=True)
+def _print_summary(done: str, data: Summary) -> None:
+    text = f"{done} {data.n_ratings:,} ratings and {data.n_versions} versions at revision {data.revision}"
+    console.print(f"{text}; digest {data.digest}")
+    for warning in data.warnings:
+        error_console.print(f"warning: {warning}", style="yellow")

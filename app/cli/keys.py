@@ -13,7 +13,7 @@ from app.cli.terminal import CommandFailed, console, error_console
 
 
 class ScopeName(StrEnum):
-    """`KeyScope` of the API keys as an enum: typer cannot read a type that is imported only for type checking."""
+    """`KeyScope` of the API keys as an enum: typer does not read a list of literals."""
 
     read = "read"
     write = "write"
@@ -36,9 +36,9 @@ def create_key(
     with opened_database(may_create=True) as (database, _):
         made = make_key(database, name, [each.value for each in scope], timedelta(days) if days else None, file)
     where = f"is in {file}" if file else "is"
-    error_console.print(f"API key {made.row.name!r} ({made.row.prefix}) {where}", soft_wrap=True)
+    error_console.print(f"API key {made.row.name!r} ({made.row.prefix}) {where}")
     if file is None:
-        console.print(made.token, markup=False, highlight=False, soft_wrap=True)
+        console.print(made.token)
 
 
 def list_keys() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -23,14 +22,8 @@ def task_progress() -> Progress:
     return Progress(TextColumn("{task.description:<9}"), BarColumn(), detail, TimeElapsedColumn(), console=console)
 
 
-@contextmanager
-def epoch_bars() -> Iterator[Callable[[Epoch], None]]:
+def epoch_bars(progress: Progress) -> Callable[[Epoch], None]:
     """A bar per phase, with the errors and the speed of the latest epoch."""
-    with task_progress() as progress:
-        yield _epoch_bars_of(progress)
-
-
-def _epoch_bars_of(progress: Progress) -> Callable[[Epoch], None]:
     bars: dict[str, TaskID] = {}
 
     def show(epoch: Epoch) -> None:
@@ -46,27 +39,23 @@ def _epoch_bars_of(progress: Progress) -> Callable[[Epoch], None]:
     return show
 
 
-@contextmanager
-def trial_bars(n_trials: int) -> Iterator[tuple[Callable[[Sequence[Trial]], None], Callable[[Epoch], None]]]:
-    """A bar of the trials with the best so far, and one per phase of the training that may follow."""
+def trial_bar(progress: Progress, n_trials: int) -> Callable[[Sequence[Trial]], None]:
+    """A bar of the trials, and a line whenever there is a new best one."""
     from app.engine.search.trials import best_of
 
-    with task_progress() as progress:
-        bar = progress.add_task("trials", total=n_trials, detail="")
+    bar = progress.add_task("trials", total=n_trials, detail="")
+    best_before: Trial | None = None
 
-        best_before: Trial | None = None
+    def show(trials: Sequence[Trial]) -> None:
+        nonlocal best_before
+        best = best_of(trials)
+        best_value = f"  best {best.value:.4f}" if best else ""
+        progress.update(bar, completed=len(trials), detail=f"{len(trials)} of {n_trials}{best_value}")
+        if best and best != best_before:
+            console.print(f"trial {best.number:>3}  {best.value:.4f}  {parameters_text(best.parameters)}")
+        best_before = best
 
-        def show(trials: Sequence[Trial]) -> None:
-            nonlocal best_before
-            best = best_of(trials)
-            best_value = f"  best {best.value:.4f}" if best else ""
-            progress.update(bar, completed=len(trials), detail=f"{len(trials)} of {n_trials}{best_value}")
-            if best and best != best_before:
-                line = f"trial {best.number:>3}  {best.value:.4f}  {parameters_text(best.parameters)}"
-                progress.console.print(line, highlight=False, soft_wrap=True)
-            best_before = best
-
-        yield show, _epoch_bars_of(progress)
+    return show
 
 
 def parameters_text(parameters: Mapping[str, Any]) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+import json
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.cli.terminal import USAGE_ERROR, CommandFailed
 
 if TYPE_CHECKING:
-    from app.engine.hyperparameters import Hyperparameters
-    from app.engine.losses.base import Loss
     from app.engine.recipe import Recipe
     from app.settings import Settings
 
@@ -24,52 +24,37 @@ LossParameterOption = Annotated[
 ]
 
 
-class LossOptions(NamedTuple):
-    """The values of the four options above."""
+def read_recipe(
+    settings: Settings,
+    hyperparameters: list[str] | None = None,
+    error: str | None = None,
+    penalty: str | None = None,
+    link: str | None = None,
+    loss_parameters: list[str] | None = None,
+) -> Recipe:
+    """The recipe of the settings with the options that are set; raises InvalidHyperparameter and InvalidLoss.
 
-    loss: str | None
-    penalty: str | None
-    link: str | None
-    parameters: list[str]
-
-
-def read_hyperparameters(settings: Settings, assignments: list[str]) -> Hyperparameters:
-    """The hyperparameters of the settings, with those of `--set NAME=VALUE` in place."""
-    from app.engine.hyperparameters import Hyperparameters, InvalidHyperparameter
-
-    try:
-        return Hyperparameters.from_dict(settings.hyperparameters | _assignments(assignments, "--set"))
-    except InvalidHyperparameter as invalid:
-        raise CommandFailed(str(invalid), USAGE_ERROR) from invalid
-
-
-def read_loss(settings: Settings, options: LossOptions) -> Loss:
-    """The loss of the settings if no option is set; otherwise unset options have the defaults of the catalog."""
+    If any option of the loss is set, the unset ones have the defaults of the catalog.
+    """
+    from app.engine.hyperparameters import Hyperparameters
     from app.engine.losses.declare import declare
-    from app.engine.losses.grammar import InvalidLoss
+    from app.engine.recipe import Recipe
 
-    error, penalty, link, numbers = options
-    parameters = _assignments(numbers, "--loss-parameter")
-    if error is None and penalty is None and link is None and not parameters:
-        return settings.loss
-    default = settings.training
-    if error is None:
-        link, parameters = link or default.link, {**default.loss_parameters, **parameters}
+    values = settings.hyperparameters | _assignments(hyperparameters, "--set")
+    parameters = _assignments(loss_parameters, "--loss-parameter")
+    loss, default = settings.loss, settings.training
     rating_range = (settings.rating.min, settings.rating.max)
-    try:
-        return declare(
-            error or default.loss, penalty=penalty or "l2", link=link, parameters=parameters, rating_range=rating_range
-        )
-    except InvalidLoss as invalid:
-        raise CommandFailed(f"invalid loss: {invalid}", USAGE_ERROR) from invalid
+    if error or penalty or link or parameters:
+        if error is None:
+            error, link, parameters = default.loss, link or default.link, {**default.loss_parameters, **parameters}
+        loss = declare(error, penalty=penalty or "l2", link=link, parameters=parameters, rating_range=rating_range)
+    return Recipe(Hyperparameters.from_dict(values), loss, rating_range)
 
 
-def _assignments(texts: list[str], option: str) -> dict[str, Any]:
+def _assignments(texts: list[str] | None, option: str) -> dict[str, Any]:
     """`n_factors=32` as {"n_factors": 32}; what is not JSON stays text."""
-    import json
-
     values: dict[str, Any] = {}
-    for text in texts:
+    for text in texts or ():
         name, equals, value = text.partition("=")
         if not equals:
             raise CommandFailed(f"{option} {text}: write NAME=VALUE", USAGE_ERROR)
@@ -82,13 +67,11 @@ def _assignments(texts: list[str], option: str) -> dict[str, Any]:
 
 def options_of(recipe: Recipe, defaults: Recipe) -> str:
     """The options of `palate train` that make this recipe of the default one."""
-    import shlex
-
     default_values = defaults.hyperparameters.to_dict()
-    values = recipe.hyperparameters.to_dict().items()
-    words = [
-        word for name, value in values if value != default_values[name] for word in ("--set", f"{name}={_text(value)}")
-    ]
+    words = []
+    for name, value in recipe.hyperparameters.to_dict().items():
+        if value != default_values[name]:
+            words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     if recipe.loss != defaults.loss:
         words += _loss_words(recipe)
     return "".join(f" {shlex.quote(word)}" for word in words)
@@ -106,10 +89,3 @@ def _loss_words(recipe: Recipe) -> list[str]:
     for name, value in loss.parameters:
         words += ["--loss-parameter", f"{name}={value!r}"]
     return words
-
-
-def _text(value: Any) -> str:
-    """As `--set` reads it."""
-    import json
-
-    return value if isinstance(value, str) else json.dumps(value)

@@ -6,16 +6,13 @@ import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from app.cli.database import opened_database, settings_or_exit
-from app.cli.terminal import USAGE_ERROR, CommandFailed, console, errors_as_one_line
-
-if TYPE_CHECKING:
-    from app.db.engine import Database
-    from app.settings import Settings
+from app.cli.database import opened_database
+from app.cli.terminal import USAGE_ERROR, CommandFailed, console
+from app.settings import read_settings
 
 
 def serve(
@@ -27,11 +24,19 @@ def serve(
     """Start the service, and its trainer unless PALATE_TRAINER=external."""
     import uvicorn
 
+    from app.api_keys import keys
+    from app.api_keys.guard import is_loopback
     from app.logs import set_up_logs
     from app.metrics.multiprocess import shared_folder
 
-    with opened_database(may_create=True) as (database, settings):  # fail before anything is started
-        _refuse_open_door(database, settings, host)
+    with opened_database(may_create=True) as (database, settings), database.read() as connection:
+        is_protected = settings.auth == "off" or is_loopback(host) or keys.is_any(connection)
+    if not is_protected:
+        raise CommandFailed(
+            f"{host} is open to other machines and there are no API keys: create one with `palate keys create "
+            "NAME --scope admin`, or set PALATE_AUTH=off to answer every client",
+            USAGE_ERROR,
+        )
     if access_log:
         os.environ["PALATE_LOG_REQUESTS"] = "true"
     set_up_logs(settings, "service")
@@ -53,28 +58,12 @@ def serve(
         )
 
 
-def _refuse_open_door(database: Database, settings: Settings, host: str) -> None:
-    from app.api_keys import keys
-    from app.api_keys.guard import is_loopback
-
-    if settings.auth == "off" or is_loopback(host):
-        return
-    with database.read() as connection:
-        if not keys.is_any(connection):
-            raise CommandFailed(
-                f"{host} is open to other machines and there are no API keys: create one with `palate keys create "
-                "NAME --scope admin`, or set PALATE_AUTH=off to answer every client",
-                USAGE_ERROR,
-            )
-
-
 def worker() -> None:
     """Run a trainer process, for services started with PALATE_TRAINER=external."""
     from app.worker import main as run_worker
 
-    settings = settings_or_exit()
-    with errors_as_one_line():
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings = read_settings()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
     raise typer.Exit(run_worker(settings))
 
 
@@ -100,9 +89,9 @@ def migrate(
     from app.api_keys.commands import make_first_key
 
     with opened_database(may_create=True, may_migrate=True) as (database, _):
-        console.print(f"the schema of {database.engine.url.render_as_string()} is current", soft_wrap=True)
+        console.print(f"the schema of {database.engine.url.render_as_string()} is current")
         if first_key and (made := make_first_key(database, first_key)):
-            console.print(f"API key {made.row.name!r} ({made.row.prefix}) is in {first_key}", soft_wrap=True)
+            console.print(f"API key {made.row.name!r} ({made.row.prefix}) is in {first_key}")
 
 
 def doctor() -> None:
@@ -115,7 +104,7 @@ def doctor() -> None:
         n_problems += finding.verdict == "problem"
         line = f"{finding.verdict:<8} {finding.subject}: {finding.message}"
         line += f"; {finding.advice}" if finding.advice else ""
-        console.print(line, style=style[finding.verdict], markup=False, highlight=False, soft_wrap=True)
+        console.print(line, style=style[finding.verdict])
     if n_problems:
         raise typer.Exit(1)
 
@@ -124,4 +113,4 @@ def precompile() -> None:
     """Compile the kernels of serving and training now, so that no process has to do it later."""
     from app.worker import precompile as precompile_kernels
 
-    precompile_kernels(settings_or_exit())
+    precompile_kernels(read_settings())

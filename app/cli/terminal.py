@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
-console = Console()
-error_console = Console(stderr=True)
+console = Console(markup=False, highlight=False, soft_wrap=True)
+error_console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 INTERRUPTED = 130  # the exit code that shells report for a command ended by Ctrl-C
 USAGE_ERROR = 2
@@ -22,29 +23,48 @@ class CommandFailed(typer.Exit):
     """Ends the command after printing why, in one line on standard error."""
 
     def __init__(self, reason: str, code: int = 1) -> None:
-        error_console.print(reason, style="red", markup=False, highlight=False, soft_wrap=True)
+        error_console.print(reason, style="red")
         super().__init__(code)
 
 
-@contextmanager
-def errors_as_one_line() -> Iterator[None]:
-    """Turn errors of the service, the database and the file system into CommandFailed, without a traceback."""
+class Commands(TyperGroup):
+    """Commands whose errors of the settings, the service, the database and the file system become one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if failure := _reason_and_code(error):
+                raise CommandFailed(*failure) from error
+            raise
+
+
+def _reason_and_code(error: Exception) -> tuple[str, int] | None:
+    """The message and the exit code of an expected error; None for others, and for a broken pipe: it ends silently."""
     from alembic.util import CommandError
     from sqlalchemy.exc import SQLAlchemyError
 
+    from app.engine.hyperparameters import InvalidHyperparameter
+    from app.engine.losses.grammar import InvalidLoss
+    from app.engine.search.space import InvalidSpace
     from app.errors import ServiceError
+    from app.recommendations.batch_export import ParquetIsMissing
+    from app.settings import UnusableSettings
 
-    try:
-        yield
-    except (ServiceError, CommandError) as error:
-        raise CommandFailed(str(error)) from error
-    except SQLAlchemyError as error:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        raise CommandFailed(f"the database: {reason}") from error
-    except BrokenPipeError:
-        raise  # `palate export - | head`: typer exits silently
-    except OSError as error:
-        raise CommandFailed(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+    match error:
+        case UnusableSettings() | InvalidHyperparameter():
+            return str(error), USAGE_ERROR
+        case InvalidLoss():
+            return f"invalid loss: {error}", USAGE_ERROR
+        case InvalidSpace():
+            return f"--space {error}", USAGE_ERROR
+        case ServiceError() | CommandError() | ParquetIsMissing():
+            return str(error), 1
+        case SQLAlchemyError():
+            return "the database: " + " ".join(str(getattr(error, "orig", None) or error).split()), 1
+        case OSError() if not isinstance(error, BrokenPipeError):
+            return f"{error.filename}: {error.strerror}" if error.filename else str(error), 1
+    return None
 
 
 @contextmanager
@@ -61,26 +81,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def print_warnings(warnings: Sequence[str]) -> None:
-    for warning in warnings:
-        error_console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def opened_for_reading(file: Path) -> Iterator[BinaryIO]:
-    """The file, or standard input for `-`."""
+def opened(file: Path, mode: Literal["rb", "wb"]) -> AbstractContextManager[BinaryIO]:
+    """The file, or for `-` standard input or output."""
     if str(file) == "-":
-        yield sys.stdin.buffer
-        return
-    with file.open("rb") as source:
-        yield source
-
-
-@contextmanager
-def opened_for_writing(file: Path) -> Iterator[BinaryIO]:
-    """The file, or standard output for `-`."""
-    if str(file) == "-":
-        yield sys.stdout.buffer
-        return
-    with file.open("wb") as out:
-        yield out
+        return nullcontext((sys.stdin if mode == "rb" else sys.stdout).buffer)
+    return file.open(mode)

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from app.cli.database import opened_database, settings_or_exit
-from app.cli.progress import epoch_bars
-from app.cli.recipe_options import (
-    LinkOption,
-    LossOption,
-    LossOptions,
-    LossParameterOption,
-    PenaltyOption,
-    read_hyperparameters,
-    read_loss,
-)
+from app.cli.database import opened_database
+from app.cli.progress import epoch_bars, task_progress
+from app.cli.recipe_options import LinkOption, LossOption, LossParameterOption, PenaltyOption, read_recipe
 from app.cli.terminal import CommandFailed, console, interruptible
-
-if TYPE_CHECKING:
-    from app.training.queue import RunRow
 
 
 def train(
@@ -36,16 +25,10 @@ def train(
     from app.training.wait_for_run import Hooks, train_now
     from app.worker import execute
 
-    settings = settings_or_exit()
-    hyperparameters = read_hyperparameters(settings, hyperparameter or [])
-    chosen_loss = read_loss(settings, LossOptions(loss, penalty, link, loss_parameter or []))
-    with opened_database() as (database, settings), epoch_bars() as on_epoch, interruptible() as is_cancelled:
-        hooks = Hooks(on_epoch=on_epoch, is_cancelled=is_cancelled, on_wait=console.print)
-        run = train_now(database, settings, hyperparameters, loss=chosen_loss, work=execute, **hooks)
-    _print_outcome(run)
-
-
-def _print_outcome(run: RunRow) -> None:
+    with opened_database() as (database, settings), task_progress() as progress, interruptible() as is_cancelled:
+        recipe = read_recipe(settings, hyperparameter, loss, penalty, link, loss_parameter)
+        hooks = Hooks(on_epoch=epoch_bars(progress), is_cancelled=is_cancelled, on_wait=console.print)
+        run = train_now(database, settings, recipe.hyperparameters, loss=recipe.loss, work=execute, **hooks)
     if run.status != "succeeded":
         raise CommandFailed(f"run {run.id} {run.status}" + (f": {run.error}" if run.error else ""))
     rmse = run.metrics.get("holdout_rmse")

@@ -3,52 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
-from app.cli.database import opened_database, settings_or_exit
-from app.cli.progress import parameters_text, trial_bars
+from app.cli.database import opened_database
+from app.cli.progress import epoch_bars, parameters_text, task_progress, trial_bar
 from app.cli.recipe_options import (
     LinkOption,
     LossOption,
-    LossOptions,
     LossParameterOption,
     PenaltyOption,
     options_of,
-    read_hyperparameters,
-    read_loss,
+    read_recipe,
 )
-from app.cli.terminal import USAGE_ERROR, CommandFailed, console, errors_as_one_line, interruptible
+from app.cli.terminal import CommandFailed, console, interruptible
 
 if TYPE_CHECKING:
     from app.engine.search.trials import Trial
-    from app.tuning.store import SearchRun, SearchSpec
-
-
-class StrategyName(StrEnum):
-    """`Strategy` of the engine as an enum: typer cannot read a type that is imported only for type checking."""
-
-    grid = "grid"
-    random = "random"
-    tpe = "tpe"
-
-
-class PruningName(StrEnum):
-    """`Pruning` of the engine."""
-
-    none = "none"
-    median = "median"
-    halving = "halving"
+    from app.tuning.store import SearchRun
 
 
 def tune(
     strategy: Annotated[
-        StrategyName, typer.Argument(help="grid, random, or tpe, which samples near the best trials so far.")
-    ] = StrategyName.tpe,
+        Literal["grid", "random", "tpe"],
+        typer.Argument(help="grid, random, or tpe, which samples near the best trials so far."),
+    ] = "tpe",
     space: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,7 +44,9 @@ def tune(
     folds: Annotated[
         int, typer.Option(min=1, max=10, help="Folds of the cross-validation; 1: one hold-out of holdout_fraction.")
     ] = 3,
-    pruning: Annotated[PruningName, typer.Option(help="Rule that ends bad trials early.")] = PruningName.median,
+    pruning: Annotated[
+        Literal["none", "median", "halving"], typer.Option(help="Rule that ends bad trials early.")
+    ] = "median",
     seed: Annotated[int, typer.Option(min=0, help="The same ratings, search and seed give the same trials.")] = 0,
     hyperparameter: Annotated[
         list[str] | None, typer.Option("--set", help="A value for all trials, such as n_epochs=20; repeat for several.")
@@ -80,49 +64,36 @@ def tune(
     ] = None,
 ) -> None:
     """Search for better hyperparameters in the foreground; Ctrl-C cancels and keeps the trials."""
-    from app.engine.search.space import InvalidSpace
+    from app.engine.search.space import DEFAULT_SPACE
     from app.training.wait_for_run import Hooks
     from app.tuning import wait_for_search
+    from app.tuning.space_text import read_space
+    from app.tuning.store import SearchSpec
     from app.worker import execute
 
-    spec = None
-    if resume is None:
-        how = {"strategy": strategy.value, "pruning": pruning.value, "n_trials": trials, "n_folds": folds, "seed": seed}
-        loss_options = LossOptions(loss, penalty, link, loss_parameter or [])
-        spec = _search_spec(space or [], hyperparameter or [], loss_options, {**how, "publish": publish})
     with opened_database() as (database, settings):
-        try:
-            if spec:
-                search = wait_for_search.enqueue(database, spec)
-            else:
-                search = wait_for_search.get_unfinished(database, resume or 0)
-        except InvalidSpace as invalid:
-            raise CommandFailed(f"--space {invalid}", USAGE_ERROR) from invalid
-        with trial_bars(search.n_trials) as (on_trials, on_epoch), interruptible() as is_cancelled:
-            hooks = Hooks(on_epoch=on_epoch, is_cancelled=is_cancelled, on_wait=console.print)
+        if resume is not None:
+            search = wait_for_search.get_unfinished(database, resume)
+        else:
+            spec = SearchSpec(
+                space=read_space(space or []) or DEFAULT_SPACE,
+                base=read_recipe(settings, hyperparameter, loss, penalty, link, loss_parameter),
+                defaults=settings.recipe,
+                strategy=strategy,
+                pruning=pruning,
+                n_trials=trials,
+                n_folds=folds,
+                seed=seed,
+                publish=publish,
+            )
+            search = wait_for_search.enqueue(database, spec)
+        with task_progress() as progress, interruptible() as is_cancelled:
+            on_trials = trial_bar(progress, search.n_trials)
+            hooks = Hooks(on_epoch=epoch_bars(progress), is_cancelled=is_cancelled, on_wait=console.print)
             search, done = wait_for_search.wait_for_search(
                 database, settings, search, execute, on_trials=on_trials, **hooks
             )
     _print_search(search, done, plot)
-
-
-def _search_spec(space: list[str], hyperparameters: list[str], loss: LossOptions, how: dict[str, Any]) -> SearchSpec:
-    import dataclasses
-
-    from app.engine.search.space import DEFAULT_SPACE, InvalidSpace
-    from app.tuning.space_text import read_space
-    from app.tuning.store import SearchSpec
-
-    settings = settings_or_exit()
-    base = dataclasses.replace(
-        settings.recipe,
-        hyperparameters=read_hyperparameters(settings, hyperparameters),
-        loss=read_loss(settings, loss),
-    )
-    try:
-        return SearchSpec(space=read_space(space) or DEFAULT_SPACE, base=base, defaults=settings.recipe, **how)
-    except InvalidSpace as invalid:
-        raise CommandFailed(f"--space {invalid}", USAGE_ERROR) from invalid
 
 
 def _print_search(search: SearchRun, trials: Sequence[Trial], plot_file: Path) -> None:
@@ -133,9 +104,8 @@ def _print_search(search: SearchRun, trials: Sequence[Trial], plot_file: Path) -
 
     if trials:
         _print_trials(trials)
-        with errors_as_one_line():
-            plot_file.write_text(plot(spec_of(search).search().space, trials), encoding="utf-8")
-        console.print(f"the plot of {len(trials)} trials is in {plot_file}", soft_wrap=True)
+        plot_file.write_text(plot(spec_of(search).search().space, trials), encoding="utf-8")
+        console.print(f"the plot of {len(trials)} trials is in {plot_file}")
     if search.status != "succeeded":
         raise CommandFailed(f"search {search.id} {search.status}" + (f": {search.error}" if search.error else ""))
     best = best_of(trials)
@@ -144,7 +114,7 @@ def _print_search(search: SearchRun, trials: Sequence[Trial], plot_file: Path) -
     elif best:
         spec = spec_of(search)
         options = options_of(spec.base.with_values(best.parameters), spec.defaults)
-        console.print(f"to train it: palate train{options}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"to train it: palate train{options}")
 
 
 def _print_trials(trials: Sequence[Trial]) -> None:

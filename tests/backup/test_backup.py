@@ -17,7 +17,7 @@ from app.api_keys import keys
 from app.backup import tables as backup_tables
 from app.backup.archive import DamagedArchive
 from app.backup.backup import back_up
-from app.backup.restore import InUse, NewerSchema, NotEmpty, Restored, WouldRemoveAllKeys, restore, undoing_new_files
+from app.backup.restore import InUse, NewerSchema, NotEmpty, WouldRemoveAllKeys, restore, undoing_new_files
 from app.backup.tables import tables
 from app.cli.__main__ import app as cli
 from app.db.engine import Database, open_database
@@ -426,10 +426,10 @@ def test_a_damaged_version_is_reported_and_does_not_prevent_a_backup(
     shutil.rmtree(settings.versions_dir / "version-3.0")
     made = back_up(database, settings, tmp_path / "backup.zip")
     assert made.n_versions == 1
-    assert "version-3.0" in made.problems[0]
+    assert "version-3.0" in made.warnings[0]
     with opened(target) as other:
-        back: Restored = restore(other, target, tmp_path / "backup.zip")
-    assert back.warnings == made.problems
+        back = restore(other, target, tmp_path / "backup.zip")
+    assert back.warnings == made.warnings
 
 
 def test_a_version_pruned_in_the_meantime_restarts_the_backup(
@@ -450,7 +450,7 @@ def test_a_version_pruned_in_the_meantime_restarts_the_backup(
         monkeypatch.setattr(module, "_add_version", prune_first)
         made = back_up(database, sqlite_settings, tmp_path / "backup.zip")
     assert pruned == [1]
-    assert (made.n_versions, made.problems) == (1, ())
+    assert (made.n_versions, made.warnings) == (1, ())
 
 
 def test_a_restore_warns_of_a_different_rating_scale(sqlite_settings: Settings, tmp_path: Path) -> None:
