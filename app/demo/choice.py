@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 Json = dict[str, Any]
 
@@ -15,21 +14,12 @@ _SHRINKAGE = 8.0  # number of ratings at which the mean of a category counts hal
 _MAX_TRIES = 40  # what-if requests to the service
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One row of a list compared with the list before; ranks count from 1, None means outside the list."""
 
     item: Json
     rank: int | None
     rank_before: int | None
-
-    @property
-    def is_new(self) -> bool:
-        return self.rank_before is None
-
-    @property
-    def is_gone(self) -> bool:
-        return self.rank is None
 
 
 def user_with_clear_preferences(ratings: Iterable[Json], categories: Mapping[str, Sequence[str]]) -> str | None:
@@ -37,15 +27,13 @@ def user_with_clear_preferences(ratings: Iterable[Json], categories: Mapping[str
 
     `ratings` are grouped by user. If no user has so many: the user with the most ratings. None without ratings.
     """
-    clearness: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for user_id, group in groupby(ratings, key=lambda rating: str(rating["user_id"])):
-        mine = list(group)
-        counts[user_id] = len(mine)
-        if _MIN_RATINGS <= len(mine) <= _MAX_RATINGS:
-            clearness[user_id] = _clearness(mine, categories)
-    ranking: Mapping[str, float] = clearness or counts
-    return max(ranking, key=lambda user_id: ranking[user_id], default=None)
+    by_user = {user_id: list(group) for user_id, group in groupby(ratings, key=lambda rating: str(rating["user_id"]))}
+    clearness = {
+        user_id: _clearness(group, categories)
+        for user_id, group in by_user.items()
+        if _MIN_RATINGS <= len(group) <= _MAX_RATINGS
+    }
+    return max(clearness or by_user, key=lambda user_id: clearness.get(user_id, len(by_user[user_id])), default=None)
 
 
 def _clearness(ratings: Sequence[Json], categories: Mapping[str, Sequence[str]]) -> float:
@@ -86,10 +74,6 @@ def changes(before: Sequence[Json], after: Sequence[Json]) -> list[Change]:
 def _distance(before: Sequence[Json], after: Sequence[Json]) -> float:
     """Sum of the rank changes; an item that enters or leaves counts as the length of the list."""
     length = max(len(before), len(after))
-    moved = 0
-    for change in changes(before, after):
-        if change.rank is None or change.rank_before is None:
-            moved += length
-        else:
-            moved += abs(change.rank - change.rank_before)
-    return moved
+    return sum(
+        abs(rank - rank_before) if rank and rank_before else length for _, rank, rank_before in changes(before, after)
+    )

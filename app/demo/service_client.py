@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import httpx
@@ -18,100 +17,55 @@ _TIMEOUT = 60.0  # seconds without a byte
 
 
 class ServiceRefused(Exception):
-    """The service answered with an error; the message is its detail."""
-
-    def __init__(self, method: str, url: str, status: int, detail: str) -> None:
-        super().__init__(f"{method} {url} was answered with {status}: {detail}")
-        self.status = status
-        self.detail = detail
+    """The service answered with an error; the message holds its detail."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One server-sent event."""
 
     name: str
     data: Json
 
 
-class ServiceClient:
+class ServiceClient(httpx.Client):
     """A running Palate; use it in a `with` block. Raises ServiceRefused and httpx.TransportError."""
 
     def __init__(self, base_url: str) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=_TIMEOUT)
+        super().__init__(base_url=base_url, timeout=_TIMEOUT, event_hooks={"response": [_check]})
 
-    def __enter__(self) -> ServiceClient:
-        return self
+    def call(self, method: str, path: str, **request: Any) -> Json:
+        answer: Json = self.request(method, path, **request).json()
+        return answer
 
-    def __exit__(self, *_: object) -> None:
-        self._http.close()
+    def pages(self, path: str, name: str) -> Iterator[Json]:
+        """The entries of a list endpoint, page after page."""
+        cursor: Json = {}
+        while cursor.get("cursor", "") is not None:
+            page = self.call("GET", path, params={"limit": 1000} | cursor)
+            yield from page[name]
+            cursor = {"cursor": page["next_cursor"]}
 
-    def status(self) -> Json:
-        return self._json("GET", "/v1/status")
-
-    def put_items(self, items: Sequence[Json]) -> None:
+    def put_items(self, items: Sequence[Json]) -> int:
+        """Store the items; returns their number."""
         for start in range(0, len(items), _ITEMS_PER_BATCH):
-            self._json("POST", "/v1/items/batch", json={"items": items[start : start + _ITEMS_PER_BATCH]})
+            self.call("POST", "/v1/items/batch", json={"items": items[start : start + _ITEMS_PER_BATCH]})
+        return len(items)
 
-    def import_ratings(self, content: Iterable[bytes]) -> Json:
-        """Stream a file of any size; returns the report."""
-        headers = {"content-type": "text/csv"}
-        return self._json("POST", "/v1/ratings/import", content=content, headers=headers, timeout=None)
-
-    def some_ratings(self, n: int) -> list[Json]:
+    def export(self, n: int) -> list[Json]:
         """The first `n` ratings of the export, which is grouped by user."""
-        with self._http.stream("GET", "/v1/ratings/export", params={"format": "ndjson"}) as response:
-            _check(response)
+        with self.stream("GET", "/v1/ratings/export", params={"format": "ndjson"}) as response:
             return [json.loads(line) for line in islice(response.iter_lines(), n)]
 
-    def all_items(self) -> dict[str, Json]:
-        """Every item by its id."""
-        return {item["item_id"]: item for item in self._pages("/v1/items", "items")}
-
-    def popular_items(self, n: int) -> list[Json]:
-        items: list[Json] = self._json("GET", "/v1/items/popular", params={"n": n})["items"]
-        return items
-
     def ratings_of(self, user_id: str) -> list[Json]:
-        return list(self._pages(f"{_user(user_id)}/ratings", "ratings"))
-
-    def rate(self, user_id: str, item_id: str, value: float) -> Json:
-        return self._json("POST", "/v1/ratings", json={"user_id": user_id, "item_id": item_id, "value": value})
+        return list(self.pages(f"{user_path(user_id)}/ratings", "ratings"))
 
     def recommend(self, user_id: str, n: int) -> Json:
-        return self._json("GET", f"{_user(user_id)}/recommendations", params={"n": n})
+        return self.call("GET", f"{user_path(user_id)}/recommendations", params={"n": n})
 
-    def recommend_for(self, ratings: Sequence[Json], n: int) -> list[Json]:
-        """Recommendations for a user with these ratings; nothing is stored."""
-        items: list[Json] = self._json("POST", "/v1/recommendations", json={"ratings": ratings, "n": n})["items"]
-        return items
-
-    def start_training(self) -> Json:
-        return self._json("POST", "/v1/training-runs", json={})
-
-    def training_run(self, run_id: int) -> Json:
-        return self._json("GET", f"/v1/training-runs/{run_id}")
-
-    def training_events(self, run_id: int) -> Iterator[Event]:
-        """The events of a run until it ends."""
-        with self._http.stream("GET", f"/v1/training-runs/{run_id}/events", timeout=_TIMEOUT) as response:
-            _check(response)
+    def events(self, path: str) -> Iterator[Event]:
+        """The events of a stream until it ends."""
+        with self.stream("GET", path) as response:
             yield from parse_events(response.iter_lines())
-
-    def _pages(self, path: str, name: str) -> Iterator[Json]:
-        cursor: str | None = None
-        while True:
-            page = self._json("GET", path, params={"limit": 1000} | ({"cursor": cursor} if cursor else {}))
-            yield from page[name]
-            cursor = page["next_cursor"]
-            if cursor is None:
-                return
-
-    def _json(self, method: str, path: str, **request: Any) -> Json:
-        response = self._http.request(method, path, **request)
-        _check(response)
-        answer: Json = response.json()
-        return answer
 
 
 def parse_events(lines: Iterable[str]) -> Iterator[Event]:
@@ -129,7 +83,7 @@ def parse_events(lines: Iterable[str]) -> Iterator[Event]:
             name, data = "message", ""
 
 
-def _user(user_id: str) -> str:
+def user_path(user_id: str) -> str:
     return f"/v1/users/{quote(user_id, safe='')}"
 
 
@@ -139,4 +93,5 @@ def _check(response: httpx.Response) -> None:
     response.read()
     is_problem = "json" in response.headers.get("content-type", "")
     detail = response.json().get("detail", "") if is_problem else response.text[:200]
-    raise ServiceRefused(response.request.method, str(response.request.url), response.status_code, detail)
+    request = response.request
+    raise ServiceRefused(f"{request.method} {request.url} was answered with {response.status_code}: {detail}")

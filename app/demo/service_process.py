@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -57,15 +56,19 @@ def running_service(
         _wait_until_ready(service)
         yield service
     finally:
-        _stop(process)
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _refuse_taken(port: int) -> None:
     """Another server on this port would be taken for the service that is about to start, and get its data."""
     with socket.socket() as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as the server does: closed connections keep the port for a while
+        # as the server does: closed connections keep the port for a while
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError as error:
@@ -76,34 +79,18 @@ def free_port() -> int:
     """A port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])
 
 
 def _wait_until_ready(service: RunningService) -> None:
     deadline = time.monotonic() + START_TIMEOUT
-    while time.monotonic() < deadline:
-        if service.process.poll() is not None:
-            raise ServiceDidNotStart(
-                f"the service ended with code {service.process.returncode}:\n{_end_of(service.log)}"
-            )
+    while service.process.poll() is None and time.monotonic() < deadline:
         try:
             if httpx.get(f"{service.url}/readyz", timeout=5).is_success:
                 return
         except httpx.TransportError:
             time.sleep(0.05)
-    raise ServiceDidNotStart(f"the service was not ready after {START_TIMEOUT:.0f} s:\n{_end_of(service.log)}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _end_of(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-30:])
+    code = service.process.poll()
+    problem = f"was not ready after {START_TIMEOUT:.0f} s" if code is None else f"ended with code {code}"
+    log = "\n".join(service.log.read_text(errors="replace").splitlines()[-30:])
+    raise ServiceDidNotStart(f"the service {problem}:\n{log}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.demo.story import StoryFailed, _read_items
+from app.demo.story import DemoFailed, _read_items
 
 
 def test_titles_are_read_by_the_names_of_movielens_or_by_our_own(tmp_path: Path) -> None:
@@ -21,5 +21,5 @@ def test_titles_are_read_by_the_names_of_movielens_or_by_our_own(tmp_path: Path)
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"movieId,title\n1,caf\xe9\n"])
 def test_a_file_without_titles_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "movies.csv").write_bytes(content)
-    with pytest.raises(StoryFailed, match=r"movies\.csv"):
+    with pytest.raises(DemoFailed, match=r"movies\.csv"):
         _read_items(tmp_path / "movies.csv")
