@@ -51,7 +51,7 @@ def rows(values: npt.ArrayLike, name: str = "rows") -> Rows:
     if array.dtype == np.int32 and array.ndim == 1 and array.flags.c_contiguous:
         return array
     if array.size == 0:
-        return np.zeros(0, np.int32) if array.ndim == 1 else _refuse_rank(array, name, 1)
+        return _exact(array.astype(np.int32), np.int32, 1, name)
     if not np.issubdtype(array.dtype, np.integer):
         raise InvalidArray(name, f"must hold whole numbers, not {array.dtype}")
     if array.dtype != np.int32:
@@ -81,11 +81,7 @@ def refuse_rows_outside(array: Rows, n_rows: int, name: str, *, unknown_allowed:
 
 def _exact(array: npt.NDArray[Any], dtype: type[np.generic], rank: int, name: str) -> npt.NDArray[Any]:
     if array.ndim != rank:
-        _refuse_rank(array, name, rank)
+        raise InvalidArray(name, f"must have {rank} dimension(s), not shape {array.shape}")
     if array.dtype.kind not in "iufb":
         raise InvalidArray(name, f"must hold numbers, not {array.dtype}")
     return np.ascontiguousarray(array, dtype=dtype)
-
-
-def _refuse_rank(array: npt.NDArray[Any], name: str, rank: int) -> npt.NDArray[Any]:
-    raise InvalidArray(name, f"must have {rank} dimension(s), not shape {array.shape}")

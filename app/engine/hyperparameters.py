@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
@@ -63,10 +62,9 @@ class Hyperparameters:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
-        if self.schedule not in get_args(Schedule):
-            raise InvalidHyperparameter("schedule", self.schedule, f"one of {', '.join(get_args(Schedule))}")
-        if self.posterior not in get_args(Averaging):
-            raise InvalidHyperparameter("posterior", self.posterior, f"one of {', '.join(get_args(Averaging))}")
+        for name, choices in (("schedule", get_args(Schedule)), ("posterior", get_args(Averaging))):
+            if (value := getattr(self, name)) not in choices:
+                raise InvalidHyperparameter(name, value, f"one of {', '.join(choices)}")
 
     @property
     def last_epoch(self) -> int:
@@ -104,8 +102,5 @@ def _check(field: dataclasses.Field[Any], value: object) -> None:
     low, high = field.metadata["low"], field.metadata["high"]
     is_whole = str(field.type).startswith("int")
     allowed = f"{'a whole number' if is_whole else 'a number'} from {low} to {high}"
-    kinds = (int,) if is_whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        raise InvalidHyperparameter(field.name, value, allowed)
-    if not math.isfinite(value) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float) or not low <= value <= high:
         raise InvalidHyperparameter(field.name, value, allowed)

@@ -33,11 +33,9 @@ def cut(counts: npt.NDArray[np.integer], work_per_row: int) -> Parts:
 
 def cross_products(pool: Executor, parts: Parts, left: Matrix32, right: Matrix32) -> Matrix64:
     """left' right, in double precision over the parts in their order."""
-    sums = np.zeros((len(parts), left.shape[1], right.shape[1]))
-    run_all(
-        pool, add_cross_products, [(left, right, *part, of_part) for part, of_part in zip(parts, sums, strict=True)]
-    )
-    total: Matrix64 = np.add.reduce(sums, axis=0)
+    sums: Matrix64 = np.zeros((len(parts), left.shape[1], right.shape[1]))
+    run_all(pool, add_cross_products, [(left, right, *part, sums[number]) for number, part in enumerate(parts)])
+    total: Matrix64 = sums.sum(axis=0)
     return total
 
 

@@ -22,9 +22,8 @@ def in_parts(
     pool: Executor, kernel: Callable[..., None], n: int, *arguments: object, least: int = RATINGS_OF_A_PART
 ) -> None:
     """Runs kernel(start, end, part, *arguments) for each part of n on the threads of the pool."""
-    n_parts = n_parts_of(n, least)
-    bounds = [n * part // n_parts for part in range(n_parts + 1)]
-    run_all(pool, kernel, [(bounds[part], bounds[part + 1], part, *arguments) for part in range(n_parts)])
+    m = n_parts_of(n, least)
+    run_all(pool, kernel, [(n * part // m, n * (part + 1) // m, part, *arguments) for part in range(m)])
 
 
 def run_all(pool: Executor, kernel: Callable[..., None], calls: Sequence[tuple[object, ...]]) -> None:
@@ -35,7 +34,4 @@ def run_all(pool: Executor, kernel: Callable[..., None], calls: Sequence[tuple[o
 
 def usable_cores() -> int:
     """Cores that this process may run on, if the system says so; else all of them."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -35,7 +35,8 @@ TRAINING_KERNELS = (
 
 def precompile_serving_kernels() -> None:
     """Seconds the first time on a machine, a fraction of a second later."""
-    _import_all(SERVING_KERNELS)
+    for module in SERVING_KERNELS:
+        importlib.import_module(module)
 
 
 def precompile_training_kernels(
@@ -48,9 +49,5 @@ def precompile_training_kernels(
     """
     if loss.is_squared:
         load_kernel(loss, padded(hyperparameters.n_factors), folder)
-    _import_all((*SERVING_KERNELS, *TRAINING_KERNELS, *extra_modules))
-
-
-def _import_all(modules: Iterable[str]) -> None:
-    for module in modules:
+    for module in (*SERVING_KERNELS, *TRAINING_KERNELS, *extra_modules):
         importlib.import_module(module)

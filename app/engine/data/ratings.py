@@ -37,13 +37,7 @@ class Ratings:
 
     @classmethod
     def of(
-        cls,
-        user_rows: npt.ArrayLike,
-        item_rows: npt.ArrayLike,
-        values: npt.ArrayLike,
-        *,
-        n_users: int,
-        n_items: int,
+        cls, user_rows: npt.ArrayLike, item_rows: npt.ArrayLike, values: npt.ArrayLike, *, n_users: int, n_items: int
     ) -> Self:
         """Sorted and checked; InvalidArray for unequal lengths, rows out of range, non-finite values, duplicates."""
         users, items = rows(user_rows, "user_rows"), rows(item_rows, "item_rows")
@@ -52,9 +46,12 @@ class Ratings:
             raise InvalidArray("ratings", f"need equal lengths, not {users.size}, {items.size} and {ratings.size}")
         refuse_rows_outside(users, n_users, "user_rows")
         refuse_rows_outside(items, n_items, "item_rows")
-        if not _is_canonical(users, items):
-            users, items, ratings = _sorted(users, items, ratings, n_users, n_items)
-            _refuse_duplicates(users, items)
+        if not ((users[1:] > users[:-1]) | ((users[1:] == users[:-1]) & (items[1:] > items[:-1]))).all():
+            users, items, ratings = _sorted((users, items, ratings), n_users, n_items)
+            repeated = np.flatnonzero((users[1:] == users[:-1]) & (items[1:] == items[:-1]))
+            if repeated.size:
+                pair = f"user row {users[repeated[0]]} with item row {items[repeated[0]]}"
+                raise InvalidArray("ratings", f"hold {pair} more than once")
         return cls(users, items, ratings, n_users, n_items)
 
     def __len__(self) -> int:
@@ -78,28 +75,16 @@ class Ratings:
         return slice(int(start), int(end))
 
 
-def _is_canonical(users: Rows, items: Rows) -> bool:
-    """Whether the pairs rise strictly, so that none is there twice."""
-    same_user = users[1:] == users[:-1]
-    return bool(((users[1:] > users[:-1]) | (same_user & (items[1:] > items[:-1]))).all())
-
-
-def _sorted(users: Rows, items: Rows, values: Vector32, n_users: int, n_items: int) -> tuple[Rows, Rows, Vector32]:
+def _sorted(ratings: RatingColumns, n_users: int, n_items: int) -> RatingColumns:
     """By item, then by user, each stable: linear time; a comparison sort of 20 million would take seconds."""
     from app.engine.data.sorting import sort_by_first  # compiles a kernel that serving does not need
 
+    users, items, values = ratings
     by_item = (np.empty_like(items), np.empty_like(users), np.empty_like(values))
     sort_by_first((items, users, values), n_items, by_item)
     by_user = (np.empty_like(users), np.empty_like(items), np.empty_like(values))
     sort_by_first((by_item[1], by_item[0], by_item[2]), n_users, by_user)
     return by_user
-
-
-def _refuse_duplicates(users: Rows, items: Rows) -> None:
-    repeated = np.flatnonzero((users[1:] == users[:-1]) & (items[1:] == items[:-1]))
-    if repeated.size:
-        pair = f"user row {users[repeated[0]]} with item row {items[repeated[0]]}"
-        raise InvalidArray("ratings", f"hold {pair} more than once")
 
 
 class Vocabulary:
@@ -119,8 +104,7 @@ class Vocabulary:
     @classmethod
     def of(cls, ids: Iterable[str]) -> Self:
         """The distinct ids, whatever their order."""
-        encoded = sorted({one.encode() for one in ids})
-        return cls(*_packed(encoded))
+        return cls(*_packed(sorted({one.encode() for one in ids})))
 
     @classmethod
     def from_arrays(cls, text: Bytes, offsets: Offsets) -> Self:
@@ -164,20 +148,15 @@ class Vocabulary:
         return [self.id_of(row) for row in item_or_user_rows.tolist()]
 
 
-_NO_ID = b"\xff"
-"""Not valid UTF-8, so equal to no stored id."""
-
-
 def _encoded(outside_id: str) -> bytes:
     """UTF-8; text without any (a lone surrogate) cannot be a stored id and becomes a byte that matches none."""
     try:
         return outside_id.encode()
     except UnicodeEncodeError:
-        return _NO_ID
+        return b"\xff"  # not valid UTF-8
 
 
 def _packed(encoded: Sequence[bytes]) -> tuple[Bytes, Offsets]:
-    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
     offsets = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
+    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
     return np.frombuffer(b"".join(encoded), np.uint8), offsets

@@ -17,11 +17,6 @@ Ids = list[str]
 _COLUMNS = ("user_id", "item_id", "value")
 
 
-def is_matrix(ratings: Any) -> bool:
-    """Whether users are rows and items are columns."""
-    return isinstance(ratings, np.ndarray) or hasattr(ratings, "tocoo")
-
-
 def entries_of(matrix: Any, name: str = "D") -> tuple[Positions, Positions, Vector64, tuple[int, int]]:
     """Rows, columns and values of the known entries, row by row, and the shape of a 2-D matrix.
 
@@ -54,7 +49,7 @@ def triples_of(ratings: Any) -> tuple[Ids, Ids, Vector64]:
     From a matrix (ids are positions), from a pandas or Polars table (columns user_id, item_id and value, or else the
     first three), or from (user, item, value) triples. Raises InvalidArray.
     """
-    if is_matrix(ratings):
+    if isinstance(ratings, np.ndarray) or hasattr(ratings, "tocoo"):
         rows, columns, values, _ = entries_of(ratings, "ratings")
         return [str(row) for row in rows.tolist()], [str(column) for column in columns.tolist()], values
     users, items, raw_values = _from_table(ratings) if hasattr(ratings, "columns") else _from_rows(ratings)
@@ -77,13 +72,12 @@ def _from_table(table: Any) -> tuple[list[Any], list[Any], list[Any]]:
 
 
 def _from_rows(rows: Iterable[Any]) -> tuple[list[Any], list[Any], list[Any]]:
-    users, items, values = [], [], []
+    columns: tuple[list[Any], list[Any], list[Any]] = [], [], []
     for row in rows:
         try:
             user, item, value = row
         except (TypeError, ValueError) as error:
             raise InvalidArray("ratings", f"need (user, item, value) triples, not {row!r}") from error
-        users.append(user)
-        items.append(item)
-        values.append(value)
-    return users, items, values
+        for column, part in zip(columns, (user, item, value), strict=True):
+            column.append(part)
+    return columns

@@ -75,8 +75,7 @@ def factorize(
             steps[method](entries, *factors, chosen, learning_rate, regularization, [seed, epoch])
             losses[epoch] = _objective(entries, *factors, functions, regularization)
         if not np.isfinite(losses[epoch]):
-            reason = "the objective is not a finite number"
-            raise Diverged(epoch=epoch + 1, learning_rate=learning_rate, reason=reason)
+            raise Diverged(epoch=epoch + 1, learning_rate=learning_rate, reason="the objective is not a finite number")
     return Factorization(*factors, losses)
 
 
@@ -97,9 +96,9 @@ def _checked(P: npt.ArrayLike, Q: npt.ArrayLike, shape: tuple[int, int], n_known
 def _refuse_out_of_range(*, n_epochs: int, learning_rate: float, regularization: float) -> None:
     if n_epochs < 1:
         raise ValueError(f"n_epochs must be at least 1, not {n_epochs!r}")
-    if not learning_rate > 0 or not np.isfinite(learning_rate):
+    if not 0 < learning_rate < np.inf:
         raise ValueError(f"learning_rate must be a number above 0, not {learning_rate!r}")
-    if not regularization >= 0 or not np.isfinite(regularization):
+    if not 0 <= regularization < np.inf:
         raise ValueError(f"regularization must be a number from 0, not {regularization!r}")
 
 
@@ -140,15 +139,7 @@ def _sgd(
 ) -> None:
     """A step for each known entry, in an order of its own for each epoch."""
     order = np.random.default_rng(seeds).permutation(entries.values.size)
-    _sgd_epoch(
-        order,
-        (entries.rows, entries.columns, entries.values),
-        P,
-        Q,
-        learning_rate,
-        regularization,
-        *compiled_slopes(loss),
-    )
+    _sgd_epoch(order, (*entries,), P, Q, learning_rate, regularization, *compiled_slopes(loss))
 
 
 @njit(nogil=True, cache=True)

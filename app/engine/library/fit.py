@@ -46,10 +46,9 @@ class FittedModel:
         """Predicted ratings of pairs."""
         if len(users) != len(items):
             raise InvalidArray("users and items", f"need equal lengths, not {len(users)} and {len(items)}")
-        model = self.model
-        user_rows = self.users.rows_of([str(user) for user in users])
-        item_rows = self.items.rows_of([str(item) for item in items])
-        user_bias, p = _sides(user_rows, model.user_bias, model.user_factors, *_average_user(model))
+        model, average_user = self.model, self.model.user_prior.mean
+        user_rows, item_rows = self.users.rows_of(list(map(str, users))), self.items.rows_of(list(map(str, items)))
+        user_bias, p = _sides(user_rows, model.user_bias, model.user_factors, average_user[0], average_user[1:])
         item_bias, q = _sides(item_rows, model.item_bias, model.item_factors, model.item_bias.mean(), np.zeros(1))
         return model.loss.rating_of(model.mean + user_bias + item_bias + np.einsum("nk,nk->n", p, q))
 
@@ -111,15 +110,10 @@ def _refuse_repeated(pairs: np.ndarray, user_ids: Sequence[str], item_ids: Seque
         raise InvalidArray("ratings", f"hold a rating of {item_ids[at]!r} by {user_ids[at]!r} more than once")
 
 
-def _average_user(model: FactorModel) -> tuple[float, Vector64]:
-    return float(model.user_prior.mean[0]), model.user_prior.mean[1:]
-
-
 def _sides(
     rows: np.ndarray, bias: Vector32, factors: np.ndarray, average_bias: float, average_factors: Vector64
 ) -> tuple[Vector64, np.ndarray]:
     """Bias and vector of each row, in float64; the average ones for rows below zero."""
     is_known = rows >= 0
-    chosen_bias = np.where(is_known, bias[rows].astype(np.float64), average_bias)
-    chosen = np.where(is_known[:, None], factors[rows].astype(np.float64), average_factors)
-    return chosen_bias, chosen
+    known_bias, known_factors = bias[rows].astype(np.float64), factors[rows].astype(np.float64)
+    return np.where(is_known, known_bias, average_bias), np.where(is_known[:, None], known_factors, average_factors)

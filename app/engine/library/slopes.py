@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import sympy
+from numba import cfunc, float64, njit
 
-from app.engine.losses import derivatives, evaluate
+from app.engine.losses import derivatives, evaluate, symbols
 from app.engine.losses.base import Loss
 from app.engine.losses.declare import declare, penalty_tree
 from app.engine.losses.grammar import InvalidLoss
@@ -37,11 +39,8 @@ def resolve_loss(loss: str | Loss, penalty: str) -> Loss:
 @functools.lru_cache(maxsize=32)
 def loss_functions(loss: Loss) -> LossFunctions:
     """Derived by SymPy from the declared loss."""
-    import sympy
-
     of_rating = derivatives.derivatives_of(loss)
-    theta, slope = _penalty_slope(loss)
-    of_penalty = sympy.lambdify([theta], slope, modules=[derivatives.ON_ARRAYS, "numpy"])
+    of_penalty = sympy.lambdify([symbols.THETA], _penalty_slope(loss), modules=[derivatives.ON_ARRAYS, "numpy"])
     tree = penalty_tree(loss)
     return LossFunctions(
         lambda r, score: of_rating(r, score)[0],
@@ -54,37 +53,24 @@ def loss_functions(loss: Loss) -> LossFunctions:
 @functools.lru_cache(maxsize=32)
 def compiled_slopes(loss: Loss) -> tuple[Any, Any]:
     """error_slope(r, score) and penalty_slope(theta) as compiled functions that a Numba loop can call."""
-    import sympy
-    from numba import cfunc, float64
-
-    from app.engine.losses import symbols
-
-    error, _ = symbols.error_of(loss)
-    error_slope = symbols.derivative(error, symbols.SCORE, loss.error)
-    theta, penalty_slope = _penalty_slope(loss)
+    error_slope = symbols.derivative(symbols.error_of(loss)[0], symbols.SCORE, loss.error)
     how = {"modules": [_on_scalars(), "math"], "cse": True}
     of_rating = sympy.lambdify([symbols.R, symbols.SCORE], error_slope, **how)
-    of_theta = sympy.lambdify([theta], penalty_slope, **how)
+    of_theta = sympy.lambdify([symbols.THETA], _penalty_slope(loss), **how)
     return cfunc(float64(float64, float64))(of_rating), cfunc(float64(float64))(of_theta)
 
 
-def _penalty_slope(loss: Loss) -> tuple[Any, Any]:
-    """Theta and d penalty / d theta; raises InvalidLoss if the penalty has other names."""
-    import sympy
-
-    from app.engine.losses import symbols
-
-    theta = sympy.Symbol("theta", real=True)
+def _penalty_slope(loss: Loss) -> Any:
+    """d penalty / d theta; raises InvalidLoss if the penalty has other names."""
     penalty = symbols.penalty_of(loss)
-    if penalty.free_symbols - {theta}:
+    if penalty.free_symbols - {symbols.THETA}:
         raise InvalidLoss(loss.penalty, 0, "this penalty must be in theta", "write it with theta alone")
-    return theta, symbols.derivative(penalty, theta, loss.penalty)
+    return symbols.derivative(penalty, symbols.THETA, loss.penalty)
 
 
 @functools.cache
 def _on_scalars() -> dict[str, Any]:
     """The functions of `derivatives.ON_ARRAYS`, for Numba and one number at a time."""
-    from numba import njit
 
     def choose(condition: bool, yes: float, no: float) -> float:
         return yes if condition else no

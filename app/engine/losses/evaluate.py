@@ -38,7 +38,7 @@ def first_not_finite(node: Node, names: Mapping[str, npt.ArrayLike]) -> NotFinit
         return None
     if node.operation == "where":
         return next((inner for each in node.arguments[1:] if (inner := first_not_finite(each, names))), None)
-    return NotFinite(node, _REASONS.get(node.operation, _OVERFLOW), int(np.argmin(np.isfinite(values))))
+    return NotFinite(node, _REASONS.get(node.operation, "this overflows"), int(np.argmin(np.isfinite(values))))
 
 
 def sigmoid(u: Any) -> Any:
@@ -106,7 +106,6 @@ _OPERATIONS: dict[str, Any] = {
     **{function.__name__: function for function in (sigmoid, softplus, huber)},
 }
 
-_OVERFLOW = "this overflows"
 _REASONS = {
     "/": "this divides by zero",
     "log": "this takes the logarithm of zero or a negative number",

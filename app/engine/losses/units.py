@@ -93,9 +93,7 @@ def _degree(node: Node) -> Degree:
 def _common(degrees: Sequence[Degree]) -> Degree:
     """The degree that all share; a zero fits any."""
     distinct = {degree for degree in degrees if degree != _ANY}
-    if not distinct:
-        return _ANY
-    return distinct.pop() if len(distinct) == 1 else None
+    return None if len(distinct) > 1 else distinct.pop() if distinct else _ANY
 
 
 def _times(degree: Degree, factor: Fraction | float) -> Degree:
@@ -115,9 +113,7 @@ _DEGREES: dict[str, Callable[[Node, list[Degree]], Degree]] = {
     "*": lambda _node, degrees: _plus(degrees[0], degrees[1], 1),
     "/": lambda _node, degrees: _plus(degrees[0], degrees[1], -1),
     "**": lambda node, degrees: _times(degrees[0], node.arguments[1].value),
-    "sign": lambda _node, _degrees: Fraction(0),
-    "and": lambda _node, _degrees: Fraction(0),
-    "or": lambda _node, _degrees: Fraction(0),
+    **dict.fromkeys(("sign", "and", "or"), lambda _node, _degrees: Fraction(0)),
     "huber": lambda _node, degrees: _times(_common(degrees), Fraction(2)),
     "where": lambda _node, degrees: _common(degrees[1:]),
 }

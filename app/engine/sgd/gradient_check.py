@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from app.engine.arrays import Vector64
+from app.engine.evaluation import errors_of
 from app.engine.losses.base import Loss
 from app.engine.losses.declare import error_tree
 from app.engine.losses.evaluate import first_not_finite, value_of
@@ -37,21 +38,23 @@ def check_gradient(
     slopes_of: the kernel's slope at ratings and scores in units of training; low, high: the ratings' range.
     """
     loss, tree = units.loss, error_tree(units.loss)
-    rng = np.random.default_rng(seed)
-    r, score = _points(units, low, high, rng)
-    _refuse_not_finite(loss, tree, r, score)
+    r, score = _points(units, low, high, np.random.default_rng(seed))
+    if problem := first_not_finite(tree, _names(loss, r, score)):
+        at = problem.point
+        raise InvalidLoss(loss.error, problem.node.position, problem.what, _where(loss, r[at], score[at]))
     slopes = slopes_of(r, score)
-    _refuse_infinite_slope(loss, tree, r, score, slopes)
+    if not np.isfinite(slopes).all():
+        at = int(np.argmin(np.isfinite(slopes)))
+        names = _names(loss, r[[at]], score[[at]])
+        position = _first(tree, lambda node: _is_singular(node, names))
+        raise InvalidLoss(loss.error, position, "this has no finite slope", _where(loss, r[at], score[at]))
     _refuse_jump(loss, tree, r, score)
     step = 1e-4 * np.maximum(np.abs(score), 0.1)
-    middle, below, above = (_errors(loss, tree, r, score + side) for side in (0.0, -step, step))
+    middle, below, above = (errors_of(loss, score + side, r) for side in (0.0, -step, step))
     left, right = (middle - below) / step, (above - middle) / step
     expected = (left + right) / 2
-    largest = float(np.abs(expected).max())
-    off = np.abs(slopes - expected) > _TOLERANCE * largest + np.abs(
-        left - right
-    )  # at a kink, any slope between the two
-    if off.any():
+    tolerance = _TOLERANCE * float(np.abs(expected).max()) + np.abs(left - right)  # at a kink, any slope between them
+    if (off := np.abs(slopes - expected) > tolerance).any():
         at = int(np.argmax(off))
         what = f"the compiled slope is {slopes[at]:.6g}, differences of the error give {expected[at]:.6g}"
         raise InvalidLoss(loss.error, 0, what, _where(loss, r[at], score[at]))
@@ -92,39 +95,18 @@ def _names(loss: Loss, r: Vector64, score: Vector64) -> dict[str, Vector64]:
     return {"r": loss.unit * r, "r_hat": loss.unit * loss.rating_of(score)}
 
 
-def _errors(loss: Loss, tree: Node, r: Vector64, score: Vector64) -> Vector64:
-    return value_of(tree, _names(loss, r, score)) / loss.divisor
-
-
-def _refuse_not_finite(loss: Loss, tree: Node, r: Vector64, score: Vector64) -> None:
-    if problem := first_not_finite(tree, _names(loss, r, score)):
-        at = problem.point
-        raise InvalidLoss(loss.error, problem.node.position, problem.what, _where(loss, r[at], score[at]))
-
-
-def _refuse_infinite_slope(loss: Loss, tree: Node, r: Vector64, score: Vector64, slopes: Vector64) -> None:
-    bad = np.flatnonzero(~np.isfinite(slopes))
-    if not bad.size:
-        return
-    at = bad[:1]
-    position = _first(tree, lambda node: _is_singular(node, _names(loss, r[at], score[at])))
-    raise InvalidLoss(loss.error, position, "this has no finite slope", _where(loss, r[at[0]], score[at[0]]))
-
-
 def _refuse_jump(loss: Loss, tree: Node, r: Vector64, score: Vector64) -> None:
     """Where the error rises most between two scores, it must not rise as much within a thousandth of that distance."""
     n = 512
     ratings, scores = np.repeat(r[:32], n), np.tile(np.linspace(score.min(), score.max(), n), 32)
-    rises = np.abs(np.diff(_errors(loss, tree, ratings, scores)))
+    rises = np.abs(np.diff(errors_of(loss, scores, ratings)))
     rises[n - 1 :: n] = 0.0  # from one rating to the next
     at = int(np.argmax(rises))
     ratings, scores = np.full(1024, ratings[at]), np.linspace(scores[at], scores[at + 1], 1024)
-    closer = np.abs(np.diff(_errors(loss, tree, ratings, scores)))
+    closer = np.abs(np.diff(errors_of(loss, scores, ratings)))
     near = int(np.argmax(closer))
     if closer[near] > 0.5 * rises[at] > 0:
-        before, after = (
-            _names(loss, ratings[point : point + 1], scores[point : point + 1]) for point in (near, near + 1)
-        )
+        before, after = (_names(loss, ratings[[point]], scores[[point]]) for point in (near, near + 1))
         position = _first(tree, lambda node: _changes(node, before, after))
         what = "the error jumps here, so it has no gradient"
         raise InvalidLoss(loss.error, position, what, _where(loss, ratings[near], scores[near]))

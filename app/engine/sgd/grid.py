@@ -135,23 +135,17 @@ def build_grid(
     for_users = functools.partial(in_parts, pool, least=ROWS_OF_A_PART)
     for_users(count_runs, ratings.n_users, source, users.position_of, items.group_of, runs)
     table, n_bundles = _allocate_bundles(runs, users.starts)
-    bundles = (
-        np.empty((n_bundles, n_streams_for(n_columns)), np.int32),
-        np.empty(n_bundles, np.int32),
-        np.empty(n_bundles, np.bool_),
-    )
-    pieces = (np.empty(n_bundles, np.int64), np.empty(bundles[0].shape, np.int32))
+    shape, size = (n_bundles, n_streams_for(n_columns)), len(ratings) + RATINGS_OF_A_STEP - 1
+    bundles = np.empty(shape, np.int32), np.empty(n_bundles, np.int32), np.empty(n_bundles, np.bool_)
+    pieces = np.empty(n_bundles, np.int64), np.empty(shape, np.int32)
     next_block = np.zeros(1, np.int64)
     run_all(pool, bundle_blocks, [(users.starts, next_block, runs, bundles, pieces, table)] * n_threads)
-    size = len(ratings) + RATINGS_OF_A_STEP - 1
-    placed = (np.empty(size, np.int32), np.empty(size, np.float32))
+    placed = np.empty(size, np.int32), np.empty(size, np.float32)
     for column in placed:
         column[len(ratings) :] = 0
     partitions = (users.row_at, items.group_of, items.position_of)
-    for_users(
-        *(place_ratings, ratings.n_users, (*source, ratings.values), 1.0 / scale, partitions),
-        *(runs, *bundles[:2], pieces, *placed),
-    )
+    arguments = ((*source, ratings.values), 1.0 / scale, partitions, runs, *bundles[:2], pieces, *placed)
+    for_users(place_ratings, ratings.n_users, *arguments)
     return Grid(n_groups, users, items, *bundles, *placed, table)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import float64, njit, void
 
-from app.engine.arrays import Counts, Matrix32, Matrix64, Vector32
+from app.engine.arrays import Counts, Matrix32, Matrix64, Positions, Vector32
 from app.engine.data.ratings import Ratings
 from app.engine.data.statistics import count_rows
 from app.engine.factors import FactorModel, UserPrior
@@ -80,15 +80,15 @@ def with_measured_noise(
         if model.loss.is_squared:
             squared_error, parameter_variance, n = FoldIn(model).held_out_errors(users, ratings, holdout, pool)
         else:
-            sums = _held_out_errors(model, users, ratings, holdout)
-            squared_error, parameter_variance, n = sums.squared_error, sums.parameter_variance, sums.n
+            squared_error, parameter_variance, scores, values = _held_out_errors(model, users, ratings, holdout)
+            n = values.size
         residual = max(squared_error - parameter_variance, 0.1 * squared_error)
         noise = (residual + _NOISE_WEIGHT * model.noise_variance) / (n + _NOISE_WEIGHT)
         model = dataclasses.replace(model, noise_variance=noise)
-        if not model.loss.is_squared and sums.n:
-            share = residual / sums.squared_error if sums.squared_error else 1.0
-            measured = share * temperature_of(model.loss, np.concatenate(sums.scores), np.concatenate(sums.values))
-            temperature = (sums.n * measured + _NOISE_WEIGHT * model.temperature) / (sums.n + _NOISE_WEIGHT)
+        if not model.loss.is_squared and n:
+            share = residual / squared_error if squared_error else 1.0
+            measured = share * temperature_of(model.loss, scores, values)
+            temperature = (n * measured + _NOISE_WEIGHT * model.temperature) / (n + _NOISE_WEIGHT)
             model = dataclasses.replace(model, temperature=temperature)
     return model
 
@@ -108,36 +108,23 @@ def temperature_of(loss: Loss, scores: npt.ArrayLike, values: npt.ArrayLike) -> 
     return mean_error if mean_error > 0 else 1.0
 
 
-@dataclasses.dataclass(slots=True)
-class _HeldOutErrors:
-    """Sums of (r - r_hat)^2 and of its part y' A_u^-1 y over held-out ratings of known items."""
-
-    squared_error: float = 0.0
-    parameter_variance: float = 0.0
-    n: int = 0
-    scores: list[Vector32] = dataclasses.field(default_factory=list)
-    values: list[Vector32] = dataclasses.field(default_factory=list)
-
-
 def _held_out_errors(
-    model: FactorModel, users: npt.NDArray[np.int64], ratings: Ratings, holdout: Ratings
-) -> _HeldOutErrors:
-    """Of these users, each folded in from the ratings under the model's own loss."""
-    fold_in = FoldIn(model)
-    sums = _HeldOutErrors()
+    model: FactorModel, users: Positions, ratings: Ratings, holdout: Ratings
+) -> tuple[float, float, Vector32, Vector32]:
+    """The sums of `FoldIn.held_out_errors` under the model's own loss, and the score and the value of each rating."""
+    fold_in, squared_error, parameter_variance = FoldIn(model), 0.0, 0.0
+    scores, actual = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     for user_row in users.tolist():
         learned, held_out = ratings.of_user(user_row), holdout.of_user(user_row)
         is_known = model.item_counts[holdout.item_rows[held_out]] > 0
-        item_rows, actual = holdout.item_rows[held_out][is_known], holdout.values[held_out][is_known]
+        item_rows = holdout.item_rows[held_out][is_known]
+        actual.append(holdout.values[held_out][is_known])
         side = fold_in.fold_in(ratings.item_rows[learned], ratings.values[learned])
+        scores.append(fold_in.scores(side, item_rows)[0])
         values, variances = fold_in.predict(side, item_rows)
-        errors = (actual - values).astype(np.float64)
-        sums.squared_error += float((errors**2).sum())
-        sums.parameter_variance += float((variances.astype(np.float64) - model.noise_variance).sum())
-        sums.n += errors.size
-        sums.scores.append(fold_in.scores(side, item_rows)[0])
-        sums.values.append(actual)
-    return sums
+        squared_error += float(((actual[-1] - values).astype(np.float64) ** 2).sum())
+        parameter_variance += float((variances.astype(np.float64) - model.noise_variance).sum())
+    return squared_error, parameter_variance, np.concatenate(scores), np.concatenate(actual)
 
 
 @njit(void(*PART, READ_VECTOR, READ_MATRIX, MATRIX64, float64[:, :, ::1]), nogil=True, cache=True)

@@ -34,9 +34,8 @@ STEP_SHARE = 0.15
 
 def warm_hyperparameters(chosen: Hyperparameters, n_epochs: int) -> Hyperparameters:
     """The same fit with few epochs and a small step."""
-    return chosen.replace(
-        n_epochs=n_epochs, stop_after=None, learning_rate=max(STEP_SHARE * chosen.learning_rate, 1e-6)
-    )
+    learning_rate = max(STEP_SHARE * chosen.learning_rate, 1e-6)
+    return chosen.replace(n_epochs=n_epochs, stop_after=None, learning_rate=learning_rate)
 
 
 def carry_over(
@@ -70,7 +69,7 @@ def carry_over(
         by_item = (ratings.item_rows, ratings.user_rows, ratings.values)
         if new_items.size:
             positions = _positions_of(item_rows < 0, ratings.item_rows, pool)
-            _fold_in(_transposed(carried, ratings), new_items, positions, *by_item, item_bias, item_factors, pool)
+            _fold_in(_transposed(carried, ratings, pool), new_items, positions, *by_item, item_bias, item_factors, pool)
             carried.item_counts[new_items] = 1  # known from here on
         if new_users.size:
             rows = new_users.astype(np.int32)  # the type of the searched array, which would be copied otherwise
@@ -101,12 +100,8 @@ def sample(ratings: Ratings, is_changed: Mask, share: float, seed: list[int], n_
 def _positions_of(is_marked: Mask, rows: Rows, pool: Executor) -> npt.NDArray[np.int64]:
     """Positions of marked rows among millions."""
     starts = range(0, rows.size, _CHUNK)
-    return np.concatenate(
-        [
-            np.zeros(0, np.int64),
-            *pool.map(lambda start: start + np.flatnonzero(is_marked[rows[start : start + _CHUNK]]), starts),
-        ]
-    )
+    parts = pool.map(lambda start: start + np.flatnonzero(is_marked[rows[start : start + _CHUNK]]), starts)
+    return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 def _copied(bias: Vector32, factors: Matrix32, rows: Rows, pool: Executor) -> tuple[Vector32, Matrix32]:
@@ -116,14 +111,11 @@ def _copied(bias: Vector32, factors: Matrix32, rows: Rows, pool: Executor) -> tu
     return np.where(rows >= 0, bias[rows], np.float32(0)), new_factors
 
 
-def _transposed(model: FactorModel, ratings: Ratings) -> FactorModel:
+def _transposed(model: FactorModel, ratings: Ratings, pool: Executor) -> FactorModel:
     """Users and items swapped: folding in against it gives an item's vector from its ratings."""
-    score_variance = (
-        nonzero_spread(*mean_and_variance(ratings.values)) ** 2 / float(model.loss.rating_slope_of(model.mean)) ** 2
-    )
-    with ThreadPoolExecutor(1) as pool:
-        rows = (model.item_bias, model.item_factors, model.item_counts)
-        prior = estimate_user_prior(*rows, score_variance, pool)
+    value_variance = nonzero_spread(*mean_and_variance(ratings.values)) ** 2
+    score_variance = value_variance / float(model.loss.rating_slope_of(model.mean)) ** 2
+    prior = estimate_user_prior(model.item_bias, model.item_factors, model.item_counts, score_variance, pool)
     return dataclasses.replace(
         model,
         item_bias=model.user_bias,
@@ -162,5 +154,4 @@ def _fold_in(
         side = fold_in.fold_in(other_rows[of_row], values[of_row])
         bias[row], factors[row] = side.bias, side.factors
 
-    for _ in pool.map(fold, new_rows.tolist(), starts, ends):
-        pass
+    list(pool.map(fold, new_rows.tolist(), starts, ends))

@@ -14,7 +14,6 @@ from app.engine.losses.declare import declare
 from app.engine.losses.grammar import InvalidLoss
 from app.engine.retrieval.brute_force import bayesian_means, top_n
 from app.engine.sgd.local import LocalTrainer
-from app.engine.sgd.refit import refit
 from app.engine.sgd.trainer import Diverged, FitCancelled, NoRatings
 from tests.conftest import KERNELS
 from tests.engine.worlds import planted
@@ -103,16 +102,6 @@ def test_patience_ends_a_fit_that_gets_worse_and_the_best_epoch_is_kept(overfitt
     assert rmse(predicted, noisy.unseen.values) == pytest.approx(min(errors), rel=1e-5)
 
 
-def test_a_refit_learns_the_holdout_for_as_many_epochs_as_were_best(overfitted):
-    noisy, settings = overfitted
-    train, holdout = split_holdout(noisy.ratings, 0.2, seed=0)
-    first = trainer().fit(train, settings, holdout=holdout)
-    again = refit(trainer(), noisy.ratings, settings, first)
-    assert len(again.epochs) == again.best_epoch == first.best_epoch
-    assert again.model.user_counts.sum() == len(noisy.ratings)
-    assert again.model.noise_variance == first.model.noise_variance
-
-
 def test_steps_too_large_stop_the_fit_with_a_clear_reason(world):
     with pytest.raises(Diverged, match="diverged in epoch 1 at learning rate 1: the training error") as stop:
         trainer().fit(world.ratings, SMALL.replace(learning_rate=1.0, initial_scale=1.0))
@@ -179,15 +168,6 @@ def test_the_defaults_are_sane_on_tiny_data(name):
     assert ((predicted > low - slack) & (predicted < high + slack)).all()
     user = FoldIn(model).fold_in(ratings.item_rows[:1], ratings.values[:1])
     top_n(model, user, 3), bayesian_means(model)
-
-
-def test_rows_without_ratings_are_average(world):
-    ratings = world.ratings
-    wider = Ratings.of(ratings.user_rows, ratings.item_rows, ratings.values, n_users=301, n_items=201)
-    model = trainer().fit(wider, SMALL.replace(n_epochs=5)).model
-    assert model.item_bias[200] == pytest.approx(model.item_bias[:200].mean(), abs=1e-5)
-    assert not model.item_factors[200].any()
-    assert model.user_bias[300] == pytest.approx(model.user_prior.mean[0])
 
 
 def test_an_empty_holdout_is_no_holdout(world):

@@ -26,10 +26,11 @@ def test_rows_are_padded_to_whole_registers(n_factors, n_columns):
     assert padded(n_factors) == n_columns
 
 
-def test_a_matrix_starts_at_a_cache_line_and_holds_zeros():
-    matrix = aligned_matrix(3, 16)
+@pytest.mark.parametrize("n_rows", [1, 3, 1000])
+def test_a_matrix_starts_at_a_cache_line_and_holds_zeros(n_rows):
+    matrix = aligned_matrix(n_rows, 16)
     assert matrix.ctypes.data % ALIGNMENT == 0
-    assert matrix.shape == (3, 16)
+    assert matrix.shape == (n_rows, 16)
     assert not matrix.any()
 
 
