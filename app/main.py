@@ -37,10 +37,10 @@ from app.logs import set_up_logs
 from app.metrics.api import router as metrics_router
 from app.metrics.observer import Observer
 from app.metrics.tracing import NoExporter, exports_traces
+from app.ratings import group_commit
 from app.ratings.api import items_router as rated_items_router
 from app.ratings.api import router as ratings_router
 from app.ratings.api import users_router
-from app.ratings.group_commit import GroupCommitWriter
 from app.recommendations.api import lists_router, similar_router
 from app.recommendations.api import router as recommendations_router
 from app.recommendations.dispatch import Recommender
@@ -167,7 +167,7 @@ def _set_state(app: FastAPI, database: Database, live: LiveModel, stack: AsyncEx
     state.keyring = Keyring(database)
     state.recommender = Recommender(database, live, state.settings)
     stack.callback(state.recommender.close)
-    state.rating_writer = GroupCommitWriter(database)
+    state.rating_writer = group_commit.open_writer(database)
     stack.push_async_callback(run_sync, state.rating_writer.close)
     state.collectors = (DatabaseCollector(database),)
     state.is_stopping = False

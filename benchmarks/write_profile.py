@@ -24,9 +24,9 @@ from typing import Any
 import psycopg
 import uvloop
 
+from app.coalescer import Coalescer
 from app.main import create_app
 from app.ratings import upsert_postgres, upsert_sqlite
-from app.ratings.group_commit import GroupCommitWriter
 from benchmarks import write_speed
 from benchmarks.datasets import DATA_FOLDER, data_set
 
@@ -94,9 +94,10 @@ async def _post_each(app: Any, laps: Laps, rows: list[write_speed.Row]) -> None:
 def profile(sides: write_speed.Sides) -> None:
     """Prints a row for each part."""
     is_sqlite, laps = sides.kind == "sqlite", Laps()
-    laps.watch(GroupCommitWriter, "save", "save")
-    laps.watch(GroupCommitWriter, "_commit", "commit")
-    laps.watch(upsert_sqlite if is_sqlite else upsert_postgres, "_upsert_one", "statements")
+    upsert = upsert_sqlite if is_sqlite else upsert_postgres
+    laps.watch(Coalescer, "submit", "save")
+    laps.watch(upsert, "commit_each", "commit")
+    laps.watch(upsert, "upsert_each", "statements")
     app = create_app(sides._settings.model_copy(update={"trainer": "external"}))
     uvloop.run(_post_each(app, laps, sides._writes.rows(REQUESTS)))
     url = sides._bare_url

@@ -50,12 +50,12 @@ def test_the_generated_client_rates_trains_recommends_and_gets_typed_errors(
     models = importlib.import_module("palate_client.models")
 
     rated = [
-        models.NewRating(user_id=user, item_id=item, value=5.0 if (u + i) % 2 else 1.0)
+        models.RatingIn(user_id=user, item_id=item, value=5.0 if (u + i) % 2 else 1.0)
         for u, user in enumerate(USERS)
         for i, item in enumerate(ITEMS)
         if (u, i) != (0, 1)
     ]
-    counts = _call("ratings.add_ratings", client, body=models.NewRatings(ratings=rated))
+    counts = _call("ratings.add_ratings", client, body=models.RatingBatch(ratings=rated))
     assert counts.created == len(rated)
 
     run = _call("training.start_training", client, body=models.NewTrainingRun(n_factors=4))
@@ -71,7 +71,7 @@ def test_the_generated_client_rates_trains_recommends_and_gets_typed_errors(
     assert [item.item_id for item in answer.items] == ["item-1"]  # the only one that user-0 has not rated
     assert answer.model_version == run.version
 
-    problem = _call("ratings.add_rating", client, body=models.NewRating(user_id="ann", item_id="dune", value=99.0))
+    problem = _call("ratings.add_rating", client, body=models.RatingIn(user_id="ann", item_id="dune", value=99.0))
     assert isinstance(problem, models.Problem)
     assert problem.status == 422
     assert problem.errors[0].field == "value"

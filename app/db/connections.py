@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-Changes = tuple[int, int]
-"""What `Reader.changes` returns: equal values mean that nothing was committed in between."""
+DataVersion = tuple[int, int]
+"""What `Reader.data_version` returns: equal values mean that nothing was committed in between."""
 
 
 class Reader:
@@ -24,7 +24,7 @@ class Reader:
         if self.connection.in_transaction():
             self.connection.rollback()
 
-    def changes(self) -> Changes:
+    def data_version(self) -> DataVersion:
         """A value that every commit changes, of this process or another; SQLite only, 4 microseconds.
 
         SQLite counts for each connection separately, so the value also tells a new connection from the one before.

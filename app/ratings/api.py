@@ -30,15 +30,15 @@ from app.ratings.bulk_import import ImportOptions, begin_import
 from app.ratings.bulk_read import hold_snapshot
 from app.ratings.checks import refuse_bad_ratings
 from app.ratings.export import ExportFormat
-from app.ratings.group_commit import GroupCommitWriter
-from app.ratings.models import NewRating as NewRatingRow
+from app.ratings.group_commit import GroupCommitWriter, commit_many
+from app.ratings.models import NewRating
 from app.ratings.schemas import (
     DeletedRatingOut,
     ErasedItem,
     ErasedUser,
-    NewRating,
-    NewRatings,
+    RatingBatch,
     RatingBody,
+    RatingIn,
     RatingOut,
     RatingsDigest,
     SavedRatingOut,
@@ -103,15 +103,15 @@ _export_limit = ConcurrencyLimit("exports", MAX_EXPORTS)
 _import_limit = ConcurrencyLimit("imports", MAX_IMPORTS)
 
 
-async def add_rating(body: NewRating, request: Request) -> Response:
+async def add_rating(body: RatingIn, request: Request) -> Response:
     """Record one rating, or replace the user's earlier rating of the item. The next recommendation uses it."""
     status, saved = await _save(request, body.user_id, body.item_id, body)
     return Response(saved.model_dump_json(), status, media_type="application/json")
 
 
-def _parse_rating(body: bytes, _request: Request) -> NewRating | None:
+def _parse_rating(body: bytes, _request: Request) -> RatingIn | None:
     try:
-        return NewRating.model_validate_json(body)
+        return RatingIn.model_validate_json(body)
     except ValidationError:
         return None
 
@@ -127,11 +127,11 @@ router.add_api_route(
 
 
 @router.post("/batch", responses=_INVALID)
-async def add_ratings(body: NewRatings, request: Request) -> BatchCountsOut:
+async def add_ratings(body: RatingBatch, request: Request) -> BatchCountsOut:
     """Record or replace up to 10,000 ratings in one transaction: all of them or none."""
-    ratings = [rating.to_row() for rating in body.ratings]
+    ratings = [NewRating(each.user_id, each.item_id, each.value, each.rated_us) for each in body.ratings]
     refuse_bad_ratings(_scale_of(request), ratings, "ratings[{}].")
-    counts = await _writer_of(request).save_many(ratings)
+    counts = await _writer_of(request).run_alone(commit_many, request.app.state.database, ratings)
     count_ratings(created=counts.created, updated=counts.updated, unchanged=counts.unchanged)
     return BatchCountsOut.model_validate(counts)
 
@@ -298,8 +298,9 @@ def erase_item(item_id: ItemIdPath, database: DatabaseDep) -> ErasedItem:
 
 async def _save(request: Request, user_id: str, item_id: str, body: RatingBody) -> tuple[HTTPStatus, SavedRatingOut]:
     """Save one rating; returns status and body of the response once it is committed."""
-    refuse_bad_ratings(_scale_of(request), [body])
-    saved = await _writer_of(request).save(NewRatingRow(user_id, item_id, body.value, body.rated_us))
+    rating = NewRating(user_id, item_id, body.value, body.rated_us)
+    refuse_bad_ratings(_scale_of(request), [rating])
+    saved = await _writer_of(request).submit(rating[:2], rating)
     count_ratings(**{saved.outcome: 1})
     status = HTTPStatus.CREATED if saved.outcome == "created" else HTTPStatus.OK
     return status, SavedRatingOut.model_validate(saved)

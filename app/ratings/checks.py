@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 
 from app.db.tables import microseconds_of, utc_now
 from app.errors import BadInput, FieldError
+from app.ratings.models import NewRating
 from app.settings import RatingScale
-
-
-class Rated(Protocol):
-    """A value and perhaps a time, in microseconds since 1970."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def rated_us(self) -> int | None: ...
-
 
 CLOCK_SKEW = timedelta(seconds=60)
 _EARLIEST_US = microseconds_of(datetime(1, 1, 1, tzinfo=UTC))
@@ -50,7 +40,7 @@ def complaint_about_time(rated_us: int, latest: int) -> str | None:
     return None
 
 
-def refuse_bad_ratings(scale: RatingScale, ratings: Iterable[Rated], path: str = "") -> None:
+def refuse_bad_ratings(scale: RatingScale, ratings: Iterable[NewRating], path: str = "") -> None:
     """Raises BadInput naming each value off the scale and each future time; the index replaces `{}` in `path`."""
     latest = latest_us()
     errors = []

@@ -1,13 +1,15 @@
 """The tables of users, ratings and deleted ratings, and a rating before and after it is stored."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, NamedTuple
+from itertools import accumulate
+from typing import Literal, NamedTuple, get_args
 
 from sqlalchemy import BigInteger, Float, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.tables import ID_LENGTH, Base, UtcTime
+from app.db.tables import ID_LENGTH, Base, UtcTime, time_of
 
 
 class User(Base):
@@ -48,7 +50,10 @@ class DeletedRating(Base):
     revision: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
-Outcome = Literal["created", "updated", "unchanged"]
+Outcome = Literal["unchanged", "updated", "created"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+"""By the number that the writers of both databases use."""
+CREATED = 2
 
 
 class NewRating(NamedTuple):
@@ -70,3 +75,17 @@ class SavedRating:
     rated_at: datetime
     outcome: Outcome
     revision: int
+
+
+def saved_ratings(
+    ratings: Sequence[NewRating], before: int, times: Sequence[int], changes: Sequence[int]
+) -> list[SavedRating]:
+    """Ratings with their times as stored now and the numbers of their outcomes; each change takes a revision."""
+    revisions = accumulate((change > 0 for change in changes), initial=before)
+    next(revisions)
+    return [
+        SavedRating(user_id, item_id, value, time_of(rated_us), OUTCOMES[change], revision)
+        for (user_id, item_id, value, _), rated_us, change, revision in zip(
+            ratings, times, changes, revisions, strict=True
+        )
+    ]

@@ -10,7 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from app.db.tables import microseconds_of, time_of
 from app.http.ids import ExternalId
 from app.ratings.checks import complaint_about_time, time_of_text
-from app.ratings.models import NewRating as NewRatingRow
 from app.ratings.models import Outcome
 
 MAX_BATCH = 10_000
@@ -59,7 +58,7 @@ class RatingBody(_Body):
         return None if self.rated_at is None else microseconds_of(self.rated_at)
 
 
-class NewRating(RatingBody):
+class RatingIn(RatingBody):
     """One user's rating of one item."""
 
     model_config = ConfigDict(
@@ -71,15 +70,11 @@ class NewRating(RatingBody):
     user_id: ExternalId = Field(description="The application's id of the user.", examples=["ann"])
     item_id: ExternalId = Field(description="The application's id of the item.", examples=["dune"])
 
-    def to_row(self) -> NewRatingRow:
-        rated_us = None if self.rated_at is None else microseconds_of(self.rated_at)
-        return NewRatingRow(self.user_id, self.item_id, self.value, rated_us)
 
-
-class NewRatings(_Body):
+class RatingBatch(_Body):
     """Ratings to record or replace; the last of several for one user and item wins."""
 
-    ratings: list[NewRating] = Field(max_length=MAX_BATCH)
+    ratings: list[RatingIn] = Field(max_length=MAX_BATCH)
 
 
 class RatingOut(BaseModel):

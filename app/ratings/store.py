@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import Connection, Engine, Row, delete, insert, select
 
 from app.db.connections import is_sqlite
+from app.db.engine import Database
 from app.db.paging import cursor_after, key_before
 from app.db.revisions import Counter, advance, revision
 from app.errors import NotFound
@@ -51,6 +52,9 @@ class Upsert(Protocol):
     by default the current time of the database. Each rating created or updated takes the next revision, in the order
     of `ratings`. Users and items that are new are created.
     """
+
+    def commit_each(self, database: Database, ratings: Sequence[NewRating]) -> list[SavedRating]:
+        """As `upsert_each`, in a transaction of its own."""
 
     def upsert_each(
         self, connection: Connection, ratings: Sequence[NewRating], now: datetime | None = None

@@ -8,19 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection
 
 from app.db.connections import driver
-from app.db.tables import microseconds_of, time_of
+from app.db.engine import Database
+from app.db.tables import microseconds_of
 from app.imports.line_import import BatchCounts
-from app.ratings.models import NewRating, Outcome, SavedRating
+from app.ratings.models import NewRating, SavedRating, saved_ratings
 
-_OUTCOMES: tuple[Outcome, ...] = ("unchanged", "updated", "created")
-"""By the number that `rating_change` returns."""
 _UPSERT_ONE = "SELECT before, rated, change FROM write_rating(%s, %s, %s::float8, %s::bigint, %s::bigint)"
 _UPSERT_MANY = """
     SELECT before, n_changed, n_new, each_written FROM write_many_ratings(
@@ -28,31 +26,25 @@ _UPSERT_MANY = """
 _WRITTEN = np.dtype([("rated_us", ">i8"), ("change", ">i8")])
 
 
+def commit_each(database: Database, ratings: Sequence[NewRating]) -> list[SavedRating]:
+    with database.write_at_once() as connection:
+        return upsert_each(connection, ratings)
+
+
 def upsert_each(connection: Connection, ratings: Sequence[NewRating], now: datetime | None = None) -> list[SavedRating]:
     if len(ratings) == 1:
-        return [_upsert_one(connection, ratings[0], now)]
+        with driver(connection) as raw:
+            parameters = (*ratings[0], None if now is None else microseconds_of(now))
+            before, rated_us, change = raw.cursor(binary=True).execute(_UPSERT_ONE, parameters).fetchone()
+        return saved_ratings(ratings, before, [rated_us], [change])
     before, _, _, packed = _upsert(connection, ratings, now, wants_each=True)
     written = np.frombuffer(packed or b"", _WRITTEN)
-    times, changes = written["rated_us"].tolist(), written["change"].tolist()
-    revisions = accumulate((change > 0 for change in changes), initial=before)
-    next(revisions)
-    return [
-        SavedRating(rating.user_id, rating.item_id, rating.value, time_of(rated_us), _OUTCOMES[change], revision)
-        for rating, rated_us, change, revision in zip(ratings, times, changes, revisions, strict=True)
-    ]
+    return saved_ratings(ratings, before, written["rated_us"].tolist(), written["change"].tolist())
 
 
 def upsert_many(connection: Connection, ratings: Sequence[NewRating], now: datetime | None = None) -> BatchCounts:
     before, n_changed, n_new, _ = _upsert(connection, ratings, now, wants_each=False)
     return BatchCounts(n_new, n_changed - n_new, len(ratings) - n_changed, before + n_changed)
-
-
-def _upsert_one(connection: Connection, rating: NewRating, now: datetime | None) -> SavedRating:
-    parameters = (*rating, None if now is None else microseconds_of(now))
-    with driver(connection) as raw:
-        before, rated_us, change = raw.cursor(binary=True).execute(_UPSERT_ONE, parameters).fetchone()
-    revision = before + (change > 0)
-    return SavedRating(rating.user_id, rating.item_id, rating.value, time_of(rated_us), _OUTCOMES[change], revision)
 
 
 def _upsert(connection: Connection, ratings: Sequence[NewRating], now: datetime | None, *, wants_each: bool) -> Any:

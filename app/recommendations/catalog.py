@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection
 
-from app.db.connections import Changes, shrink_cache
+from app.db.connections import DataVersion, shrink_cache
 from app.db.revisions import peek_revision
 from app.engine.arrays import Counts, Mask, Rows
 from app.engine.data.row_sets import RowSet
@@ -115,26 +115,26 @@ class Catalog:
         self._item_rows_of = item_rows_of
         self._lock = threading.Lock()
         self._view: CatalogView | None = None
-        self._checked: tuple[Changes, CatalogView] | None = None
+        self._checked: tuple[DataVersion, CatalogView] | None = None
 
     @property
     def last_view(self) -> CatalogView | None:
         """The newest view, however old: all there is while the database is away."""
         return self._view
 
-    def current_view(self, connection: Connection, changes: Changes | None = None) -> CatalogView | None:
+    def current_view(self, connection: Connection, data_version: DataVersion | None = None) -> CatalogView | None:
         """The last view if no item has changed since, else None.
 
-        `changes` is what the event loop's reader has just counted: if it is the same as in the last check, nothing was
-        committed since, and no query is needed.
+        `data_version` is what the event loop's reader has just read: if it is the same as in the last check, nothing
+        was committed since, and no query is needed.
         """
         checked, view = self._checked, self._view
-        if changes is not None and checked is not None and checked[0] == changes and checked[1] is view:
+        if data_version is not None and checked is not None and checked[0] == data_version and checked[1] is view:
             return view
         if view is None or view.revision < peek_revision(connection, "items"):
             return None
-        if changes is not None:
-            self._checked = changes, view
+        if data_version is not None:
+            self._checked = data_version, view
         return view
 
     def view(self, connection: Connection) -> CatalogView:

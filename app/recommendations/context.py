@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from app.db.connections import Changes
+from app.db.connections import DataVersion
 from app.engine.retrieval.brute_force import BruteForceRetriever
 from app.engine.retrieval.by_relevance import DIRECTIONS
 from app.engine.retrieval.diversity import POOL
@@ -38,7 +38,7 @@ class RequestContext:
     view: CatalogView
     database: Connection | DBAPIError | WouldBlockEventLoop
     """A connection, or the reason why there is none."""
-    changes: Changes | None = None
+    data_version: DataVersion | None = None
     """The database's count of commits before anything was read; None if they are not counted."""
     current_ratings: CurrentRatings | None = None
     """The ratings of the one user in question, if they were read before."""
@@ -58,7 +58,7 @@ class RequestContext:
         if self.is_on_loop:
             raise WouldBlockEventLoop
         model = self.models.of_version(self.connection, version)
-        return replace(self, serving_model=model, view=model.catalog.view(self.connection), changes=None)
+        return replace(self, serving_model=model, view=model.catalog.view(self.connection), data_version=None)
 
     def read_state(self, user_id: str) -> RatingsState:
         """See `user_ratings.read_state`."""

@@ -51,7 +51,7 @@ class Recommender:
         """See `lists.list_for_user`; the cached list if nothing at all was committed since it was made."""
         model = self._models.prepared()
         user = self._users.get(user_id, model)
-        if self._reader and user and user.lists and user.is_current(self._reader.changes()):
+        if self._reader and user and user.lists and user.is_current(self._reader.data_version()):
             body = user.lists.bodies.get(request)
             if body is not None:
                 ANSWERED_FROM["cached"].inc()
@@ -107,11 +107,11 @@ class Recommender:
         model = self._models.prepared()
         if model is None:
             return None
-        changes = reader.changes()  # before anything else is read: later commits count as new
-        view = model.catalog.current_view(reader.connection, changes)
+        data_version = reader.data_version()  # before anything else is read: later commits count as new
+        view = model.catalog.current_view(reader.connection, data_version)
         if view is None:
             return None
-        return RequestContext(self._models, model, view, reader.connection, changes, is_on_loop=True)
+        return RequestContext(self._models, model, view, reader.connection, data_version, is_on_loop=True)
 
     async def _context_of_user(self, reader: CoalescedReader, user_id: str) -> RequestContext | None:
         """The context of one user's list on a server, if nothing else must be read or built."""

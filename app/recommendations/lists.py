@@ -52,7 +52,7 @@ def list_for_user(context: RequestContext, users: UserCache, user_id: str, reque
     if cursor:
         context = context.at_version(cursor.version)
     cached = _current_user(context, users, user_id, request, cursor)
-    lists = cached.lists_at(context.view, context.changes)
+    lists = cached.lists_at(context.view, context.data_version)
     body = lists.get(request)
     if body is None:
         body = lists[request] = _list(context, cached.user, request, cursor)
@@ -145,7 +145,7 @@ def _current_user(
     """The user with the current ratings: the cached one if they have not changed."""
     model, n_skipped = context.serving_model, cursor.n_before if cursor else request.offset
     cached = users.get(user_id, model)
-    if cached is not None and (cached.is_current(context.changes) or context.read_state(user_id) == cached.state):
+    if cached is not None and (cached.is_current(context.data_version) or context.read_state(user_id) == cached.state):
         context.check_list_work(request, n_skipped, cached.user.values.size)
         return cached
     ratings = context.read_ratings(user_id)

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from app.db.connections import Changes
+from app.db.connections import DataVersion
 from app.ratings.user_ratings import RatingsState
 from app.recommendations.catalog import CatalogView
 from app.recommendations.schemas import ListRequest
@@ -21,7 +21,7 @@ class CachedLists(NamedTuple):
     """Lists of one user, as JSON, all from one view of the catalog and valid for one state of the database."""
 
     view: CatalogView
-    changes: Changes | None
+    data_version: DataVersion | None
     bodies: dict[ListRequest, bytes]
 
 
@@ -34,17 +34,17 @@ class CachedUser:
     user: ModelUser
     lists: CachedLists | None = None
 
-    def is_current(self, changes: Changes | None) -> bool:
+    def is_current(self, data_version: DataVersion | None) -> bool:
         """Whether nothing was committed since the lists were last valid; False if commits are not counted."""
-        return changes is not None and self.lists is not None and self.lists.changes == changes
+        return data_version is not None and self.lists is not None and self.lists.data_version == data_version
 
-    def lists_at(self, view: CatalogView, changes: Changes | None) -> dict[ListRequest, bytes]:
+    def lists_at(self, view: CatalogView, data_version: DataVersion | None) -> dict[ListRequest, bytes]:
         """The lists that are valid with this view, and the place for new ones; the user itself must be valid."""
         lists = self.lists
         if lists is None or lists.view is not view:
-            lists = self.lists = CachedLists(view, changes, {})
-        elif lists.changes != changes:
-            lists = self.lists = CachedLists(view, changes, lists.bodies)
+            lists = self.lists = CachedLists(view, data_version, {})
+        elif lists.data_version != data_version:
+            lists = self.lists = CachedLists(view, data_version, lists.bodies)
         if len(lists.bodies) >= MAX_LISTS:
             lists.bodies.clear()
         return lists.bodies

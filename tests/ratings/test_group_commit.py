@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from app.db.engine import Database, open_database
 from app.db.revisions import revision
 from app.ratings import store
-from app.ratings.group_commit import GroupCommitWriter
+from app.ratings.group_commit import open_writer
 from app.ratings.models import NewRating, SavedRating
 from app.settings import Settings
 from tests.ratings.writing import save
@@ -22,8 +22,8 @@ NOW = datetime(2026, 1, 5, tzinfo=UTC)
 
 def save_together(database: Database, ratings: Sequence[NewRating]) -> list[SavedRating | BaseException]:
     async def run() -> list[SavedRating | BaseException]:
-        writer = GroupCommitWriter(database)
-        return await asyncio.gather(*map(writer.save, ratings), return_exceptions=True)
+        writer = open_writer(database)
+        return await asyncio.gather(*(writer.submit(rating[:2], rating) for rating in ratings), return_exceptions=True)
 
     return asyncio.run(run())
 
@@ -91,8 +91,8 @@ def test_what_fails_fails_for_all_that_were_written_together_and_stores_nothing(
 
 def test_a_request_that_is_given_up_takes_no_other_along(database: Database) -> None:
     async def run() -> list[SavedRating | BaseException]:
-        writer = GroupCommitWriter(database)
-        saving = [asyncio.ensure_future(writer.save(NewRating("ann", f"i{n}", 4.0))) for n in range(3)]
+        writer = open_writer(database)
+        saving = [asyncio.ensure_future(writer.submit(n, NewRating("ann", f"i{n}", 4.0))) for n in range(3)]
         await asyncio.sleep(0)
         saving[0].cancel()
         return await asyncio.gather(*saving, return_exceptions=True)
