@@ -11,7 +11,7 @@ from starlette.types import Message
 
 from app.imports.schemas import BatchCountsOut
 from app.main import create_app
-from app.ratings.schemas import NewRating, NewRatings, SavedRatingOut
+from app.ratings.schemas import RatingBatch, RatingIn, SavedRatingOut
 from app.settings import Settings
 
 FAST, BY_FASTAPI = "application/json", "application/json; charset=utf-8"
@@ -98,17 +98,17 @@ def test_the_openapi_document_is_that_of_a_plain_route(sqlite_client: httpx.Clie
     plain = FastAPI(separate_input_output_schemas=False)
 
     @plain.post("/v1/ratings")
-    async def add_rating(body: NewRating) -> SavedRatingOut: ...
+    async def add_rating(body: RatingIn) -> SavedRatingOut: ...
 
     @plain.post("/v1/ratings/batch")
-    async def add_ratings(body: NewRatings) -> BatchCountsOut: ...
+    async def add_ratings(body: RatingBatch) -> BatchCountsOut: ...
 
     expected, ours = plain.openapi(), sqlite_client.get("/openapi.json").json()
     for path, operations in expected["paths"].items():
         operation = ours["paths"][path]["post"]
         assert operation["requestBody"] == operations["post"]["requestBody"]
         assert operation["responses"]["200"] == operations["post"]["responses"]["200"]
-    for name in ("NewRating", "NewRatings", "SavedRatingOut", "BatchCountsOut"):
+    for name in ("RatingIn", "RatingBatch", "SavedRatingOut", "BatchCountsOut"):
         assert ours["components"]["schemas"][name] == expected["components"]["schemas"][name]
 
 
