@@ -21,7 +21,7 @@ class InvalidHyperparameter(ValueError):
         self.allowed = allowed
 
 
-def _number(default: float, low: float, high: float, doc: str) -> Any:
+def _number(default: float | None, low: float, high: float, doc: str) -> Any:
     return dataclasses.field(default=default, metadata={"low": low, "high": high, "doc": doc})
 
 
@@ -40,14 +40,10 @@ class Hyperparameters:
     reg_bias: float = _number(0.06, 0.0, 10.0, "penalty on user and item biases, paid once per rating")
     initial_scale: float = _number(0.01, 1e-6, 1.0, "standard deviation of the first, random vectors")
     schedule: Schedule = dataclasses.field(
-        default="linear",
-        metadata={"doc": "linear: the step size falls to zero over n_epochs; constant: it stays"},
+        default="linear", metadata={"doc": "linear: the step size falls to zero over n_epochs; constant: it stays"}
     )
     patience: int = _number(4, 1, 10_000, "epochs without a better hold-out error before the fit stops")
-    stop_after: int | None = dataclasses.field(
-        default=None,
-        metadata={"low": 1, "high": 10_000, "doc": "stop after this epoch of the schedule; None: do not"},
-    )
+    stop_after: int | None = _number(None, 1, 10_000, "stop after this epoch of the schedule; None: do not")
     posterior: Averaging = dataclasses.field(
         default="auto",
         metadata={

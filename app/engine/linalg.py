@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import float32, float64, int64, njit, void
 
-from app.engine.arrays import Matrix32, Matrix64, Vector32
-from app.engine.numba_types import MATRIX, MATRIX64, READ_MATRIX, READ_VECTOR
+from app.engine.arrays import Matrix32, Matrix64
+from app.engine.numba_types import MATRIX, MATRIX64, READ_MATRIX
 from app.engine.parallel import run_all
 
 Parts = tuple[tuple[int, int], ...]
@@ -39,20 +39,12 @@ def cross_products(pool: Executor, parts: Parts, left: Matrix32, right: Matrix32
     return total
 
 
-def product(pool: Executor, parts: Parts, left: Matrix32, right: Matrix64, offset: object = 0.0) -> Matrix32:
-    """left right + offset, row by row.   right [a, b]   offset [b] or one number"""
-    result = np.empty((left.shape[0], right.shape[1]), np.float32)
-    multiply_into(pool, parts, left, right, offset, result)
-    return result
-
-
-def multiply_into(
-    pool: Executor, parts: Parts, left: Matrix32, right: Matrix64, offset: object, result: Matrix32
-) -> None:
-    """The same, into an existing array."""
+def product(pool: Executor, parts: Parts, left: Matrix32, right: Matrix64, result: Matrix32 | None = None) -> Matrix32:
+    """left right, row by row, into `result` if there is one.   right [a, b]"""
+    result = np.empty((left.shape[0], right.shape[1]), np.float32) if result is None else result
     factor = np.ascontiguousarray(right, np.float32)
-    added: Vector32 = np.ascontiguousarray(np.broadcast_to(np.asarray(offset), right.shape[1]), np.float32)
-    run_all(pool, multiply_rows, [(left, factor, added, *part, result) for part in parts])
+    run_all(pool, multiply_rows, [(left, factor, *part, result) for part in parts])
+    return result
 
 
 @njit(void(READ_MATRIX, READ_MATRIX, int64, int64, MATRIX64), nogil=True, cache=True, fastmath={"contract"})
@@ -82,13 +74,13 @@ def add_cross_products(left: Matrix32, right: Matrix32, first: int, last: int, s
                 sums[f, g] += float64(part[f, g])
 
 
-@njit(void(READ_MATRIX, READ_MATRIX, READ_VECTOR, int64, int64, MATRIX), nogil=True, cache=True, fastmath={"contract"})
-def multiply_rows(left: Matrix32, right: Matrix32, offset: Vector32, first: int, last: int, product: Matrix32) -> None:
-    """product = left right + offset in the rows first..last.   left [n, a]   right [a, b]   offset [b]"""
+@njit(void(READ_MATRIX, READ_MATRIX, int64, int64, MATRIX), nogil=True, cache=True, fastmath={"contract"})
+def multiply_rows(left: Matrix32, right: Matrix32, first: int, last: int, product: Matrix32) -> None:
+    """product = left right in the rows first..last.   left [n, a]   right [a, b]"""
     n_inner, n_right = right.shape
     for t in range(first, last):
         for g in range(n_right):
-            product[t, g] = offset[g]
+            product[t, g] = float32(0)
         for f in range(n_inner):
             a = left[t, f]
             for g in range(n_right):

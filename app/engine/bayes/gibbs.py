@@ -24,7 +24,7 @@ from app.engine.bayes.gram import COLUMNS
 from app.engine.data.features import Features, Sparse
 from app.engine.data.statistics import mean_and_variance
 from app.engine.fold_in.kernels import NOISE_RATINGS
-from app.engine.linalg import cross_products, multiply_into
+from app.engine.linalg import cross_products, product
 from app.engine.parallel import run_all
 from app.engine.simd.lanes import aligned_matrix, padded
 from app.engine.splitmix64 import mixed
@@ -120,7 +120,7 @@ class Side:
             self.ridge = float(np.clip(ridge, *_RIDGES))
         weights = np.zeros((self.features.shape[1], COLUMNS))
         weights[:d], weights[d] = self.beta, self.mean
-        multiply_into(pool, self.sparse.parts, self.features, weights, 0.0, self.prior_means)
+        product(pool, self.sparse.parts, self.features, weights, self.prior_means)
 
     def draw_rows(self, pool: Executor, other: Side, mean: float, key: int) -> None:
         """Draws every row given the other side, each from a random stream of its own.

@@ -43,20 +43,12 @@ def slope_statements(loss: Loss) -> str:
     return _statements({"r_hat": rating, "slope": slope})
 
 
-def penalty_statements(loss: Loss) -> str:
-    """Lines that compute float32 `slope_of_p` and `slope_of_q` from float32 `p` and `q`: one entry of each vector."""
-    of_p, of_q, _, _ = _penalty_slopes(loss)
-    return _statements({"slope_of_p": of_p, "slope_of_q": of_q}, prefix="t_entry_")
+def penalty_statements(loss: Loss) -> tuple[str, str]:
+    """Lines that compute the slopes of the penalty, all in float32.
 
-
-def bias_penalty_statements(loss: Loss) -> str:
-    """Lines that compute float32 `slope_of_b_u` and `slope_of_b_i` from float32 `b_u` and `b_i`."""
-    _, _, of_b_u, of_b_i = _penalty_slopes(loss)
-    return _statements({"slope_of_b_u": of_b_u, "slope_of_b_i": of_b_i}, prefix="t_bias_")
-
-
-def _penalty_slopes(loss: Loss) -> list[Any]:
-    """d penalty / d of p, q, b_u and b_i."""
+    The first compute `slope_of_p` and `slope_of_q` from `p` and `q`, one entry of each vector; the second
+    `slope_of_b_u` and `slope_of_b_i` from `b_u` and `b_i`. Raises InvalidLoss.
+    """
     penalty = symbols.penalty_of(loss)
     groups = [sympy.Symbol(name, real=True) for name in ("p", "q", "b_u", "b_i")]
     if symbols.THETA in penalty.free_symbols:
@@ -68,7 +60,9 @@ def _penalty_slopes(loss: Loss) -> list[Any]:
         if slope.free_symbols - set(allowed):
             advice = "write a sum of terms in p and q and of terms in b_u and b_i"
             raise InvalidLoss(loss.penalty, 0, "this penalty mixes biases with vectors", advice)
-    return slopes
+    of_p, of_q, of_b_u, of_b_i = slopes
+    of_entries = _statements({"slope_of_p": of_p, "slope_of_q": of_q}, prefix="t_entry_")
+    return of_entries, _statements({"slope_of_b_u": of_b_u, "slope_of_b_i": of_b_i}, prefix="t_bias_")
 
 
 def _statements(results: dict[str, Any], prefix: str = "t_") -> str:

@@ -10,16 +10,7 @@ from typing import Any
 
 from numba import float32, njit
 
-from app.engine.simd.float_vectors import (
-    absolute,
-    exponent_of,
-    fused,
-    mantissa_of,
-    nearest,
-    root,
-    select,
-    two_to_the,
-)
+from app.engine.simd.float_vectors import absolute, exponent_of, fused, mantissa_of, nearest, root, select, two_to_the
 
 __all__ = ["absolute", "root", "select"]  # these are instructions of the processor
 _inlined: Any = njit(forceinline=True, error_model="numpy", fastmath={"contract"})

@@ -5,16 +5,7 @@ import math
 from numba import float32, float64, int32, int64, njit, uint64, void
 
 from app.engine.arrays import Matrix32, RatingColumns, Rows, Vector32, Vector64
-from app.engine.numba_types import (
-    MATRIX,
-    PART,
-    RATINGS,
-    READ_MATRIX,
-    READ_PARAMETERS,
-    READ_ROWS,
-    VECTOR64,
-    group,
-)
+from app.engine.numba_types import MATRIX, PART, RATINGS, READ_MATRIX, READ_PARAMETERS, READ_ROWS, VECTOR64, group
 from app.engine.simd.lanes import FAST_MATH, LANE_BYTES, LANES, prefetch_line
 from app.engine.splitmix64 import FIRST_MIX, GOLDEN, SECOND_MIX
 

@@ -54,10 +54,11 @@ def kernel_source(loss: Loss, n_columns: int, *, explicit_vectors: bool = True) 
     if explicit_vectors:
         steps, body = _VECTOR_STEPS.format(n_columns=n_columns), _VectorBody(n_columns).text()
     else:
+        penalty, bias_penalty = codegen.penalty_statements(loss)
         steps = _PLAIN_STEPS.format(
             n_columns=n_columns,
-            penalty_statements=textwrap.indent(codegen.penalty_statements(loss), "        "),
-            bias_penalty_statements=textwrap.indent(codegen.bias_penalty_statements(loss), "    "),
+            penalty_statements=textwrap.indent(penalty, "        "),
+            bias_penalty_statements=textwrap.indent(bias_penalty, "    "),
             decays_in_instalments=decay_of(loss) is not None,
         )
         body = _PLAIN_BODY.format(n_lanes=RATINGS_OF_A_STEP, n_rounds=n_rounds_for(n_columns))
@@ -160,7 +161,7 @@ _LONG_ROW = 64
 
 
 _VECTOR_STEPS = """
-load, store, scaled, dot, update, update_and_decay, update_and_decay_stored, prefetch = row_functions({n_columns})
+load, store, scaled, dot, update, update_and_decay_stored, update_and_decay, prefetch = row_functions({n_columns})
 
 """
 

@@ -36,21 +36,11 @@ from app.engine.simd.lanes import (
 )
 from app.engine.simd.lanes import fused as fused_vectors
 
-_lower: Any = numba.extending.lower_builtin
-_register: Any = numba.extending.register_model
-_signature: Any = templates.signature
-_infer: Any = templates.infer_global
+_numba: Any = numba.extending  # Numba is typed in part
+_templates: Any = templates
 _primitive: Any = PrimitiveModel
 
 _FOUR_INTS = ir.VectorType(INT32, 4)
-
-
-class _VectorType(types.Type):
-    """A Numba type for a register of floats."""
-
-    def __init__(self, name: str) -> None:
-        initialise: Any = super().__init__
-        initialise(name)
 
 
 def _vector_type(name: str, llvm_type: ir.Type) -> Any:
@@ -59,8 +49,8 @@ def _vector_type(name: str, llvm_type: ir.Type) -> Any:
     def initialise(self: Any, manager: Any, numba_type: Any) -> None:
         _primitive.__init__(self, manager, numba_type, llvm_type)
 
-    kind = type(f"_{name}Type", (_VectorType,), {})
-    _register(kind)(type("VectorModel", (_primitive,), {"__init__": initialise}))
+    kind: Any = type(f"_{name}Type", (types.Type,), {})
+    _numba.register_model(kind)(type("VectorModel", (_primitive,), {"__init__": initialise}))
     return kind(name)
 
 
@@ -85,10 +75,10 @@ class RowFunctions(NamedTuple):
     """dot(row, address) -> Wide: sums of products with the row in memory, lane by lane."""
     update: Any
     """update(row, address, step) -> p + step q; in memory is q + step p."""
-    update_and_decay: Any
-    """update_and_decay(row, address, step, keep_p, keep_q) -> keep_p p + step q; in memory is keep_q q + step p."""
     update_and_decay_stored: Any
     """update_and_decay_stored(row, address, step, keep_q) -> p + step q; in memory is keep_q q + step p."""
+    update_and_decay: Any
+    """update_and_decay(row, address, step, keep_q, keep_p) -> keep_p p + step q; in memory is keep_q q + step p."""
     prefetch: Any
     """prefetch(address): requests the row there for writing."""
 
@@ -104,14 +94,14 @@ def row_functions(n_columns: int) -> RowFunctions:
         scaled=intrinsic_of(code.scaled, row, row, number),
         dot=intrinsic_of(code.dot, wide, row, place),
         update=intrinsic_of(code.update, row, row, place, wide),
-        update_and_decay=intrinsic_of(code.update_and_decay, row, row, place, wide, wide, wide),
-        update_and_decay_stored=intrinsic_of(code.update_and_decay_stored, row, row, place, wide, wide),
+        update_and_decay_stored=intrinsic_of(code.update, row, row, place, wide, wide),
+        update_and_decay=intrinsic_of(code.update, row, row, place, wide, wide, wide),
         prefetch=intrinsic_of(code.prefetch, types.void, place),
     )
 
 
 class _RowCode:
-    """Emits the code of `RowFunctions`; a row is an array of registers, each of which the optimiser sees by itself."""
+    """Emits the code of `RowFunctions`; a row is an array of registers, each visible to the optimiser by itself."""
 
     def __init__(self, n_parts: int) -> None:
         self.n_parts = n_parts
@@ -134,7 +124,7 @@ class _RowCode:
             total = builder.fmul(p, q, flags=FAST_MATH) if total is None else fused_vectors(builder, p, q, total)
         return total
 
-    def update_and_decay(self, builder: Any, row: Any, address: Any, step: Any, keep_p: Any, keep_q: Any) -> Any:
+    def update(self, builder: Any, row: Any, address: Any, step: Any, keep_q: Any = None, keep_p: Any = None) -> Any:
         new = []
         for p, pointer in zip(self._parts(builder, row), self._pointers(builder, address), strict=True):
             q = _aligned(builder.load(pointer))
@@ -142,12 +132,6 @@ class _RowCode:
             _aligned(builder.store(fused_vectors(builder, step, p, decayed_q), pointer))
             new.append(fused_vectors(builder, step, q, decayed_p))
         return self._row(builder, new)
-
-    def update_and_decay_stored(self, builder: Any, row: Any, address: Any, step: Any, keep_q: Any) -> Any:
-        return self.update_and_decay(builder, row, address, step, None, keep_q)
-
-    def update(self, builder: Any, row: Any, address: Any, step: Any) -> Any:
-        return self.update_and_decay(builder, row, address, step, None, None)
 
     def prefetch(self, builder: Any, address: Any) -> None:
         for pointer in self._pointers(builder, address):
@@ -252,58 +236,47 @@ wide_lane_0, wide_lane_1, wide_lane_2, wide_lane_3 = (_picking([lane] * LANES, w
 
 
 def _define(
-    symbol: Callable[..., Any], result: Any, cases: Sequence[tuple[Any, ...]], generate: Callable[..., Any]
+    symbol: Callable[..., Any], result: Any, cases: Sequence[tuple[Any, ...]], emit: Callable[..., Any]
 ) -> None:
-    """Defines an operator of Python between these types."""
-    signatures = [_signature(result, *case) for case in cases]
-    _infer(symbol)(type(f"{symbol.__name__}_of_vectors", (templates.ConcreteTemplate,), {"cases": signatures}))
+    """Defines an operator of Python between these types: emit(builder, *values) -> result, with numbers as Fours."""
+
+    def generate(_context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return emit(builder, *_as_fours(builder, signature.args, arguments))
+
+    signatures = [_templates.signature(result, *case) for case in cases]
+    template = type(f"{symbol.__name__}_of_vectors", (_templates.ConcreteTemplate,), {"cases": signatures})
+    _templates.infer_global(symbol)(template)
     for case in cases:
-        _lower(symbol, *case)(generate)
-
-
-_FOUR_WITH_FOUR_OR_NUMBER = [(four_type, four_type), (four_type, types.float32), (types.float32, four_type)]
-
-
-def _define_arithmetic(symbol: Callable[..., Any], instruction: str) -> None:
-    """A Four with a Four, or with one number for all of its lanes, as in the text of a loss; in the order written."""
-
-    def generate(_context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return getattr(builder, instruction)(*_as_fours(builder, signature.args, arguments), flags=("contract",))
-
-    _define(symbol, four_type, _FOUR_WITH_FOUR_OR_NUMBER, generate)
-
-
-def _define_comparison(symbol: Callable[..., Any], sign: str) -> None:
-    def generate(_context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        compare = builder.fcmp_unordered if sign == "!=" else builder.fcmp_ordered
-        return builder.sext(compare(sign, *_as_fours(builder, signature.args, arguments)), _FOUR_INTS)
-
-    _define(symbol, mask_type, _FOUR_WITH_FOUR_OR_NUMBER, generate)
-
-
-def _define_connective(symbol: Callable[..., Any], instruction: str) -> None:
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return getattr(builder, instruction)(*arguments)
-
-    _define(symbol, mask_type, [(mask_type, mask_type)], generate)
+        _numba.lower_builtin(symbol, *case)(generate)
 
 
 def _as_fours(builder: Any, argument_types: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
     return [
-        value if kind == four_type else broadcast(builder, value, FOUR)
+        broadcast(builder, value, FOUR) if kind == types.float32 else value
         for kind, value in zip(argument_types, arguments, strict=True)
     ]
 
 
+def _arithmetic(instruction: str, builder: Any, left: Any, right: Any) -> Any:
+    """In the order written."""
+    return getattr(builder, instruction)(left, right, flags=("contract",))
+
+
+def _comparison(sign: str, builder: Any, left: Any, right: Any) -> Any:
+    compare = builder.fcmp_unordered if sign == "!=" else builder.fcmp_ordered
+    return builder.sext(compare(sign, left, right), _FOUR_INTS)
+
+
+_FOUR_WITH_FOUR_OR_NUMBER = [(four_type, four_type), (four_type, types.float32), (types.float32, four_type)]
 _ARITHMETIC = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul", operator.truediv: "fdiv"}
 _COMPARISONS = (operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne)
 for _symbol, _instruction in _ARITHMETIC.items():
-    _define_arithmetic(_symbol, _instruction)
+    _define(_symbol, four_type, _FOUR_WITH_FOUR_OR_NUMBER, functools.partial(_arithmetic, _instruction))
 for _symbol, _sign in zip(_COMPARISONS, ("<", "<=", ">", ">=", "==", "!="), strict=True):
-    _define_comparison(_symbol, _sign)
-_define_connective(operator.and_, "and_")
-_define_connective(operator.or_, "or_")
-_define(operator.neg, four_type, [(four_type,)], lambda _context, builder, _signature, values: builder.fneg(*values))
+    _define(_symbol, mask_type, _FOUR_WITH_FOUR_OR_NUMBER, functools.partial(_comparison, _sign))
+_define(operator.and_, mask_type, [(mask_type, mask_type)], lambda builder, a, b: builder.and_(a, b))
+_define(operator.or_, mask_type, [(mask_type, mask_type)], lambda builder, a, b: builder.or_(a, b))
+_define(operator.neg, four_type, [(four_type,)], lambda builder, four: builder.fneg(four))
 
 
 def _elementwise(n_parameters: int, emit: Callable[..., Any]) -> Any:
@@ -317,8 +290,7 @@ def _elementwise(n_parameters: int, emit: Callable[..., Any]) -> Any:
         result = four_type if is_four else types.float32
 
         def generate(_context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            same = _as_fours(builder, signature.args, values) if is_four else list(values)
-            return emit(builder, same, is_four)
+            return emit(builder, _as_fours(builder, signature.args, values) if is_four else values, is_four)
 
         return result(*[four_type if kind == four_type else types.float32 for kind in arguments]), generate
 
@@ -340,7 +312,7 @@ def _bits_type(is_four: bool) -> Any:
 
 
 def _constant_bits(number: int, is_four: bool) -> Any:
-    return ir.Constant(_FOUR_INTS, [number] * 4) if is_four else ir.Constant(INT32, number)
+    return ir.Constant(_bits_type(is_four), [number] * 4 if is_four else number)
 
 
 def _two_to_the(builder: Any, values: list[Any], is_four: bool) -> Any:
@@ -350,12 +322,9 @@ def _two_to_the(builder: Any, values: list[Any], is_four: bool) -> Any:
     return builder.bitcast(builder.shl(exponent, _constant_bits(23, is_four)), kind)
 
 
-_ROOT_OF_A_HALF = 0x3F3504F3
-
-
 def _exponent(builder: Any, bits: Any, is_four: bool) -> Any:
-    shifted = builder.sub(bits, _constant_bits(_ROOT_OF_A_HALF, is_four))
-    return builder.ashr(shifted, _constant_bits(23, is_four))
+    root_of_a_half = _constant_bits(0x3F3504F3, is_four)
+    return builder.ashr(builder.sub(bits, root_of_a_half), _constant_bits(23, is_four))
 
 
 def _exponent_of(builder: Any, values: list[Any], is_four: bool) -> Any:

@@ -5,7 +5,7 @@ import pytest
 
 from app.engine.losses import functions
 from app.engine.losses.catalog import ENTRIES, SQUARED
-from app.engine.losses.codegen import bias_penalty_statements, penalty_statements, slope_statements
+from app.engine.losses.codegen import penalty_statements, slope_statements
 from app.engine.losses.declare import declare
 from app.engine.losses.grammar import InvalidLoss
 
@@ -57,8 +57,9 @@ def test_every_constant_of_a_slope_is_a_float32():
 
 def test_a_penalty_may_differ_between_the_groups_of_parameters():
     loss = declare(penalty="abs(p) + q**2 + b_u**2 / 2")
-    assert penalty_statements(loss) == "slope_of_p = sign(p)\nslope_of_q = (float32(2.0)*q)"
-    assert bias_penalty_statements(loss) == "slope_of_b_u = b_u\nslope_of_b_i = float32(0.0)"
+    of_entries, of_biases = penalty_statements(loss)
+    assert of_entries == "slope_of_p = sign(p)\nslope_of_q = (float32(2.0)*q)"
+    assert of_biases == "slope_of_b_u = b_u\nslope_of_b_i = float32(0.0)"
 
 
 def test_a_penalty_that_mixes_biases_with_vectors_is_refused():

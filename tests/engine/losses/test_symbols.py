@@ -1,5 +1,3 @@
-import sympy
-
 from app.engine.losses import symbols
 from app.engine.losses.declare import declare
 
@@ -24,6 +22,6 @@ def test_the_slope_of_a_choice_is_the_choice_of_slopes_and_conditions_have_none(
     )
 
 
-def test_sympy_does_not_simplify_a_function_of_ours():
-    assert symbols.absolute(sympy.Integer(-1)).diff(symbols.R) == 0
+def test_functions_with_a_kink_are_differentiated_by_rule():
     assert slope_of("abs(r_hat)") == "sign(r_hat_raw)"
+    assert slope_of("huber(r_hat, 2)") == "clamp(r_hat_raw, 2)"

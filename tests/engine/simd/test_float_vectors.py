@@ -15,7 +15,7 @@ from app.engine.simd.float_vectors import (
 )
 from app.engine.simd.lanes import aligned_matrix
 
-load, store, scaled, dot, _, update_and_decay, _, _ = row_functions(32)
+load, store, scaled, dot, _, _, update_and_decay, _ = row_functions(32)
 
 
 @njit
@@ -25,7 +25,7 @@ def dot_of(p, q):
 
 @njit
 def step(p, q, size, keep_p, keep_q):
-    row = update_and_decay(load(p.ctypes.data), q.ctypes.data, wide_of(size), wide_of(keep_p), wide_of(keep_q))
+    row = update_and_decay(load(p.ctypes.data), q.ctypes.data, wide_of(size), wide_of(keep_q), wide_of(keep_p))
     store(p.ctypes.data, scaled(row, float32(2)))
 
 
