@@ -162,7 +162,10 @@ def _clocks(checked: _Checked) -> Iterator[Finding]:
     message = f"this machine and the database differ by {difference.total_seconds():.2f} s"
     if difference > MAX_CLOCK_DIFFERENCE:
         yield Finding(
-            "clocks", "problem", message, "set both by NTP: times of ratings and expiry of keys depend on them"
+            "clocks",
+            "problem",
+            message,
+            "synchronize both with NTP: times of ratings and expiry of keys depend on them",
         )
     else:
         yield Finding("clocks", "ok", message)

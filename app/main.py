@@ -58,9 +58,9 @@ UNLIMITED_BODIES = {"/v1/ratings/import"}  # read in blocks, never held in memor
 DESCRIPTION = """\
 Palate learns from ratings and returns predicted ratings and recommendations.
 
-POST ratings; a background trainer refits the model. Every response names its `model_version` and `trained_through`, the
-last rating revision that this version was trained on. A new rating affects the next response for its user, before any
-training. Errors are `application/problem+json`.
+POST ratings; a background trainer refits the model. Every response contains `model_version` and `trained_through`, the
+last rating revision that this version was trained on. A new rating takes effect in the user's next response, without
+retraining. Errors are `application/problem+json`.
 """
 
 TAGS = [
@@ -69,7 +69,7 @@ TAGS = [
     {"name": "items", "description": "Titles, categories, attributes and visibility of items."},
     {"name": "recommendations", "description": "Predicted ratings, top-N lists, similar and popular items."},
     {"name": "training", "description": "Training runs and their progress."},
-    {"name": "searches", "description": "Searches of hyperparameters and their trials."},
+    {"name": "searches", "description": "Hyperparameter searches and their trials."},
     {"name": "models", "description": "Published model versions: history, activation, rollback."},
     {"name": "keys", "description": "API keys and their scopes."},
     {"name": "service", "description": "Liveness, readiness and counts."},

@@ -196,7 +196,7 @@ class Limits(_Group):
         if not self.rate_store.startswith(("memory://", "redis://", "rediss://")):
             raise ValueError("limits rate_store must be memory:// or a redis:// URL")
         if self.rate_store.startswith("redis") and find_spec("redis") is None:
-            raise ValueError("limits rate_store: Redis needs another package: pip install palate[redis]")
+            raise ValueError("limits rate_store: for Redis, pip install palate[redis]")
         return self
 
 

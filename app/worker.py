@@ -76,7 +76,7 @@ class Worker:
                 claim = self._claim()
                 wait = poll
             except DATABASE_IS_AWAY as error:
-                log.warning("the database is away, trying again in %.1f s: %s", wait, error.orig)
+                log.warning("the database is unavailable; trying again in %.1f s: %s", wait, error.orig)
                 claim, wait = None, min(2 * wait, _LONGEST_WAIT)
             if claim is None:
                 self._pause(wait)
@@ -132,7 +132,7 @@ class Worker:
     def _hand_back(self, claim: Claim) -> None:
         with contextlib.suppress(LeaseLost, *DATABASE_IS_AWAY), self._database.write() as connection:
             queue.hand_back(connection, claim, self._database.now(connection))
-            log.info("run %d is back in the queue", claim.run_id)
+            log.info("run %d was returned to the queue", claim.run_id)
 
 
 def precompile(settings: Settings) -> None:

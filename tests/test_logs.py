@@ -41,7 +41,7 @@ def test_a_line_has_its_time_level_process_and_logger(sqlite_settings: Settings)
     version = publish(database, sqlite_settings.versions_dir)
     database.dispose()
     said = _log_of_a_service(sqlite_settings)
-    message = rf"model version {version} is served from now on"
+    message = rf"now serving model version {version}"
     line = rf"^\d{{4}}-\d\d-\d\d [\d:,]+ INFO service app\.registry\.live: {message}$"
     assert re.search(line, said, re.MULTILINE)
 
@@ -165,4 +165,4 @@ def test_a_service_that_logs_json_logs_nothing_else(sqlite_settings: Settings) -
     database.dispose()
     said = _log_of_a_service(sqlite_settings.model_copy(update={"log_format": "json"}))
     told = [json.loads(line) for line in said.splitlines()]
-    assert [line["message"] for line in told] == [f"model version {version} is served from now on"]
+    assert [line["message"] for line in told] == [f"now serving model version {version}"]

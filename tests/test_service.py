@@ -89,6 +89,6 @@ def test_a_service_is_not_taken_for_another_that_listens_on_its_port(tmp_path: P
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(ServiceDidNotStart, match=f"port {port} cannot be listened on"):  # noqa: SIM117
+        with pytest.raises(ServiceDidNotStart, match=f"cannot listen on port {port}"):  # noqa: SIM117
             with running_service(tmp_path, port=port):
                 pass

@@ -72,7 +72,7 @@ def create_key(
     responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
 def revoke_key(request: Request, database: DatabaseDep, keyring: KeyringDep, key_id: KeyId) -> None:
-    """Revoke a key for good; every process refuses it within two seconds."""
+    """Revoke a key permanently; every process refuses it within two seconds."""
     with database.write() as connection:
         row = keys.revoke(connection, key_id, database.now(connection))
     keyring.refresh()

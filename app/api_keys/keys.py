@@ -40,7 +40,7 @@ class NameTaken(Conflict):
     """An active key has this name; revoking it frees the name."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"an API key {name!r} exists: revoke it first, or choose another name")
+        super().__init__(f"an API key {name!r} already exists: revoke it first, or choose another name")
         self.name = name
 
 

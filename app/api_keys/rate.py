@@ -41,6 +41,6 @@ class RateLimit:
                 return None
             reset_at = (await self._limiter.get_window_stats(self._rate, caller)).reset_time
         except StorageError as error:
-            log.warning("requests cannot be counted: %s", error.storage_error)
+            log.warning("rate limits are not enforced, because requests cannot be counted: %s", error.storage_error)
             return None
         return max(1, math.ceil(reset_at - time.time()))

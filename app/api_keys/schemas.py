@@ -50,7 +50,7 @@ class KeyOut(BaseModel):
 
     id: int = Field(description="Number of the key; never reused.")
     name: str = Field(description="Name of the client that uses it.")
-    prefix: str = Field(description="First characters of the key, by which logs name it.")
+    prefix: str = Field(description="First characters of the key, which identify it in logs.")
     scopes: list[KeyScope] = Field(description="Scopes of the key.")
     created_at: datetime = Field(description="Creation time.")
     expires_at: datetime | None = Field(description="Expiry time; null: never.")

@@ -104,7 +104,7 @@ class Archive:
         """Compare the size and the checksum of every member with the manifest; raises DamagedArchive."""
         for name, expected in self.manifest["members"].items():
             if self._n_bytes(name) != expected["bytes"]:  # before unpacking it
-                raise self.damaged(f"{name} does not have the length that was written")
+                raise self.damaged(f"{name} has a wrong length")
             with self._raising_damaged(name), self._file.open(name) as member:
                 digest = hashlib.file_digest(member, "sha256")  # type: ignore[arg-type]
             if digest.hexdigest() != expected["sha256"]:

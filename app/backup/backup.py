@@ -52,7 +52,7 @@ def back_up(database: Database, settings: Settings, path: Path) -> Summary:
                 hold_snapshot(connection)
                 return Summary.of(_fill(archive, database, connection, settings))
         except _Pruned as pruned:
-            log.info("%s was pruned while it was copied: starting the backup again", pruned)
+            log.info("%s was pruned while being copied; restarting the backup", pruned)
     raise VersionsPrunedTooFast
 
 

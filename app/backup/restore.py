@@ -92,7 +92,7 @@ def restore(
                 _put_version(archive, settings.versions_dir, version, undo)
             _load_tables(connection, archive, restored)
             if ratings_digest(connection) != contents["digest"]:
-                raise archive.damaged("the restored ratings do not have the digest of the backup")
+                raise archive.damaged("the digest of the restored ratings differs from that of the backup")
             if keys_before and not keys.is_any(connection):
                 raise WouldRemoveAllKeys
             changed_keys = tuple(_changed_keys(keys_before, _keys_in_use(connection)))

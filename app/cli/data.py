@@ -70,7 +70,7 @@ def _import(file: Path, begin: Callable[[OnProgress], LineImport[Any]], what: st
         try:
             report = _feed(running, source)
         except KeyboardInterrupt:
-            report, is_interrupted = running.break_off("stopped by Ctrl-C; what is counted above is saved"), True
+            report, is_interrupted = running.break_off("stopped by Ctrl-C; the rows counted above are saved"), True
     _print_report(report, what)
     if report.stopped_because:
         raise CommandFailed(report.stopped_because, INTERRUPTED if is_interrupted else 1)
@@ -119,7 +119,7 @@ def recommend(
     out: Annotated[Path, typer.Option(help="File to write, .csv or .parquet.")] = Path("recommendations.csv"),
     all_users: Annotated[bool, typer.Option("--all", help="Recommend to every user.")] = False,
     n: Annotated[int, typer.Option(min=1, max=1000, help="Items per user.")] = 10,
-    min_ratings: Annotated[int, typer.Option(min=0, help="Leave out items with fewer ratings.")] = 0,
+    min_ratings: Annotated[int, typer.Option(min=0, help="Exclude items with fewer ratings.")] = 0,
     category: Annotated[
         list[str] | None, typer.Option(help="Only items in any of these categories; repeat for several.")
     ] = None,
@@ -131,7 +131,7 @@ def recommend(
     from app.registry.live import LiveModel
 
     if all_users == bool(users):
-        raise CommandFailed("name users by their ids, or pass --all", USAGE_ERROR)
+        raise CommandFailed("pass user ids, or --all", USAGE_ERROR)
     request = ListRequest(n=n, filter=ItemFilter(any_of=tuple(category or ()), min_ratings=min_ratings))
     with opened_database() as (database, settings), task_progress() as progress:
         live = LiveModel(database, settings)
@@ -149,7 +149,7 @@ def recommend(
 
 
 def digest() -> None:
-    """Print a digest of all ratings: two services with the same ratings print the same one."""
+    """Print a digest of all ratings; two services with the same ratings have the same digest."""
     from app.ratings.bulk_read import hold_snapshot
     from app.ratings.export import ratings_digest
 
@@ -170,13 +170,13 @@ def backup(
 
 
 def restore(
-    file: Annotated[Path, typer.Argument(help="An archive of `palate backup`, of SQLite or PostgreSQL.")],
+    file: Annotated[Path, typer.Argument(help="An archive written by `palate backup`, from SQLite or PostgreSQL.")],
     replace: Annotated[bool, typer.Option("--replace", help="Replace everything in the database.")] = False,
     keep_keys: Annotated[
         bool, typer.Option("--keep-keys", help="Keep the current API keys instead of those of the archive.")
     ] = False,
 ) -> None:
-    """Load a backup into an empty database that nothing uses; a damaged archive changes nothing."""
+    """Restore a backup into an empty database that is not in use; a damaged archive changes nothing."""
     from app.backup.restore import restore as restore_from
     from app.backup.restore import undoing_new_files
 

@@ -21,8 +21,10 @@ class ScopeName(StrEnum):
 
 
 def create_key(
-    name: Annotated[str, typer.Argument(help="Name of the client that will use it.")],
-    scope: Annotated[list[ScopeName], typer.Option(help="What it may do; admin includes all; repeat for several.")],
+    name: Annotated[str, typer.Argument(help="Name of the client that will use the key.")],
+    scope: Annotated[
+        list[ScopeName], typer.Option(help="What the key may do; admin includes all; repeat for several.")
+    ],
     days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; never by default.")] = None,
     file: Annotated[Path | None, typer.Option(help="File to write the key to instead of printing it.")] = None,
 ) -> None:
@@ -32,7 +34,7 @@ def create_key(
     from app.api_keys.commands import make_key
 
     if file and file.exists():
-        raise CommandFailed(f"{file} exists; name a new file for the key")
+        raise CommandFailed(f"{file} already exists; choose a new file for the key")
     with opened_database(may_create=True) as (database, _):
         made = make_key(database, name, [each.value for each in scope], timedelta(days) if days else None, file)
     where = f"is in {file}" if file else "is"
@@ -51,7 +53,7 @@ def list_keys() -> None:
 
 
 def revoke_key(name: Annotated[str, typer.Argument(help="Name of the key.")]) -> None:
-    """Revoke an API key for good; every process refuses it within two seconds."""
+    """Revoke an API key permanently; every process refuses it within two seconds."""
     from app.api_keys import keys
 
     with opened_database() as (database, _), database.write() as connection:

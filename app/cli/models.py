@@ -36,7 +36,7 @@ def list_models() -> None:
 
 
 def activate_model(version: VersionArgument) -> None:
-    """Make a version the active one; every process follows within two seconds."""
+    """Activate a version; every process switches to it within two seconds."""
     from app.registry import versions
 
     with opened_database() as (database, settings):

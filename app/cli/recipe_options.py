@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 LossOption = Annotated[
-    str | None, typer.Option(help='Loss to minimise: a name or an expression such as "log(cosh(r - r_hat))".')
+    str | None, typer.Option(help='Loss to minimize: a name or an expression such as "log(cosh(r - r_hat))".')
 ]
 PenaltyOption = Annotated[str | None, typer.Option(help="l2, elastic_net, none, or an expression in theta.")]
 LinkOption = Annotated[str | None, typer.Option(help="identity, sigmoid or exp; the loss's own by default.")]

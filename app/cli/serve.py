@@ -19,7 +19,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="API processes.")] = 1,
-    access_log: Annotated[bool, typer.Option(help="Log every request; it costs about a quarter of the speed.")] = False,
+    access_log: Annotated[
+        bool, typer.Option(help="Log every request; this lowers throughput by about a quarter.")
+    ] = False,
 ) -> None:
     """Start the service, and its trainer unless PALATE_TRAINER=external."""
     import uvicorn
@@ -69,10 +71,14 @@ def worker() -> None:
 
 def demo(
     ratings: Annotated[Path | None, typer.Option(help="Your own ratings instead of the sample.")] = None,
-    items: Annotated[Path | None, typer.Option(help="Titles for them; movies.csv beside them by default.")] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="File of titles; by default movies.csv in the same folder.")
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Data folder; a temporary one by default.")] = None,
-    port: Annotated[int, typer.Option(help="Port of the service; 0 takes a free one.")] = 0,
-    exit_after: Annotated[bool, typer.Option("--exit", help="Stop at the end instead of serving on.")] = False,
+    port: Annotated[int, typer.Option(help="Port of the service; 0 chooses a free one.")] = 0,
+    exit_after: Annotated[
+        bool, typer.Option("--exit", help="Stop the service at the end instead of leaving it running.")
+    ] = False,
 ) -> None:
     """Start a service, load ratings, train, recommend, and show what one more rating changes."""
     from app.demo.run import demo as run_demo
@@ -82,7 +88,8 @@ def demo(
 
 def migrate(
     first_key: Annotated[
-        Path | None, typer.Option(help="If there is no API key yet, create one for an admin and write it to this file.")
+        Path | None,
+        typer.Option(help="If no API key exists yet, create one with the scope admin and write it to this file."),
     ] = None,
 ) -> None:
     """Bring the database schema up to date."""
@@ -110,7 +117,7 @@ def doctor() -> None:
 
 
 def precompile() -> None:
-    """Compile the kernels of serving and training now, so that no process has to do it later."""
+    """Compile the kernels of serving and training in advance, so that no process has to do it later."""
     from app.worker import precompile as precompile_kernels
 
     precompile_kernels(read_settings())

@@ -41,7 +41,7 @@ def evaluate(
         int | None, typer.Argument(help="Version number; the active version by default.", metavar="VERSION")
     ] = None,
 ) -> None:
-    """Show the accuracy of a version by user and item activity, beside baselines and the active version."""
+    """Show the accuracy of a version by user and item activity, compared with baselines and the active version."""
     from app.registry import versions
     from app.training.evaluation.tables import tables
 

@@ -36,11 +36,11 @@ def tune(
         typer.Option(
             "--space",
             help="Values to try: learning_rate=0.01..0.1:log, n_epochs=10..40:step=5, n_factors=16,32,64, "
-            "loss=squared,huber, loss.delta=0.3..3:log; repeat for several. By default: rank, learning rate and "
-            "penalties around their usual values.",
+            "loss=squared,huber, loss.delta=0.3..3:log; repeat for several. By default: number of factors, learning "
+            "rate and penalties around their default values.",
         ),
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, max=1_000, help="Largest number of trials.")] = 40,
+    trials: Annotated[int, typer.Option(min=1, max=1_000, help="Maximum number of trials.")] = 40,
     folds: Annotated[
         int, typer.Option(min=1, max=10, help="Folds of the cross-validation; 1: one hold-out of holdout_fraction.")
     ] = 3,
@@ -56,7 +56,8 @@ def tune(
     link: LinkOption = None,
     loss_parameter: LossParameterOption = None,
     publish: Annotated[
-        bool, typer.Option("--publish", help="Train the best on all ratings and publish it if it passes the gate.")
+        bool,
+        typer.Option("--publish", help="Train the best trial on all ratings and publish it if it passes the gate."),
     ] = False,
     plot: Annotated[Path, typer.Option(help="File for the plot of the trials.")] = Path("search.svg"),
     resume: Annotated[

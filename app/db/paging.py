@@ -21,5 +21,5 @@ def key_before(cursor: str | None) -> int:
     except (binascii.Error, ValueError):
         key = -1
     if not 0 <= key < 2**31 or cursor_after(key) != cursor:
-        raise BadInput.at("cursor", "is not a cursor of this service")
+        raise BadInput.at("cursor", "is not a valid cursor")
     return key

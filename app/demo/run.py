@@ -66,7 +66,7 @@ def _demo(ratings: Path | None, items: Path | None, folder: Path, port: int, exi
             address = f"{service.url}{user_path(user_id)}/recommendations?n=5"
             console.print(f"\n[bold]dashboard[/]  {service.url}/\n[bold]API[/]        {service.url}/docs")
             console.print(f"[bold]try[/]        curl '{escape(address)}'", soft_wrap=True)
-            console.print("\nThe service runs until Ctrl-C.")
+            console.print("\nThe service runs until you press Ctrl-C.")
             with suppress(KeyboardInterrupt):
                 code = service.process.wait()
                 raise DemoFailed(f"the service ended with code {code}; its log is {service.log}")

@@ -72,7 +72,7 @@ def _refuse_taken(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise ServiceDidNotStart(f"port {port} cannot be listened on: {error.strerror}") from error
+            raise ServiceDidNotStart(f"cannot listen on port {port}: {error.strerror}") from error
 
 
 def free_port() -> int:

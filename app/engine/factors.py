@@ -120,7 +120,7 @@ class FactorModel:
     user_counts: Counts
     popularity_shrinkage: float = 5.0
     loss: Loss = SQUARED
-    """The loss that the model was fitted with, in rating units; folding in minimises the same."""
+    """The loss that the model was fitted with, in rating units; folding in minimizes the same."""
     temperature: float = 0.0
     """Likelihood of an error: exp(-error / temperature). For squared errors noise_variance takes its place."""
     posterior: Posterior | None = None

@@ -34,16 +34,16 @@ class Hyperparameters:
     """
 
     n_factors: int = _number(64, 1, 1024, "length of the user and item vectors")
-    n_epochs: int = _number(25, 1, 10_000, "passes over the ratings of the whole schedule")
+    n_epochs: int = _number(25, 1, 10_000, "passes over the ratings in the whole schedule")
     learning_rate: float = _number(0.032, 1e-6, 1.0, "step size of the first epoch")
-    regularization: float = _number(0.04, 0.0, 10.0, "penalty on user and item vectors, paid once per rating")
-    reg_bias: float = _number(0.06, 0.0, 10.0, "penalty on user and item biases, paid once per rating")
-    initial_scale: float = _number(0.01, 1e-6, 1.0, "standard deviation of the first, random vectors")
+    regularization: float = _number(0.04, 0.0, 10.0, "penalty on user and item vectors, applied once per rating")
+    reg_bias: float = _number(0.06, 0.0, 10.0, "penalty on user and item biases, applied once per rating")
+    initial_scale: float = _number(0.01, 1e-6, 1.0, "standard deviation of the random initial vectors")
     schedule: Schedule = dataclasses.field(
-        default="linear", metadata={"doc": "linear: the step size falls to zero over n_epochs; constant: it stays"}
+        default="linear", metadata={"doc": "linear: the step size falls to zero over n_epochs; constant: it is fixed"}
     )
-    patience: int = _number(4, 1, 10_000, "epochs without a better hold-out error before the fit stops")
-    stop_after: int | None = _number(None, 1, 10_000, "stop after this epoch of the schedule; None: do not")
+    patience: int = _number(4, 1, 10_000, "epochs without a lower hold-out error before the fit stops")
+    stop_after: int | None = _number(None, 1, 10_000, "stop after this epoch of the schedule; None: at its end")
     posterior: Averaging = dataclasses.field(
         default="auto",
         metadata={
@@ -51,7 +51,7 @@ class Hyperparameters:
             "off: publish the fit itself"
         },
     )
-    n_sweeps: int = _number(200, 2, 100_000, "most samples of that average; fewer if its error settles")
+    n_sweeps: int = _number(200, 2, 100_000, "maximum number of samples; fewer if the error converges earlier")
     holdout_fraction: float = _number(0.05, 0.0, 0.5, "share of the ratings held out to choose the best epoch")
     seed: int = _number(0, 0, 2**63 - 1, "the same ratings, hyperparameters and seed give the same model")
 

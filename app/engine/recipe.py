@@ -1,4 +1,4 @@
-"""What a fit minimises and how, as one thing; a search puts values into it by name."""
+"""What a fit minimizes and how, as one thing; a search puts values into it by name."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ status_router = APIRouter(tags=["service"])
 
 @probes_router.get("/healthz")
 async def check_liveness() -> Liveness:
-    """The process is alive; restart it when this fails."""
+    """The process is alive; restart it if this fails."""
     return Liveness()
 
 

@@ -56,16 +56,18 @@ class DatabaseCollector(Collector):
 
 def _ratings(connection: Connection) -> Iterator[Metric]:
     yield _gauge("ratings", "Ratings stored.", revision(connection, "n_ratings"))
-    yield _gauge("ratings_revision", "The latest rating revision.", revision(connection, "ratings"))
+    yield _gauge("ratings_revision", "Latest rating revision.", revision(connection, "ratings"))
 
 
 def _active_version(active: VersionRow, age: float) -> Iterator[Metric]:
-    yield _gauge("model_version", "The active version.", active.version)
+    yield _gauge("model_version", "Active model version.", active.version)
     yield _gauge("model_age_seconds", "Time since the active version was published.", age)
-    yield _gauge("model_trained_through", "The last rating revision that it was trained on.", active.trained_through)
+    yield _gauge(
+        "model_trained_through", "Last rating revision that the active version was trained on.", active.trained_through
+    )
     rmse = RunMetrics.model_validate(active.manifest["metrics"]).holdout_rmse
     if rmse is not None:
-        yield _gauge("model_holdout_rmse", "Its RMSE on held-out ratings.", rmse)
+        yield _gauge("model_holdout_rmse", "RMSE of the active version on held-out ratings.", rmse)
 
 
 def _runs(connection: Connection) -> Iterator[Metric]:
@@ -86,15 +88,19 @@ def _published(run: RunRow) -> Iterator[Metric]:
     for phase, spent in seconds.items():
         phases.add_metric([phase], spent)
     yield phases
-    yield _gauge("training_ratings", "Ratings that it was trained on.", run.n_ratings or 0)
+    yield _gauge("training_ratings", "Ratings that the last published run was trained on.", run.n_ratings or 0)
     if run.finished_at is not None:
-        yield _gauge("training_finished_timestamp_seconds", "When it ended.", run.finished_at.timestamp())
+        yield _gauge(
+            "training_finished_timestamp_seconds", "When the last published run ended.", run.finished_at.timestamp()
+        )
 
 
 def _epochs(latest: list[Row[Any]]) -> Iterator[Metric]:
     labels = ["phase"]
-    done = GaugeMetricFamily("palate_training_epoch", "Epochs done by the running run.", labels=labels)
-    speed = GaugeMetricFamily("palate_training_ratings_per_second", "Speed of its last epoch.", labels=labels)
+    done = GaugeMetricFamily("palate_training_epoch", "Epochs completed by the current run.", labels=labels)
+    speed = GaugeMetricFamily(
+        "palate_training_ratings_per_second", "Speed of the last epoch of the current run.", labels=labels
+    )
     for epoch in latest:
         done.add_metric([epoch.phase], epoch.epoch)
         speed.add_metric([epoch.phase], epoch.ratings_per_second)

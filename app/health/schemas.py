@@ -38,7 +38,7 @@ class StatusOut(BaseModel):
     n_ratings: int = Field(examples=[100836])
     n_users: int = Field(examples=[610])
     n_items: int = Field(examples=[9742])
-    revision: int = Field(description="The latest rating revision.", examples=[100836])
+    revision: int = Field(description="Latest rating revision.", examples=[100836])
     model_version: int | None = Field(description="The version that this process serves.", examples=[3])
     trained_through: int | None = Field(description="The last revision that it was trained on.", examples=[100800])
     changes_since_training: int = Field(description="Ratings changed since then.", examples=[36])

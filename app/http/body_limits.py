@@ -91,7 +91,10 @@ class BoundedHttp(HttpToolsProtocol):
         super().data_received(data)
         if self._n_pending > MAX_HEAD and not self.transport.is_closing():
             if self.cycle is None or self.cycle.response_complete:
-                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head is longer than {MAX_HEAD} bytes")
+                self._refuse(
+                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                    f"the request line and headers are longer than {MAX_HEAD} bytes",
+                )
             self.transport.close()
 
     def on_headers_complete(self) -> None:

@@ -85,8 +85,10 @@ async def _attempt_of(
         Header(
             min_length=1,
             max_length=255,
-            description="Any unique text, such as a UUID, the same for each repetition of one request. The request is "
-            "carried out once; for a day, each repetition gets the first response. 409 with another body.",
+            description=(
+                "A unique text, such as a UUID, to be repeated with every retry of the request. The request runs "
+                "once; for a day, every retry gets the first response. The same key with another body returns 409."
+            ),
             examples=["8e03978e-40d5-43e8-bc93-6894a57f9324"],
         ),
     ] = None,

@@ -55,7 +55,7 @@ class LineReader:
         if not self._is_opened:
             yield from self._lines(self._open())
         if self._gunzip is not None and not self._gunzip.is_at_end:
-            raise DamagedStream("the gzip stream breaks off before its end")
+            raise DamagedStream("the gzip stream ends unexpectedly")
         if self._carry or self._is_skipping:
             yield self._split(b"\n")
 
@@ -152,7 +152,7 @@ class _Gunzip:
             is_full = len(piece) == _PIECE_BYTES
             self._n_unpacked_allowed -= len(piece)
             if self._n_unpacked_allowed < 0:
-                raise DamagedStream(f"the gzip stream unpacks to more than {_MOST_UNPACKED} times its size")
+                raise DamagedStream(f"the gzip stream decompresses to more than {_MOST_UNPACKED} times its size")
             if piece:
                 self.has_begun = True
                 yield piece

@@ -26,16 +26,16 @@ def list_items(
     database: DatabaseDep,
     title: Annotated[
         SearchedText | None,
-        Query(max_length=TITLE_LENGTH, description="Part of the title, capital or small.", examples=["dune"]),
+        Query(max_length=TITLE_LENGTH, description="Part of the title, case-insensitive.", examples=["dune"]),
     ] = None,
     category: Annotated[
         SearchedText | None,
         Query(max_length=CATEGORY_LENGTH, description="Only items of this category.", examples=["Sci-Fi"]),
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=1000, description="Most items on the page.")] = 100,
-    cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of items per page.")] = 100,
+    cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the previous page.")] = None,
 ) -> ItemPage:
-    """All items page by page, hidden ones included, or those that match title or category."""
+    """Items page by page, including hidden ones, optionally filtered by title or category."""
     with database.read() as connection:
         rows, next_cursor = store.page(connection, limit, cursor, title, category)
     return ItemPage(items=[ItemOut.model_validate(row) for row in rows], next_cursor=next_cursor)
@@ -43,7 +43,7 @@ def list_items(
 
 @router.post("/batch", responses=_INVALID)
 def put_items(body: NewItems, database: DatabaseDep) -> BatchCountsOut:
-    """Put up to 10,000 items in one transaction: all of them or none."""
+    """Create or replace up to 10,000 items in one transaction: all of them or none."""
     changes = {item.item_id: item.model_dump(exclude={"item_id"}) for item in body.items}
     with database.write() as connection:
         counts = store.write_many(connection, changes)
@@ -55,7 +55,7 @@ def put_items(body: NewItems, database: DatabaseDep) -> BatchCountsOut:
     responses={HTTPStatus.CREATED.value: {"model": ItemOut, "description": "The item is new."}, **_INVALID},
 )
 def put_item(item_id: ItemIdPath, body: ItemBody, database: DatabaseDep, response: Response) -> ItemOut:
-    """Set all fields of an item; those left out are emptied."""
+    """Create or replace an item; fields that are left out become empty."""
     with database.write() as connection:
         is_new, row = store.put(connection, item_id, body.model_dump())
     response.status_code = HTTPStatus.CREATED if is_new else HTTPStatus.OK
@@ -72,7 +72,7 @@ def patch_item(item_id: ItemIdPath, body: ItemChanges, database: DatabaseDep) ->
 
 @router.get("/{item_id}", responses={**_UNKNOWN, **_INVALID})
 def get_item(item_id: ItemIdPath, database: DatabaseDep) -> ItemOut:
-    """One item; an item that was rated exists even if its fields were never set."""
+    """One item. Rating an item creates it, so its fields may be empty."""
     with database.read() as connection:
         row = store.get(connection, item_id)
     return ItemOut.model_validate(row)

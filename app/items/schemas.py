@@ -61,7 +61,7 @@ def _checked_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
 SearchedText = Annotated[str, AfterValidator(_checked_text)]
 Title = Annotated[
     str,
-    Field(max_length=TITLE_LENGTH, description="What people call the item.", examples=["Dune (2021)"]),
+    Field(max_length=TITLE_LENGTH, description="Title of the item.", examples=["Dune (2021)"]),
     AfterValidator(_checked_text),
 ]
 _Category = Annotated[str, Field(min_length=1, max_length=CATEGORY_LENGTH), AfterValidator(_checked_text)]
@@ -69,7 +69,7 @@ Categories = Annotated[
     list[_Category],
     Field(
         max_length=MAX_CATEGORIES,
-        description="Kinds that lists can be narrowed to, in the order of the application.",
+        description="Categories that lists can be filtered by; their order is preserved.",
         examples=[["Adventure", "Sci-Fi"]],
     ),
 ]
@@ -89,7 +89,7 @@ class _Body(BaseModel):
 
 
 class ItemBody(_Body):
-    """All fields of an item; those left out are emptied."""
+    """All fields of an item; those left out become empty."""
 
     title: Title | None = None
     categories: Categories = []
@@ -113,7 +113,7 @@ class NewItem(ItemBody):
 
 
 class NewItems(_Body):
-    """Items to put; the last of several with one id wins."""
+    """Items to create or replace; if an id occurs several times, the last one wins."""
 
     items: list[NewItem] = Field(max_length=MAX_BATCH)
 

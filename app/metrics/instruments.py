@@ -21,10 +21,14 @@ REQUEST_SECONDS = Histogram(
 )
 RATINGS_WRITTEN = Counter("palate_ratings_written", "Ratings by outcome.", ["outcome"])
 USERS_ANSWERED = Counter("palate_users_answered", "Users for whom a list or prediction was computed.", ["source"])
-TOP_N_SECONDS = Histogram("palate_top_n_seconds", "Selecting the best items of a list.", buckets=_TOP_N_BUCKETS)
+TOP_N_SECONDS = Histogram("palate_top_n_seconds", "Time of the top-N search of a list.", buckets=_TOP_N_BUCKETS)
 SERVED_VERSION = Gauge("palate_served_model_version", "Version that a process serves.", multiprocess_mode="liveall")
-CONNECTIONS = Gauge("palate_database_connections", "Connections of the pool.", ["state"], multiprocess_mode="livesum")
-MAX_CONNECTIONS = Gauge("palate_database_connections_max", "Largest size of the pool.", multiprocess_mode="livesum")
+CONNECTIONS = Gauge(
+    "palate_database_connections", "Connections of the database pool by state.", ["state"], multiprocess_mode="livesum"
+)
+MAX_CONNECTIONS = Gauge(
+    "palate_database_connections_max", "Maximum size of the database pool.", multiprocess_mode="livesum"
+)
 
 _WRITTEN = {outcome: RATINGS_WRITTEN.labels(outcome) for outcome in ("created", "updated", "unchanged", "removed")}
 

@@ -60,7 +60,7 @@ _NDJSON = '{"user_id":"ann","item_id":"dune","value":4.5,"rated_at":"2026-01-31T
 _MEDIA_TYPES: dict[ExportFormat, str] = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 _IMPORT_BODY = {
     "required": True,
-    "description": "The file itself, packed with gzip or not.",
+    "description": "The file, optionally compressed with gzip.",
     "content": {
         "text/csv": {"schema": {"type": "string"}, "example": _CSV},
         "text/tab-separated-values": {"schema": {"type": "string"}, "example": "196\t242\t3\t881250949\n"},
@@ -73,7 +73,7 @@ _IMPORT_BODY = {
 }
 _EXPORT_BODY: dict[int | str, dict[str, Any]] = {
     HTTPStatus.OK.value: {
-        "description": "One rating a line.",
+        "description": "One rating per line.",
         "content": {
             "application/x-ndjson": {"schema": {"type": "string"}, "example": _NDJSON},
             "text/csv": {"schema": {"type": "string"}, "example": "user_id,item_id,value,rated_at\n"},
@@ -146,19 +146,27 @@ async def import_ratings(
     request: Request,
     database: DatabaseDep,
     file_format: Annotated[
-        FileFormat, Query(alias="format", description="How the file is written; `auto` looks at its first line.")
+        FileFormat, Query(alias="format", description="File format; `auto` detects it from the first line.")
     ] = "auto",
-    encoding: Annotated[Encoding, Query(description="How its characters are written.")] = "utf-8",
-    user_column: Annotated[str | None, Query(description="Column of the user's id.", examples=["userId"])] = None,
-    item_column: Annotated[str | None, Query(description="Column of the item's id.", examples=["movieId"])] = None,
-    value_column: Annotated[str | None, Query(description="Column of the rating.", examples=["rating"])] = None,
-    rated_at_column: Annotated[str | None, Query(description="Column of the time.", examples=["timestamp"])] = None,
+    encoding: Annotated[Encoding, Query(description="Character encoding.")] = "utf-8",
+    user_column: Annotated[
+        str | None, Query(description="Column of user ids, if not detected.", examples=["userId"])
+    ] = None,
+    item_column: Annotated[
+        str | None, Query(description="Column of item ids, if not detected.", examples=["movieId"])
+    ] = None,
+    value_column: Annotated[
+        str | None, Query(description="Column of ratings, if not detected.", examples=["rating"])
+    ] = None,
+    rated_at_column: Annotated[
+        str | None, Query(description="Column of times, if not detected.", examples=["timestamp"])
+    ] = None,
 ) -> ImportReport:
     """Record a file of ratings of any length: CSV, tabs, `::` or NDJSON, with or without a header.
 
-    It is committed in batches. Lines that cannot be used are reported and left out; after too many of them the
-    import stops, and the report says why and what was committed. Importing a file again changes nothing, unless
-    it rates a pair differently in different batches: the later line wins, and both count as updates again.
+    The file is committed in batches. Invalid lines are skipped and reported; after too many of them the import stops,
+    and the report says why and what was committed. Importing a file again changes nothing, unless different batches of
+    it contain different ratings of an item by one user: the last line wins, but each counts as an update again.
     """
     _refuse_packed_bodies(request)
     options = ImportOptions(file_format, encoding, user_column, item_column, value_column, rated_at_column)
@@ -169,7 +177,7 @@ async def import_ratings(
             if running.is_stopped:
                 break
     except ClientDisconnect as error:  # the last bytes may be half a line, so they are not used
-        raise BadInput.at("body", "broke off before its end; earlier batches are committed") from error
+        raise BadInput.at("body", "ended unexpectedly; earlier batches are committed") from error
     return await anyio.to_thread.run_sync(running.finish)
 
 
@@ -177,7 +185,7 @@ def _refuse_packed_bodies(request: Request) -> None:
     if request.headers.get("content-type", "").startswith("multipart/"):
         raise BadInput.at("Content-Type", "send the file itself as the body, not a form: curl --data-binary @FILE")
     if request.headers.get("content-encoding", "identity").lower() not in {"identity", "gzip", "x-gzip"}:
-        raise BadInput.at("Content-Encoding", "only gzip is understood")
+        raise BadInput.at("Content-Encoding", "only gzip is supported")
 
 
 async def _blocks(request: Request) -> AsyncIterator[bytes]:
@@ -199,9 +207,9 @@ async def _blocks(request: Request) -> AsyncIterator[bytes]:
 )
 def export_ratings(
     database: DatabaseDep,
-    file_format: Annotated[ExportFormat, Query(alias="format", description="How the lines are written.")] = "ndjson",
+    file_format: Annotated[ExportFormat, Query(alias="format", description="File format.")] = "ndjson",
 ) -> StreamingResponse:
-    """All ratings as of now, one per line, in a form that an import reads."""
+    """All ratings as of now, one per line, in a format that the import accepts."""
     return StreamingResponse(
         _in_threads(_exported(database, file_format)),
         media_type=_MEDIA_TYPES[file_format],
@@ -226,7 +234,7 @@ async def _in_threads(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 @router.get("/digest")
 def ratings_digest(database: DatabaseDep) -> RatingsDigest:
-    """A fingerprint of all ratings; two services with the same ratings give the same one."""
+    """A digest of all ratings; two services with the same ratings have the same digest."""
     with database.read() as connection:
         hold_snapshot(connection)
         digest = export.ratings_digest(connection)
@@ -238,10 +246,10 @@ def ratings_digest(database: DatabaseDep) -> RatingsDigest:
 def list_user_ratings(
     user_id: UserIdPath,
     database: DatabaseDep,
-    limit: Annotated[int, Query(ge=1, le=1000, description="Most ratings on the page.")] = 100,
-    cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of ratings per page.")] = 100,
+    cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the previous page.")] = None,
 ) -> UserRatingsPage:
-    """All ratings of a user, page by page; none for a user who never rated."""
+    """All ratings of a user, page by page; an empty list for unknown users."""
     with database.read() as connection:
         rows, next_cursor = store.page_of_user(connection, user_id, limit, cursor)
     ratings = [RatingOut.model_validate(row) for row in rows]
@@ -280,7 +288,7 @@ def delete_rating(user_id: UserIdPath, item_id: ItemIdPath, database: DatabaseDe
 
 @users_router.delete("/{user_id}", responses={**_UNKNOWN, **_INVALID})
 def erase_user(user_id: UserIdPath, database: DatabaseDep) -> ErasedUser:
-    """Erase a user and all ratings of that user, for good."""
+    """Erase a user with all ratings, permanently."""
     with database.write() as connection:
         erased = erasure.erase_user(connection, user_id)
     count_ratings(removed=erased.erased_ratings)
@@ -289,7 +297,7 @@ def erase_user(user_id: UserIdPath, database: DatabaseDep) -> ErasedUser:
 
 @items_router.delete("/{item_id}", responses={**_UNKNOWN, **_INVALID})
 def erase_item(item_id: ItemIdPath, database: DatabaseDep) -> ErasedItem:
-    """Erase an item and all ratings of it, for good. To only keep it out of lists, hide it instead."""
+    """Erase an item with all its ratings, permanently. To only exclude it from lists, hide it instead."""
     with database.write() as connection:
         erased = erasure.erase_item(connection, item_id)
     count_ratings(removed=erased.erased_ratings)

@@ -34,7 +34,7 @@ def latest_us() -> int:
 def complaint_about_time(rated_us: int, latest: int) -> str | None:
     """Why this cannot be the time of a rating, or None when it can."""
     if rated_us > latest:
-        return "must not lie in the future"
+        return "must not be in the future"
     if rated_us < _EARLIEST_US:
         return "must not lie before the year 1"
     return None

@@ -26,7 +26,7 @@ def _parsed_time(time: Any) -> Any:
     try:
         return time_of(rated_us)
     except OverflowError:
-        raise ValueError("must not lie in the future") from None
+        raise ValueError("must not be in the future") from None
 
 
 Value = Annotated[
@@ -72,7 +72,7 @@ class RatingIn(RatingBody):
 
 
 class RatingBatch(_Body):
-    """Ratings to record or replace; the last of several for one user and item wins."""
+    """Ratings to record or replace; if a user and item occur several times, the last rating wins."""
 
     ratings: list[RatingIn] = Field(max_length=MAX_BATCH)
 

@@ -54,11 +54,11 @@ _LINE = (
     '{"model_version":3,"trained_through":100836,"source":"folded_in","level":0.8,"user_id":"ann","items":[{"item_id":'
     '"dune","title":"Dune","categories":["Sci-Fi"],"value":4.31,"lower":3.4,"upper":5.0}]}\n'
 )
-_ETAG = {"description": "Identifies exactly this body.", "schema": {"type": "string"}}
+_ETAG = {"description": "Identifies this response body.", "schema": {"type": "string"}}
 _REVALIDATED: dict[int | str, dict[str, Any]] = {
     HTTPStatus.OK.value: {"headers": {"ETag": _ETAG}},
     HTTPStatus.NOT_MODIFIED.value: {
-        "description": "The answer has not changed since the one that If-None-Match names."
+        "description": "The response is the same as the one that If-None-Match identifies."
     },
 }
 _IF_NONE_MATCH = {
@@ -67,7 +67,7 @@ _IF_NONE_MATCH = {
             "name": "If-None-Match",
             "in": "header",
             "required": False,
-            "description": "The ETag of an earlier answer: if nothing has changed, the answer is 304 without a body.",
+            "description": "The ETag of an earlier response; if nothing has changed, the answer is 304 without a body.",
             "schema": {"type": "string"},
         }
     ]
@@ -113,7 +113,7 @@ lists_router = APIRouter(prefix="/v1", tags=["recommendations"], route_class=fas
     openapi_extra=_IF_NONE_MATCH,
 )
 async def recommend(user_id: UserIdPath, query: Annotated[RecommendationsQuery, Query()], request: Request) -> Response:
-    """The best items for a user by the current ratings: a rating posted now counts in the next answer."""
+    """The best items for a user, computed from the current ratings: the next response includes a rating posted now."""
     return await _answer_list((user_id, query.list_request()), request)
 
 
@@ -121,7 +121,7 @@ async def recommend(user_id: UserIdPath, query: Annotated[RecommendationsQuery, 
 async def predict(
     user_id: UserIdPath, item_id: ItemIdPath, recommender: RecommenderDep, level: LevelQuery = INTERVAL_LEVEL
 ) -> SinglePredictionOut:
-    """Predict one user's rating of one item. Unknown users and items get an answer too, with a wide interval."""
+    """Predict one user's rating of one item. Unknown users and items get a prediction too, with a wide interval."""
     answer = await recommender.answer(predict_pairs, [(user_id, item_id)], level)
     return SinglePredictionOut(
         model_version=answer.model_version,
@@ -133,7 +133,7 @@ async def predict(
 
 @router.post("/predictions")
 async def predict_many(body: PredictionsIn, recommender: RecommenderDep) -> PredictionsOut:
-    """Predict up to 10,000 ratings at once; predictions come in the order of the pairs."""
+    """Predict up to 10,000 ratings at once; predictions are returned in the order of the pairs."""
     pairs = [(pair.user_id, pair.item_id) for pair in body.pairs]
     return await recommender.answer(predict_pairs, pairs, body.level)
 
@@ -160,8 +160,8 @@ async def recommend_for_ratings(body: RecommendationsIn, recommender: Recommende
 async def recommend_in_batch(body: BatchIn, recommender: RecommenderDep) -> StreamingResponse:
     """The best items for many users, as a stream of lines: for mail campaigns, caches and exports.
 
-    Users are answered in groups that share one query of their ratings and one scan of the items. A version that is
-    activated meanwhile answers from the next group on; each line names its version.
+    Users are processed in groups that share one query for their ratings and one scan of the items. If a version is
+    activated meanwhile, it is used from the next group on; each line contains its version.
     """
     return StreamingResponse(recommender.batch(body.user_ids, body.list_request()), media_type=NDJSON)
 
@@ -170,7 +170,7 @@ async def recommend_in_batch(body: BatchIn, recommender: RecommenderDep) -> Stre
 async def list_popular_items(
     query: Annotated[PopularItemsQuery, Query()], recommender: RecommenderDep, request: Request
 ) -> Response:
-    """The items with the highest Bayesian mean rating, of all time or of the last days."""
+    """The items with the highest Bayesian mean rating, overall or over the last days."""
     recent = recommender.recent_popularity
     answer = await recommender.answer(popular_items, recent, query.n, query.filter(), query.days)
     return _revalidated(answer, request)

@@ -52,7 +52,7 @@ class Cursor:
         if not (is_finite and 1 <= version <= _MAX_VERSION and source < len(_SOURCES) and row >= 0):
             raise invalid_cursor()
         if digest != _digest_of(request) or request.offset:
-            raise BadInput.at("cursor", "belongs to a list with other options")
+            raise BadInput.at("cursor", "was issued for a list with other options")
         return cls(version, _SOURCES[source], n_before, score, row, bias, factors)
 
     def encoded(self, request: ListRequest) -> str:
@@ -69,4 +69,4 @@ def _digest_of(request: ListRequest) -> bytes:
 
 
 def invalid_cursor() -> BadInput:
-    return BadInput.at("cursor", "is not a cursor of this service")
+    return BadInput.at("cursor", "is not a valid cursor")

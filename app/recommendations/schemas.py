@@ -72,10 +72,10 @@ SourceField = Annotated[
         )
     ),
 ]
-N = Annotated[int, Field(ge=1, le=MAX_N, description="How many items; the list is shorter if fewer are left.")]
-Offset = Annotated[int, Field(ge=0, le=MAX_OFFSET, description="How many of the best items to skip.")]
+N = Annotated[int, Field(ge=1, le=MAX_N, description="Number of items; the list is shorter if fewer are left.")]
+Offset = Annotated[int, Field(ge=0, le=MAX_OFFSET, description="Number of items to skip at the top of the list.")]
 MinRatings = Annotated[
-    int, Field(ge=0, le=2**31 - 1, description="Leave out items with fewer ratings, as of `trained_through`.")
+    int, Field(ge=0, le=2**31 - 1, description="Exclude items with fewer ratings, as of `trained_through`.")
 ]
 Level = Annotated[
     float,
@@ -92,7 +92,7 @@ class Answer(BaseModel):
     """The model version behind an answer."""
 
     model_version: int | None = Field(
-        description="The model version that answered; null before the first.", examples=[3]
+        description="The model version that was used; null before the first one.", examples=[3]
     )
     trained_through: int = Field(
         description="The last rating revision that the model was trained on.", examples=[100836]
@@ -103,8 +103,8 @@ class Interval(BaseModel):
     """A predicted rating, and the interval that contains the actual one with probability `level`."""
 
     value: float = Field(description="Predicted rating on the rating scale.", examples=[4.31])
-    lower: float = Field(description="Lower end of the interval.", examples=[3.4])
-    upper: float = Field(description="Upper end of the interval.", examples=[5.0])
+    lower: float = Field(description="Lower bound of the interval.", examples=[3.4])
+    upper: float = Field(description="Upper bound of the interval.", examples=[5.0])
 
 
 class Leveled(BaseModel):
@@ -171,7 +171,7 @@ class Reason(ItemRef):
     """One of the user's ratings, and its share of the score."""
 
     rating: float = Field(description="The user's rating.", examples=[4.5])
-    share: float = Field(description="What it adds to the score; may be negative.", examples=[0.21])
+    share: float = Field(description="Its contribution to the score; may be negative.", examples=[0.21])
 
 
 class Explanation(BaseModel):
@@ -216,7 +216,7 @@ class RecommendationsOut(Leveled, Answer):
 
 
 class BodyRating(BaseModel):
-    """A rating that is used for this answer only and never stored."""
+    """A rating that is used for this response only and never stored."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -266,19 +266,26 @@ class ListOptions(BaseModel):
     n: N = 10
     include_rated: bool = Field(False, description="Whether items that the user has rated may appear.")
     diversity: float = Field(
-        0.0, ge=0.0, le=1.0, description="From 0 (the best items) to 1 (the least similar ones).", examples=[0.3]
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="From 0 (the best items) to 1 (the items least similar to each other).",
+        examples=[0.3],
     )
     rank_by: RankBy = Field(
         "value",
         description=(
-            "Order by predicted rating, by the lower (cautious) or upper (exploratory) end of its interval, or by "
-            "relevance: the predicted rating combined with how often users with similar ratings rate the item at all."
+            "Order by predicted rating, by the lower (cautious) or upper (exploratory) bound of its interval, or by "
+            "relevance: the predicted rating combined with how likely the user is to rate the item at all."
         ),
     )
     level: Level = INTERVAL_LEVEL
     explain: bool = Field(False, description="Whether to explain each item's score by the user's ratings.")
     n_reasons: int = Field(
-        5, ge=1, le=MAX_REASONS, description="Ratings listed in each explanation; the shares of the rest are added up."
+        5,
+        ge=1,
+        le=MAX_REASONS,
+        description="Number of ratings listed in each explanation; the shares of the rest are summed.",
     )
 
     def _list_request(self, item_filter: ItemFilter, exclude: list[ExternalId]) -> ListRequest:
@@ -317,7 +324,7 @@ class RecommendationsQuery(PageOptions, FilterQuery):
 
 
 class RecommendationsIn(PageOptions, FilterIn):
-    """Ratings of somebody, who may be unknown, and the options of the list."""
+    """Ratings of a known or anonymous user, and the options of the list."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -345,7 +352,9 @@ class BatchIn(ListOptions, FilterIn):
         extra="forbid", json_schema_extra={"examples": [{"user_ids": ["ann", "ben"], "n": 5, "min_ratings": 10}]}
     )
 
-    user_ids: list[ExternalId] = Field(max_length=MAX_USERS, description="The users; their lists come in this order.")
+    user_ids: list[ExternalId] = Field(
+        max_length=MAX_USERS, description="The users; their lists are returned in this order."
+    )
     exclude: list[ExternalId] = Field(default=[], description="Items that must not appear in any list.")
 
     def list_request(self) -> ListRequest:
@@ -404,7 +413,7 @@ class PopularItemsQuery(SimilarItemsQuery):
     """Options of a list of popular items."""
 
     days: int | None = Field(
-        None, ge=1, le=36_500, description="Count only ratings of the last so many days, by `rated_at`.", examples=[30]
+        None, ge=1, le=36_500, description="Count only ratings from this many past days, by `rated_at`.", examples=[30]
     )
 
 

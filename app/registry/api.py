@@ -42,7 +42,7 @@ def list_models(database: DatabaseDep, limit: Limit = 20, cursor: Cursor = None)
 def get_active_model(database: DatabaseDep) -> ModelDetail:
     """The active version; status 404 before the first one is published.
 
-    A process that finds its files damaged serves another one: `/v1/status` says which, and why.
+    If a process finds its files damaged, it serves another version: `/v1/status` says which, and why.
     """
     with database.read() as connection:
         row = versions.get_active(connection)
@@ -67,10 +67,10 @@ def get_model(database: DatabaseDep, version: VersionNumber) -> ModelDetail:
     responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
 def activate_model(database: DatabaseDep, versions_dir: VersionsDir, version: VersionNumber) -> ModelDetail:
-    """Make this version the active one, for example an older one to roll back; all processes follow in two seconds.
+    """Make this version the active one, for example to roll back; every process switches to it within two seconds.
 
-    Its files are checked first: a damaged version is refused and nothing changes. It stays active until a later
-    run publishes a version: to hold it, start the trainer with `PALATE_RETRAIN_ENABLED=false` and ask for no runs.
+    Its files are checked first: a damaged version is refused and nothing changes. It stays active until a later run
+    publishes a version: to prevent that, start the trainer with `PALATE_RETRAIN_ENABLED=false` and request no runs.
     """
     return ModelDetail.of(versions.activate(database, versions_dir, version))
 

@@ -301,7 +301,7 @@ def _check_digest(folder: Path, file: str, expected: str) -> None:
     except OSError as error:
         raise DamagedVersion(folder, file, _reason(error)) from error
     if digest != expected:
-        raise DamagedVersion(folder, file, "has a wrong checksum: its contents are not what was written")
+        raise DamagedVersion(folder, file, "has a wrong checksum: its contents have changed")
 
 
 def _map(folder: Path, files: list[str]) -> dict[str, npt.NDArray[Any]]:

@@ -103,7 +103,7 @@ class LiveModel:
         loaded = artifacts.load(self._versions_dir / row.folder, row.version, row.manifest)
         self.before_swap(loaded)
         self._current = loaded  # the swap: one assignment
-        log.info("model version %d is served from now on", row.version)
+        log.info("now serving model version %d", row.version)
 
     def _serve_newest_intact(self, damaged_version: int) -> None:
         """An older model is better than none."""

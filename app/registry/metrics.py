@@ -44,14 +44,16 @@ class Errors(BaseModel):
 
 
 class Ranking(BaseModel):
-    """How many of the held-out items that users liked their lists contain; empty if no user liked any."""
+    """How many of the held-out items that a user liked are in the user's list; empty if no user liked any."""
 
-    recall_at_10: float | None = Field(None, description="Share of them among the first ten.", examples=[0.12])
+    recall_at_10: float | None = Field(
+        None, description="Share of these items that are among the first ten.", examples=[0.12]
+    )
     ndcg_at_10: float | None = Field(None, description="The same, with higher ranks counting more.", examples=[0.09])
 
 
 class Baselines(BaseModel):
-    """Errors of simple rules on the same held-out ratings."""
+    """Errors of simple baselines on the same held-out ratings."""
 
     overall_mean: Errors = Field(description="Predicting the mean of all ratings.")
     biases: Errors = Field(description="Damped means of items and users (Koren, Bell & Volinsky 2009, eq. 3).")
@@ -71,7 +73,7 @@ class Bucket(Errors):
 
 
 class QualityReport(BaseModel):
-    """How good a version is compared with simple rules, and for whom."""
+    """The accuracy of a version compared with baselines, and by the number of ratings of users and items."""
 
     interval_level: float = Field(description="Share of ratings that intervals should contain.", examples=[0.8])
     baselines: Baselines
@@ -89,10 +91,10 @@ class Gate(BaseModel):
 
 
 class Averaging(BaseModel):
-    """What posterior averaging did and gained."""
+    """The outcome of posterior averaging."""
 
     is_on: bool = Field(description="Whether the run averaged.")
-    n_sweeps: int | None = Field(None, description="Sweeps until the error had settled.", examples=[160])
+    n_sweeps: int | None = Field(None, description="Sweeps until the error converged.", examples=[160])
     n_factors: int | None = Field(None, description="Length of the published vectors.", examples=[14])
     holdout_rmse: float | None = Field(None, description=f"RMSE of the average {_HELD_OUT}.", examples=[0.801])
     holdout_rmse_before: float | None = Field(
@@ -101,7 +103,7 @@ class Averaging(BaseModel):
 
 
 class CategoryFeatures(BaseModel):
-    """What averaging knew about items besides their ratings."""
+    """Item features that posterior averaging used besides ratings."""
 
     n_features: int = Field(description="Features made from an item's categories.", examples=[20])
     n_unrated_items: int = Field(description="Items without ratings whose vector comes from them.", examples=[18])
@@ -134,7 +136,7 @@ class RunMetrics(BaseModel):
     holdout_rmse: float | None = Field(None, description=f"RMSE of predictions by fold-in {_HELD_OUT}.")
     holdout_mae: float | None = Field(None, description="Mean absolute error of the same predictions.")
     holdout_rmse_trained_vectors: float | None = Field(None, description="RMSE with the users' trained vectors.")
-    holdout_mae_trained_vectors: float | None = Field(None, description="Mean absolute error with these.")
+    holdout_mae_trained_vectors: float | None = Field(None, description="Mean absolute error with the trained vectors.")
     holdout_rmse_item_means: float | None = Field(None, description="RMSE of predicting each item's mean.")
     holdout_interval_80_coverage: float | None = Field(None, description="Share of ratings inside 80 % intervals.")
     recall_at_10: float | None = Field(None, description="Share of liked items among the first ten of lists.")
@@ -148,9 +150,9 @@ class RunMetrics(BaseModel):
     holdout_error: float | None = Field(None, description="Mean declared loss, where it is not squared.")
     report: QualityReport | None = Field(None, description="Baselines, and errors by number of ratings.")
     gate: Gate | None = Field(None, description="Comparison with the version that was active.")
-    posterior: Averaging | None = Field(None, description="What posterior averaging gained.")
+    posterior: Averaging | None = Field(None, description="The outcome of posterior averaging.")
     categories: CategoryFeatures | None = Field(None, description="Features from categories, if items have any.")
-    start: Start | None = Field(None, description="Whether the run started from a version.")
+    start: Start | None = Field(None, description="How the run started: warm or cold.")
     search: ChosenTrial | None = Field(None, description="The search that chose the hyperparameters.")
     seconds: dict[str, float] | None = Field(None, description="Seconds of each phase of the run.")
 

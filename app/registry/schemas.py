@@ -39,7 +39,7 @@ LOSS_EXAMPLE: dict[str, Any] = {
 
 
 class LossOut(BaseModel):
-    """What a fit minimises: an error of every rating, and a penalty on every parameter."""
+    """What a fit minimizes: an error of every rating, and a penalty on every parameter."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [LOSS_EXAMPLE]})
 
@@ -47,7 +47,7 @@ class LossOut(BaseModel):
     error: str = Field(description="The error of one rating, in `r` and `r_hat`.")
     penalty: str = Field(description="The penalty on one parameter `theta`, or on `p`, `q`, `b_u` and `b_i`.")
     link: Link = Field(description="From score to rating: `identity`, `sigmoid` (stays in the rating range) or `exp`.")
-    parameters: dict[str, float] = Field(description="The numbers that the expressions name.")
+    parameters: dict[str, float] = Field(description="Values of the named parameters of the expressions.")
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self:
@@ -83,14 +83,14 @@ class Model(BaseModel):
         },
     )
 
-    version: int = Field(description="Number of the version; never used twice.")
+    version: int = Field(description="Number of the version; never reused.")
     is_active: bool = Field(description="Whether it is the active version.")
     created_at: datetime = Field(description="When it was published.")
     run_id: int | None = Field(description="The training run that made it.")
     trained_through: int = Field(description="The last rating revision that it was trained on.")
     digest: str = Field(description="SHA-256 of the model's numbers: equal for equal models.")
     data_digest: str = Field(description="SHA-256 of the ratings that it was trained on.")
-    loss: LossOut = Field(description="What was minimised.")
+    loss: LossOut = Field(description="What was minimized.")
     n_ratings: int = Field(description="Ratings that it was trained on.")
     n_users: int = Field(description="Users with at least one rating.")
     n_items: int = Field(description="Items with at least one rating.")

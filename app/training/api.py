@@ -29,7 +29,7 @@ Cursor = Annotated[
 MAX_STREAMS = 50
 """Event streams at once; each queries the database four times a second."""
 
-_stream_limit = ConcurrencyLimit("streams of events", MAX_STREAMS)
+_stream_limit = ConcurrencyLimit("event streams", MAX_STREAMS)
 
 
 @router.post(

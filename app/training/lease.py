@@ -123,5 +123,5 @@ class Lease:
             self._heartbeats.request_stop()
         except DATABASE_IS_AWAY as error:
             if not self._is_away:
-                log.warning("run %d: no heartbeat, the database is away: %s", self.claim.run_id, error.orig)
+                log.warning("run %d: no heartbeat, the database is unavailable: %s", self.claim.run_id, error.orig)
             self._is_away = True

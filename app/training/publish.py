@@ -132,7 +132,7 @@ def prune(database: Database, settings: Settings) -> None:
         with database.write() as connection:
             queue.prune(connection, settings.runs.keep)
     except DATABASE_IS_AWAY as error:  # the next run does it
-        log.warning("old versions and runs are not pruned: %s", error.orig)
+        log.warning("old versions and runs cannot be pruned: %s", error.orig)
     else:
         if pruned:
             log.info("pruned model versions %s", ", ".join(map(str, pruned)))

@@ -167,7 +167,7 @@ def claim(connection: Connection, worker: str, lease: timedelta, now: datetime) 
 
 
 def loss_of(row: RunRow) -> Loss:
-    """The loss that a run minimises."""
+    """The loss that a run minimizes."""
     return Loss.from_dict(row.loss) if row.loss else SQUARED
 
 
@@ -240,7 +240,7 @@ def hand_back(connection: Connection, held: Claim, now: datetime) -> None:
         with connection.begin_nested():
             _update(connection, held, status="queued", started_at=None, **_NO_PROGRESS)
     except IntegrityError:
-        finish(connection, held, "cancelled", now, error="given up at shutdown; another run is queued already")
+        finish(connection, held, "cancelled", now, error="abandoned at shutdown, because another run is already queued")
     connection.execute(delete(TrainingEpoch).where(TrainingEpoch.run_id == held.run_id))
 
 

@@ -118,7 +118,7 @@ class RetrainMonitor:
         try:
             artifacts.verify(self._versions_dir / active.folder, active.manifest)
         except DamagedVersion as damaged:
-            log.warning("a new version is trained as soon as the policy allows: %s", damaged)
+            log.warning("a new version will be trained as soon as the retrain policy allows: %s", damaged)
             return True
         return False
 

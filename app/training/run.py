@@ -131,9 +131,9 @@ def execute(
         try:
             _work_on(run, choose)
         except LeaseLost as lost:
-            log.warning("%s; its results are dropped", lost)
+            log.warning("%s; its results are discarded", lost)
         except RunStopped:
-            log.warning("run %d is left to the next trainer: the database is away", claim.run_id)
+            log.warning("run %d is left to the next trainer: the database is unavailable", claim.run_id)
 
 
 def _work_on(run: _Run, choose: Choose | None) -> None:
@@ -375,7 +375,7 @@ def _stop(run: _Run) -> None:
         raise LeaseLost(lease.claim.run_id, lease.claim.attempt)
     else:
         lease.write(lambda connection, now: queue.hand_back(connection, lease.claim, now))
-        log.info("run %d is back in the queue", lease.claim.run_id)
+        log.info("run %d was returned to the queue", lease.claim.run_id)
 
 
 def _finish(run: _Run, status: RunStatus, error: str | None = None) -> None:

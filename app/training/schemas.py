@@ -24,7 +24,7 @@ from app.training.queue import RunRow, loss_of
 
 
 class LossIn(BaseModel):
-    """The loss to minimise; see docs/losses.md for names, grammar and defaults."""
+    """The loss to minimize; see docs/losses.md for names, grammar and defaults."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -109,7 +109,7 @@ class NewTrainingRun(HyperparametersIn):
         },
     )
 
-    loss: LossIn | None = Field(None, description="What to minimise (default: PALATE_TRAINING_LOSS).")
+    loss: LossIn | None = Field(None, description="What to minimize (default: PALATE_TRAINING_LOSS).")
 
 
 class EpochOut(BaseModel):
@@ -176,14 +176,14 @@ class TrainingRunOut(BaseModel):
     )
     requested_by: RequestedBy = Field(description="Who requested it: the API, the command line, or the retrain policy.")
     hyperparameters: dict[str, Any] = Field(description="All hyperparameters of the fit.")
-    loss: LossOut = Field(description="The loss that it minimises.")
+    loss: LossOut = Field(description="The loss that it minimizes.")
     created_at: datetime = Field(description="When it was requested.")
     started_at: datetime | None = Field(description="When a trainer last claimed it.")
     finished_at: datetime | None = Field(description="When it ended.")
     is_cancel_requested: bool = Field(description="Whether its cancellation was requested.")
     attempt: int = Field(description="How often a trainer claimed it; above 1 after a crash or a restart.")
     progress: float = Field(description="Share of the work done, from 0 to 1; jumps ahead on early stopping.")
-    n_ratings: int | None = Field(description="Number of ratings that it learns from.")
+    n_ratings: int | None = Field(description="Number of ratings that it trains on.")
     trained_through: int | None = Field(description="The last rating revision that it includes.")
     metrics: RunMetrics = Field(description="Errors on the hold-out, and seconds of each phase.")
     version: int | None = Field(description="The model version that it published.")

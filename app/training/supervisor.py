@@ -117,6 +117,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(_GRACE)
     except subprocess.TimeoutExpired:
-        log.error("the trainer process does not end; it is killed, and its run will be taken over")
+        log.error("the trainer process does not end: killing it; another trainer will take over its run")
         process.kill()
         process.wait()

@@ -169,7 +169,7 @@ def _refuse_other_recipe(manifest: dict[str, Any], recipe: Recipe) -> None:
 def _refuse_by_size(snapshot: TrainingSnapshot, settings: Training) -> None:
     n_ratings, n_changed = len(snapshot.ratings), 0 if snapshot.changed is None else snapshot.changed.size
     if n_ratings < settings.warm_start_min_ratings:
-        raise ColdStart(f"{n_ratings} ratings are learned from scratch in no time")
+        raise ColdStart(f"training {n_ratings} ratings from scratch takes little time")
     if not n_changed:
         raise ColdStart("no rating is newer than the active version")
     if n_changed > _MAX_NEW_SHARE * n_ratings:

@@ -39,7 +39,7 @@ def start_search(
     attempt: AttemptDep,
     body: Annotated[NewSearch | None, Body()] = None,
 ) -> SearchOut:
-    """Queue a hyperparameter search; waiting trainings come first. `Location` is the URL of the search."""
+    """Queue a hyperparameter search; queued training runs go first. `Location` is the URL of the search."""
     spec = (body or NewSearch()).spec(request.app.state.settings)
     if spec.n_folds == 1 and spec.base.hyperparameters.holdout_fraction == 0.0:
         raise BadInput.at("hyperparameters.holdout_fraction", "must be above 0 if n_folds is 1")

@@ -94,16 +94,16 @@ class NewSearch(BaseModel):
         "ones at the same tenth of their epochs; `halving`: not in the better half at 20, 40 or 80 %; `none`.",
     )
     hyperparameters: HyperparametersIn = Field(
-        default_factory=HyperparametersIn, description="Values that all trials share; the settings have the others."
+        default_factory=HyperparametersIn,
+        description="Values that all trials share; the others come from the settings.",
     )
     loss: LossIn | None = Field(
-        None, description="What trials minimise unless the space has `loss` (default: PALATE_TRAINING_LOSS)."
+        None, description="What trials minimize unless the space has `loss` (default: PALATE_TRAINING_LOSS)."
     )
     publish: bool = Field(
         False,
         strict=True,
-        description="Train the best on all ratings and publish it if it passes the gate; later runs of the retrain "
-        "policy use it too.",
+        description="Train the best trial on all ratings and publish it if it passes the gate; later runs use it too.",
     )
 
     def spec(self, settings: Settings) -> SearchSpec:
@@ -185,7 +185,7 @@ class SearchOut(BaseModel):
     )
 
     id: int = Field(description="Number of the search, and of its run.")
-    status: RunStatus = Field(description="`rejected`: the best did not pass the gate and was not published.")
+    status: RunStatus = Field(description="`rejected`: the best trial did not pass the gate and was not published.")
     requested_by: RequestedBy = Field(description="Who requested it: the API or the command line.")
     space: dict[str, Any] = Field(description="The values to try, by name.")
     strategy: Strategy = Field(description="How values are chosen.")
@@ -193,21 +193,23 @@ class SearchOut(BaseModel):
     seed: int = Field(description="Seed of the random choices.")
     n_folds: int = Field(description="Folds of the cross-validation; 1: one hold-out.")
     pruning: Pruning = Field(description="Which trials end early.")
-    publish: bool = Field(description="Whether the best is trained on all ratings and published.")
+    publish: bool = Field(description="Whether the best trial is trained on all ratings and published.")
     hyperparameters: dict[str, Any] = Field(description="Values that all trials share unless they try another.")
-    loss: LossOut = Field(description="What trials minimise unless they try another loss.")
+    loss: LossOut = Field(description="What trials minimize unless they try another loss.")
     created_at: datetime = Field(description="When it was requested.")
-    started_at: datetime | None = Field(description="When a trainer last took it up.")
+    started_at: datetime | None = Field(description="When a trainer last claimed it.")
     finished_at: datetime | None = Field(description="When it ended.")
     is_cancel_requested: bool = Field(description="Whether its cancellation was requested.")
-    attempt: int = Field(description="How often a trainer took it up: again after a crash, or after a training.")
-    n_ratings: int | None = Field(description="Ratings that it trains and measures on.")
+    attempt: int = Field(
+        description="How often a trainer claimed it: again after a crash, or after a training run that went first."
+    )
+    n_ratings: int | None = Field(description="Ratings that trials are trained and evaluated on.")
     n_done: int = Field(description="Trials that have ended.")
     best: TrialOut | None = Field(description="The best complete trial so far.")
     best_hyperparameters: dict[str, Any] | None = Field(description="All hyperparameters of the best trial.")
-    best_loss: LossOut | None = Field(description="What the best trial minimised.")
+    best_loss: LossOut | None = Field(description="What the best trial minimized.")
     version: int | None = Field(description="The model version that it published.")
-    error: str | None = Field(description="Why it failed, or why the best was not published.")
+    error: str | None = Field(description="Why it failed, or why the best trial was not published.")
 
     @classmethod
     def of(cls, row: SearchRun, trials: Sequence[Trial]) -> Self:

@@ -90,7 +90,7 @@ class _Study:
         is_training_queued = lease.write(write)
         log.info("search %d, trial %d %s: %s", search_id, trial.number, trial.status, trial.error or trial.value)
         if is_training_queued and not is_last:
-            log.info("search %d is handed back: a training waits", search_id)
+            log.info("search %d was returned to the queue: a training run is waiting", search_id)
             raise RunStopped
 
 

@@ -377,7 +377,7 @@ def test_a_member_with_a_larger_size_than_was_written_is_not_unpacked(
             for name in whole.namelist():
                 body = bytes(1 << 28) if name.startswith("tables/counters") else whole.read(name)
                 bomb.writestr(name, body, zipfile.ZIP_DEFLATED)
-        with pytest.raises(DamagedArchive, match="does not have the length"):
+        with pytest.raises(DamagedArchive, match="has a wrong length"):
             restore(database, sqlite_settings, tmp_path / "bomb.zip", replace=True)
 
 
@@ -388,7 +388,7 @@ def test_a_restore_that_fails_late_leaves_no_folder(
     back_up(database, settings, tmp_path / "whole.zip")
     other = with_other_manifest(tmp_path / "whole.zip", b'"digest": "', b'"digest": "0')
     with opened(target) as empty:
-        with pytest.raises(DamagedArchive, match="do not have the digest"):
+        with pytest.raises(DamagedArchive, match="digest of the restored ratings differs"):
             restore(empty, target, other)
         assert not list(target.versions_dir.iterdir())
         with empty.read() as connection:

@@ -35,7 +35,7 @@ def test_an_import_that_is_interrupted_says_what_was_saved(tmp_path: Path) -> No
     output, complaint = importing.communicate(timeout=60)
     saved = int(output.split()[0].replace(",", ""))
     assert importing.returncode == 130
-    assert complaint.splitlines() == ["stopped by Ctrl-C; what is counted above is saved"]
+    assert complaint.splitlines() == ["stopped by Ctrl-C; the rows counted above are saved"]
     assert output.startswith(f"{saved:,} ratings created, 0 updated, 0 unchanged, 0 bad lines; revision {saved}")
     assert len(palate("export", "-").stdout.splitlines()) == saved > 0
 

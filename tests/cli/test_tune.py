@@ -75,7 +75,7 @@ def test_an_unfinished_search_is_resumed_by_its_number(sqlite_settings: Settings
     [
         (("--space", "rank=1,2"), "--space rank: is not a hyperparameter"),
         (("--space", "n_factors"), "write NAME=LOW..HIGH"),
-        (("grid", "--space", "learning_rate=0.1..0.2"), "needs a step or choices for a grid"),
+        (("grid", "--space", "learning_rate=0.1..0.2"), "needs a step or choices in a grid"),
         (("--set", "n_epochs=0"), "n_epochs must be a whole number"),
     ],
 )

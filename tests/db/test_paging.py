@@ -17,5 +17,5 @@ def test_without_a_cursor_the_first_page_begins() -> None:
 
 @pytest.mark.parametrize("cursor", ["", "x", "k5", "azU=", cursor_after(5) + "A", cursor_after(2**31), "é"])
 def test_text_that_is_no_cursor_is_refused(cursor: str) -> None:
-    with pytest.raises(BadInput, match="is not a cursor of this service"):
+    with pytest.raises(BadInput, match="is not a valid cursor"):
         key_before(cursor)

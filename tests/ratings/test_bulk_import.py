@@ -186,7 +186,7 @@ BAD_LINES = {
     "ann,a\x00b,4": "item_id: must consist of printable characters",
     "ann,dune": "has 2 columns, not 4",
     "ann,dune,4,1,1": "has 5 columns, not 4",
-    "ann,dune,4,99999999999": "rated_at: must not lie in the future",
+    "ann,dune,4,99999999999": "rated_at: must not be in the future",
     "ann,dune,4,99999999999999999999999": "rated_at: must be a time",
     "ann,dune,4,yesterday": "rated_at: must be an ISO 8601 time",
     "ann,dune,4,2020-01-01T00:00:00": "rated_at: must name its time zone",
@@ -308,7 +308,7 @@ def test_a_damaged_gzip_file_says_what_was_committed_before_the_damage(
     text = "".join(f"u{n},i{n * 7919 % 1000},4\n" for n in range(50_000))
     packed = gzip.compress(text.encode())
     broken_off = import_text(sqlite, sqlite_settings, packed[:-2000])
-    assert broken_off.stopped_because == "the gzip stream breaks off before its end"
+    assert broken_off.stopped_because == "the gzip stream ends unexpectedly"
     assert 0 < broken_off.created < 50_000
     damaged = import_text(sqlite, sqlite_settings, packed[:50_000] + b"\xff" * 100 + packed[50_100:])
     assert damaged.stopped_because is not None
@@ -323,7 +323,7 @@ def test_a_file_that_unpacks_to_hundreds_of_times_its_size_is_broken_off(
     bomb = gzip.compress(b"ann,dune,4\n" + b"\n" * 50_000_000)
     assert len(bomb) < 100_000
     report = import_text(sqlite, sqlite_settings, bomb)
-    assert report.stopped_because == "the gzip stream unpacks to more than 200 times its size"
+    assert report.stopped_because == "the gzip stream decompresses to more than 200 times its size"
     assert (report.created, report.lines < 40_000_000) == (1, True)
 
 

@@ -184,7 +184,7 @@ def test_a_run_can_be_told_what_to_minimise(client: httpx.Client) -> None:
     [
         ({"error": "(r - r_hat)**2 + r.real"}, "loss.error", "an attribute is not allowed at character 18"),
         ({"error": "huber", "penalty": "abs(thta)"}, "loss.penalty", "the name thta is not known here at character 5"),
-        ({"error": "huber", "parameters": {"delt": 1}}, "loss.parameters", "the parameter delt is used nowhere"),
+        ({"error": "huber", "parameters": {"delt": 1}}, "loss.parameters", "the parameter delt is not used"),
         ({"error": "r" * 1001}, "loss.error", "at most 1000 characters"),
         ({"error": "squared", "link": "probit"}, "loss.link", "identity"),
         ({"eror": "squared"}, "loss.eror", "not permitted"),

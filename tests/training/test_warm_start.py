@@ -134,7 +134,7 @@ def test_no_or_too_many_changes_and_few_ratings_start_cold(database: Database, w
     assert "are newer than" in train(database, warm, CHOSEN).metrics["start"]["because"]
     fill(database, _some(2, "kind"))
     large_only = warm.model_copy(update={"training": Training()})
-    assert "in no time" in train(database, large_only, CHOSEN).metrics["start"]["because"]
+    assert "takes little time" in train(database, large_only, CHOSEN).metrics["start"]["because"]
 
 
 def test_a_version_that_kept_no_holdout_fit_with_users_is_not_gone_on_from(database: Database, warm: Settings) -> None:

@@ -78,7 +78,7 @@ def test_without_a_body_the_default_space_is_searched(client: httpx.Client) -> N
         ({"hyperparameters": {"n_factors": 0}}, "hyperparameters.n_factors", "greater than or equal to 1"),
         ({"hyperparameters": {"loss": {"error": "huber"}}}, "hyperparameters.loss", "Extra inputs"),
         ({"loss": {"error": "r_hat.__class__"}}, "loss.error", "an attribute is not allowed at character 1"),
-        ({"loss": {"error": "huber", "parameters": {"width": 1}}}, "loss.parameters", "width is used nowhere"),
+        ({"loss": {"error": "huber", "parameters": {"width": 1}}}, "loss.parameters", "width is not used"),
         ({"space": {"loss": {"choices": ["huber", "hubert"]}}}, "space.loss", "the loss hubert is not known"),
         ({"space": {"loss.delta": {"low": 1, "high": 2}}}, "space.loss.delta", "they name none"),
         (

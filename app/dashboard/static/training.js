@@ -73,7 +73,7 @@ async function end() {
 function draw() {
   const isOn = run != null && !isOver(run.status);
   const last = epochs.at(-1);
-  find("run").textContent = run == null ? "No run yet." : [statusText(last), ...minimised(), ...details(last)].join(" · ");
+  find("run").textContent = run == null ? "No run yet." : [statusText(last), ...minimized(), ...details(last)].join(" · ");
   find("train").disabled = isOn && run.kind !== "search"; // a search makes room for a training
   find("cancel").hidden = !isOn;
   find("progress").classList.toggle("off", !isOn);
@@ -107,7 +107,7 @@ function share(last) {
 }
 
 /** The loss of the run, if it is not the default. */
-function minimised() {
+function minimized() {
   if (!run.loss || run.loss.name === "squared") return [];
   return [run.loss.name === "declared" ? lossText(run.loss) : `loss ${run.loss.name}`];
 }

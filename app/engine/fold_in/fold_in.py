@@ -43,7 +43,7 @@ class FoldIn:
 
     In an average over samples the prior mean comes from which items the user rated, the uncertainty of an item widens
     the noise of its ratings, and the user's own noise is estimated from the residuals (`app.engine.fold_in.kernels`).
-    Another loss than the squared one is minimised by Newton's method (`app.engine.fold_in.declared_loss`).
+    Another loss than the squared one is minimized by Newton's method (`app.engine.fold_in.declared_loss`).
     """
 
     def __init__(self, model: FactorModel) -> None:

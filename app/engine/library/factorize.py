@@ -47,7 +47,7 @@ def factorize(
     method: Method = "sgd",
     seed: int = 0,
 ) -> Factorization:
-    """Factors that minimise, over the known entries (i, j) of D, starting from P (n, k) and Q (k, m),
+    """Factors that minimize, over the known entries (i, j) of D, starting from P (n, k) and Q (k, m),
 
         sum_ij [ error(d_ij, p_i.q_j) + regularization * sum_f (penalty(P_if) + penalty(Q_fj)) ]
 
@@ -99,7 +99,7 @@ def _refuse_out_of_range(*, n_epochs: int, learning_rate: float, regularization:
     if not 0 < learning_rate < np.inf:
         raise ValueError(f"learning_rate must be a number above 0, not {learning_rate!r}")
     if not 0 <= regularization < np.inf:
-        raise ValueError(f"regularization must be a number from 0, not {regularization!r}")
+        raise ValueError(f"regularization must be a number of at least 0, not {regularization!r}")
 
 
 def _predicted(entries: _Entries, P: Matrix64, Q: Matrix64) -> Vector64:

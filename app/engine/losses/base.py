@@ -42,7 +42,7 @@ class Loss:
     """Range of a sigmoid link, and the values of `low` and `high`."""
     unit: float = 1.0
     divisor: float = 1.0
-    """Set for training only: error(unit * r, unit * r_hat) / divisor is minimised (see `units`)."""
+    """Set for training only: error(unit * r, unit * r_hat) / divisor is minimized (see `units`)."""
 
     @property
     def names(self) -> dict[str, float]:

@@ -49,7 +49,7 @@ ENTRIES = (
         error="log(cosh((r - r_hat) / width)) * width**2",
         formula="width^2 log cosh(e / width)",
         source="Green 1990, section 3",
-        when="As huber, but smooth: the slope grows like tanh.",
+        when="Like huber, but smooth: the slope is a tanh.",
         parameters={"width": 1.0},
     ),
     CatalogEntry(

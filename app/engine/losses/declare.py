@@ -82,7 +82,7 @@ def _refuse_inconsistent(loss: Loss, parameters: Mapping[str, float]) -> None:
         raise InvalidLoss(loss.penalty, 0, "a penalty cannot mix theta with other names", advice)
     for name in parameters:
         if name not in words_of(loss.error, loss.penalty):
-            raise InvalidLoss(name, 0, f"the parameter {name} is used nowhere", f"the error is {loss.error}")
+            raise InvalidLoss(name, 0, f"the parameter {name} is not used", f"the error is {loss.error}")
 
 
 def _refuse_unusable(parameters: Mapping[str, float]) -> None:
@@ -91,7 +91,7 @@ def _refuse_unusable(parameters: Mapping[str, float]) -> None:
         raise InvalidLoss("", 0, f"there are {len(parameters)} parameters", f"at most {_MAX_PARAMETERS}")
     for name, value in parameters.items():
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name) or "__" in name or name in reserved:
-            raise InvalidLoss(name, 0, f"the parameter name {name[:40]!a} cannot be used", "a word of a-z, 0-9 and _")
+            raise InvalidLoss(name, 0, f"the parameter name {name[:40]!a} cannot be used", "use only a-z, 0-9 and _")
         if isinstance(value, bool) or not isinstance(value, int | float) or not _is_usable(value):
             raise InvalidLoss(name, 0, f"the parameter {name} must be a number", f"at most {grammar.MAX_NUMBER:g}")
 

@@ -219,7 +219,9 @@ class _Converter:
             case ast.BoolOp():
                 parts = [self.convert(value, depth + 1, is_condition=True) for value in tree.values]
                 return Node(_LOGIC[type(tree.op)], self.position(tree), tuple(parts))
-        raise self.refusal(tree, "where needs a comparison first", "for example where(r > r_hat, a, b)")
+        raise self.refusal(
+            tree, "the first argument of where must be a comparison", "for example where(r > r_hat, a, b)"
+        )
 
     def node(self, tree: ast.expr, operation: str, *arguments: Node) -> Node:
         """The operation, or its value if all its arguments are numbers."""
@@ -232,7 +234,7 @@ class _Converter:
             except ZeroDivisionError:
                 raise InvalidLoss(self.text, position, "this divides by zero") from None
             except (OverflowError, ValueError):
-                raise InvalidLoss(self.text, position, "this is not a number that can be used") from None
+                raise InvalidLoss(self.text, position, "this is not a real number, or too large") from None
             return Node("number", position, value=_simplified(value))
         return Node(operation, position, arguments)
 

@@ -1,6 +1,6 @@
 """The units in which a loss is trained, so that one learning rate suits every loss and every rating scale.
 
-With the identity link, ratings are divided by their standard deviation s, and error(s r, s r_hat) is minimised with r
+With the identity link, ratings are divided by their standard deviation s, and error(s r, s r_hat) is minimized with r
 and r_hat in those units. If the error is homogeneous, the factor comes out and any s will do; otherwise s becomes a
 constant of the kernel, rounded so that few kernels are ever compiled. With another link scores have a unit of their
 own, and nothing is rescaled.

@@ -17,7 +17,7 @@ from app.engine.search.trials import Parameters, Search, Trial, TrialStatus
 from app.engine.sgd.trainer import Diverged, EpochReport, Trainer
 
 TrainerOf = Callable[[Loss], Trainer]
-"""The trainer that minimises a loss."""
+"""The trainer that minimizes a loss."""
 Folds = Sequence[tuple[Ratings, Ratings]]
 """(learned, held out), over the same rows: one pair for a hold-out, k for k-fold cross-validation."""
 

@@ -14,7 +14,7 @@ from app.engine.losses.grammar import InvalidLoss
 from app.engine.recipe import LOSS, LOSS_PARAMETER, Recipe, Value
 
 _MAX_VALUES = 1_000
-_NOT_SEARCHED = {"holdout_fraction": "decides what the trials are measured on"}
+_NOT_SEARCHED = {"holdout_fraction": "determines what trials are evaluated on"}
 
 
 class InvalidSpace(ValueError):
@@ -86,7 +86,7 @@ def grid_values(name: str, dimension: Dimension) -> Sequence[Value]:
         return dimension.values
     step = dimension.step or (1 if is_integer(name) and not dimension.log else None)
     if step is None:
-        raise InvalidSpace(name, "needs a step or choices for a grid: a range holds too many numbers")
+        raise InvalidSpace(name, "needs a step or choices in a grid: a range has too many values")
     n_values = round((dimension.high - dimension.low) / step) + 1
     if n_values > _MAX_VALUES:
         raise InvalidSpace(name, f"has {n_values} values; a grid takes up to {_MAX_VALUES}: give a larger step")
@@ -139,7 +139,7 @@ class _Check:
         if not naming:
             known = sorted({each for loss in losses for each in _parameters_of(self._base, str(loss))})
             names = f"they name {', '.join(known)}" if known else "they name none"
-            raise InvalidSpace(self.name, f"is not a number of the losses that are tried; {names}")
+            raise InvalidSpace(self.name, f"is not a parameter of the losses that are tried; {names}")
         return naming
 
 
@@ -169,7 +169,7 @@ def _dimension(name: str, definition: Mapping[str, Any], check: _Check) -> Dimen
     if not {"low", "high"} <= present.keys() <= {"low", "high", "log", "step"}:
         raise InvalidSpace(name, "needs either low and high, perhaps with log or step, or choices")
     if not check.is_ordered:
-        raise InvalidSpace(name, "has no order: give choices")
+        raise InvalidSpace(name, "is not ordered: use choices")
     return _range(name, check, **present)
 
 
@@ -179,7 +179,7 @@ def _choices(name: str, values: Sequence[Any], check: _Check) -> Choices:
     for value in values:
         check(value)
     if len(set(values)) < len(values):
-        raise InvalidSpace(name, "names a choice twice")
+        raise InvalidSpace(name, "contains a choice twice")
     return Choices(tuple(values))
 
 

@@ -104,4 +104,4 @@ class NoRatings(ValueError):
     """There is nothing to learn from."""
 
     def __init__(self) -> None:
-        super().__init__("there are no ratings to learn from")
+        super().__init__("there are no ratings to train on")

@@ -32,7 +32,7 @@ def refuse_unless_finite(model: FactorModel) -> None:
     """Raises Rejected if an array of the model holds NaN or infinity."""
     for name, array in model.arrays().items():
         if not np.isfinite(array).all():
-            raise Rejected(f"the fitted model holds numbers that are not finite ({name})")
+            raise Rejected(f"the fitted model contains numbers that are not finite ({name})")
 
 
 @dataclass(frozen=True, slots=True)

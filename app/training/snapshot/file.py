@@ -193,7 +193,7 @@ def _map(folder: Path, name: str, entry: Mapping[str, Any]) -> npt.NDArray[Any]:
     except (OSError, ValueError, EOFError) as error:
         raise UnusableSnapshot(f"{name} cannot be read ({error})") from error
     if array.dtype != _KINDS[name] or array.ndim != 1 or array.size != entry["size"]:
-        raise UnusableSnapshot(f"{name} has another length or type than was written")
+        raise UnusableSnapshot(f"{name} does not have the length or type that was written")
     if _checksum(array) != entry["crc32"]:
         raise UnusableSnapshot(f"{name} was changed (its checksum is wrong)")
     return array
@@ -217,4 +217,4 @@ def _remove_others(folder: Path, current: set[str]) -> None:
             if path.name not in current:
                 path.unlink()
         except OSError as error:
-            log.warning("an old file of the snapshot is not removed: %s", error)
+            log.warning("an old file of the snapshot cannot be removed: %s", error)

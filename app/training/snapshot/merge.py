@@ -211,7 +211,7 @@ def _side(
         return _Side(old_keys, old_ids, rows, counts[:n_old], n_old, 0)
     ids = find_ids(kind, new_keys) if new_keys else {}
     if missing := set(new_keys) - ids.keys():
-        raise UnusableSnapshot(f"a rating changed of a {kind} that does not exist (key {min(missing)})")
+        raise UnusableSnapshot(f"a changed rating refers to a {kind} that does not exist (key {min(missing)})")
     keys, vocabulary, row_of_old = with_ids(old_keys, old_ids, is_rated[:n_old], ids)
     rows = np.concatenate([row_of_old, look_up(rows_by_key(keys), numbered.new_keys)])
     new_counts = np.empty(keys.size, np.int64)

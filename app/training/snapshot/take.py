@@ -177,7 +177,7 @@ def _compare(connection: Connection, plan: Merge, changes: Changes) -> None:
     """Raises UnusableSnapshot unless the database has as many ratings, and the same value for some unchanged ones."""
     n_stored, n_merged = store.totals(connection).n_ratings, int(plan.starts[-1])
     if n_stored != n_merged:
-        raise UnusableSnapshot(f"it gives {n_merged} ratings where the database has {n_stored}")
+        raise UnusableSnapshot(f"it gives {n_merged} ratings, but the database has {n_stored}")
     _probe(connection, plan.base, changes)
 
 
@@ -259,7 +259,7 @@ def _sorted(stored: AllRatings, user_keys: Keys, item_keys: Keys) -> tuple[Offse
 
     user_rows, bits = stored.user_keys, stored.values.view(np.uint32)
     if unknown := rename(user_rows, rows_by_key(user_keys)) + rename(stored.item_keys, rows_by_key(item_keys)):
-        raise ValueError(f"{unknown} ratings are of a user or an item that does not exist")
+        raise ValueError(f"{unknown} ratings refer to a user or an item that does not exist")
     starts = starts_of(count_rows(user_rows, user_keys.size))
     item_rows, values = np.empty_like(stored.item_keys), np.empty_like(stored.values)
     gather_users(user_rows, stored.item_keys, bits, starts[:-1].copy(), item_rows, values.view(np.uint32))

@@ -133,7 +133,7 @@ def test_masks_nan_and_sparse_matrices_mean_the_same() -> None:
         ({"method": "newton"}, ValueError, "method must be sgd or batch"),
         ({"n_epochs": 0}, ValueError, "n_epochs must be at least 1"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate must be a number above 0"),
-        ({"regularization": float("nan")}, ValueError, "regularization must be a number from 0"),
+        ({"regularization": float("nan")}, ValueError, "regularization must be a number of at least 0"),
     ],
 )
 def test_what_cannot_be_factorised_is_refused_in_words(changes, error, message) -> None:

@@ -24,7 +24,7 @@ def test_a_parameter_is_a_number(value):
 
 
 def test_a_parameter_that_no_text_calls_is_a_mistake():
-    with pytest.raises(InvalidLoss, match="the parameter delt is used nowhere"):
+    with pytest.raises(InvalidLoss, match="the parameter delt is not used"):
         declare("huber", parameters={"delt": 2.0})
 
 

@@ -12,7 +12,7 @@ from tests.engine.search.world import RECIPE
         (
             {"holdout_fraction": {"low": 0.1, "high": 0.2}},
             "holdout_fraction",
-            "decides what the trials are measured on",
+            "determines what trials are evaluated on",
         ),
         ({"n_factors": {"low": 1}}, "n_factors", "needs either low and high"),
         ({"n_factors": {"low": 1, "high": 2, "choices": [1]}}, "n_factors", "needs either low and high"),
@@ -30,7 +30,7 @@ from tests.engine.search.world import RECIPE
         ({"schedule": {"low": 1, "high": 2}}, "schedule", "give choices"),
         ({"schedule": {"choices": ["cosine"]}}, "schedule", "one of linear, constant"),
         ({"n_factors": {"choices": []}}, "n_factors", "needs from 1 to 1000 choices"),
-        ({"n_factors": {"choices": [4, 4]}}, "n_factors", "names a choice twice"),
+        ({"n_factors": {"choices": [4, 4]}}, "n_factors", "contains a choice twice"),
     ],
 )
 def test_a_space_that_cannot_be_searched_says_where_and_what_is_allowed(space, parameter, reason) -> None:
@@ -52,7 +52,7 @@ def test_a_space_that_cannot_be_searched_says_where_and_what_is_allowed(space, p
         ),
         ({"loss": {"choices": ["r - __import__(1)"]}}, "loss", "the function __import__ is not known"),
         ({"loss": {"choices": [1]}}, "loss", "must be a name or an expression, not 1"),
-        ({"loss": {"low": 0, "high": 1}}, "loss", "has no order: give choices"),
+        ({"loss": {"low": 0, "high": 1}}, "loss", "is not ordered: use choices"),
         ({"loss": {"choices": ["huber"]}, "loss.delta": {"choices": ["wide"]}}, "loss.delta", "must be a number"),
         ({"loss": {"choices": ["log_cosh"]}, "loss.width": {"low": 0, "high": 1}}, "loss.width", "divides by zero"),
         ({"loss": {"choices": ["logistic"]}, "loss.low": {"low": 0, "high": 1}}, "loss.low", "they name none"),

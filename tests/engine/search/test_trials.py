@@ -6,7 +6,7 @@ from tests.engine.search.world import trial
 
 
 def test_a_grid_of_a_range_without_step_is_refused() -> None:
-    with pytest.raises(InvalidSpace, match="needs a step or choices for a grid"):
+    with pytest.raises(InvalidSpace, match="needs a step or choices in a grid"):
         Search(space=parse_space({"learning_rate": {"low": 0.1, "high": 0.2}}), strategy="grid")
 
 
