@@ -80,13 +80,13 @@ class RatingScale(_Group):
 class RetrainPolicy(_Group):
     """When the trainer starts a run by itself. The minimum interval makes one run of a burst of ratings."""
 
-    enabled: bool = Field(True, description="Whether the trainer starts runs by itself.")
+    enabled: bool = Field(True, description="Whether the trainer starts runs automatically.")
     min_changes: int = Field(100, ge=1, description="Number of changed ratings that triggers a run.")
     min_interval: Duration = Field(
-        timedelta(seconds=30), description="Minimum time between the starts of two such runs."
+        timedelta(seconds=30), description="Minimum time between the starts of two automatic runs."
     )
     max_interval: Duration = Field(
-        timedelta(hours=1), description="Maximum time that a changed rating waits for a run."
+        timedelta(hours=1), description="Maximum time before a changed rating triggers a run."
     )
 
 
@@ -105,28 +105,28 @@ class Training(_Group):
     gate_margin: float = Field(
         0.02,
         ge=0,
-        description="Fraction by which a new version's hold-out error may exceed the active version's to be published.",
+        description="Fraction by which the hold-out error of a new version may exceed that of the active version.",
     )
     warm_start_min_ratings: int = Field(
         1_000_000,
         ge=1,
-        description="Number of ratings from which a run starts from the factors of the active version (warm start).",
+        description="Minimum number of ratings for a warm start, which continues from the active version's factors.",
     )
     warm_start_epochs: int = Field(1, ge=1, le=1000, description="Epochs of a warm-started fit.")
     warm_start_fraction: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="Fraction of the unchanged ratings that a warm-started fit samples; it uses all changed ones.",
+        description="Fraction of the unchanged ratings that a warm-started fit uses, besides all changed ratings.",
     )
     warm_start_max_drift: float = Field(
         0.005,
         ge=0,
-        description="Fraction by which the error may grow over successive warm starts; beyond it a run starts anew.",
+        description="Fraction by which the error may grow over successive warm starts before a run starts cold.",
     )
     posterior_time_limit: Duration = Field(
         timedelta(minutes=10),
-        description="With `posterior` = `auto`, a run averages over the posterior if it expects to take no longer.",
+        description="With `posterior` = `auto`, a run averages over the posterior if this should take no longer.",
     )
     cold_start_every: int = Field(
         10, ge=1, description="At least every n-th version is trained from scratch; 1: every version."
@@ -174,14 +174,14 @@ class Limits(_Group):
     max_body_bytes: int = Field(16 * 2**20, ge=2**10, description="Largest request body; imports have no limit.")
     body_timeout: Duration = Field(
         timedelta(seconds=30),
-        description="Time to receive a request body, plus a second for each KiB received.",
+        description="Maximum time to receive a request body, plus a second for each KiB received.",
     )
     rate: str | None = Field(
         None, description="Rate limit per API key, or per address without a key, e.g. `100/second`; if unset, no limit."
     )
     rate_store: str = Field(
         "memory://",
-        description="Where requests are counted: in each process, or jointly at a redis:// URL (`palate[redis]`).",
+        description="Where requests are counted: per process, or for all processes at a redis:// URL (`palate[redis]`).",
     )
 
     @model_validator(mode="after")
@@ -250,7 +250,7 @@ class Settings(BaseSettings):
     )
     sqlite_synchronous: Literal["full", "normal"] = Field(
         "full",
-        description="`full`: acknowledged ratings survive a power failure; `normal`: only a crash, but faster.",
+        description="`full`: acknowledged ratings survive a power failure; `normal`: only a crash, but writes are faster.",
     )
     trainer: Literal["embedded", "external"] = Field(
         "embedded",
@@ -264,7 +264,7 @@ class Settings(BaseSettings):
     user_cache_size: int = Field(
         1_000,
         ge=0,
-        description="Users whose vectors and lists each process caches until they change; 0: none.",
+        description="Number of users whose vectors and lists each process caches; 0: no cache.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Minimum level of logged messages."
