@@ -9,14 +9,14 @@ RUN mkdir app migrations && touch app/__init__.py migrations/__init__.py \
     && /opt/palate/bin/pip install -c constraints.txt ".[otel]"
 COPY app app
 COPY migrations migrations
-# The image needs neither pip nor the tests of libraries. Layers store times in whole seconds, and the caches of bytecode
-# and kernels are keyed by the times of their sources: so these are rounded before anything is compiled.
+# The image needs neither pip nor the libraries' tests. Layers store times in whole seconds, and the bytecode and kernel
+# caches are keyed by the modification times of their sources, so these are rounded before anything is compiled.
 RUN /opt/palate/bin/pip install --no-deps --force-reinstall . \
     && /opt/palate/bin/pip uninstall -q -y pip \
     && find /opt/palate -depth -type d -name tests -exec rm -r {} + \
     && find /opt/palate -name '*.py' -exec touch -d 2000-01-01T00:00:00Z {} + \
     && python -m compileall -q -j 0 /opt/palate
-# Kernels compiled here are used on the same kind of processor; elsewhere each is compiled once per start.
+# Kernels compiled here are used on the same kind of processor; elsewhere each container compiles them at its start.
 ENV NUMBA_CACHE_DIR=/tmp/kernels PALATE_KERNEL_CACHE_DIR=/tmp/kernels
 RUN /opt/palate/bin/palate precompile \
     && touch -d 2000-01-01T00:00:00Z /tmp/kernels/*.py \

@@ -1,4 +1,4 @@
-# Everything a person does with this project. `make` alone lists it.
+# Commands for users and developers. `make` without arguments lists them.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -19,14 +19,14 @@ demo: $(VENV)/.runtime ## Start the service, load ratings, train, recommend (RAT
 test: $(VENV)/.dev ## Run the tests on SQLite and PostgreSQL (ARGS="-k name")
 	$(BIN)/pytest -n auto -m "not soak" $(ARGS)
 
-soak: $(VENV)/.dev ## Run the long load, crash and fuzz suites
+soak: $(VENV)/.dev ## Run the long-running load, crash and fuzz tests
 	$(BIN)/pytest -m soak $(ARGS)
 
-bench: $(VENV)/.dev ## Measure training beside its peers (QUICK=1: some minutes; else most of an hour)
+bench: $(VENV)/.dev ## Compare training speed with other libraries (QUICK=1: a few minutes; otherwise about half an hour)
 	@$(BIN)/python -m benchmarks.machine_code
 	@$(BIN)/python -m benchmarks.training_speed $(if $(QUICK),--quick) $(ARGS)
 
-audit: ## Look for known vulnerabilities in what constraints.txt pins (asks pypi.org; fails where it gets no answer)
+audit: ## Check the versions pinned in constraints.txt for known vulnerabilities (needs access to pypi.org)
 	$(if $(UV),uv tool run,pipx run) $(PIP_AUDIT) --requirement constraints.txt --no-deps --disable-pip --strict --vulnerability-service pypi
 
 lint: $(VENV)/.dev ## Check style
@@ -36,23 +36,23 @@ lint: $(VENV)/.dev ## Check style
 types: $(VENV)/.dev ## Check types
 	$(BIN)/mypy
 
-imports: $(VENV)/.dev ## Check that imports point down only
+imports: $(VENV)/.dev ## Check the import contracts
 	$(BIN)/lint-imports
 
-format: $(VENV)/.dev ## Mend style
+format: $(VENV)/.dev ## Fix style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-serve: $(VENV)/.runtime ## Start the service on this folder's data
+serve: $(VENV)/.runtime ## Start the service on ./palate-data
 	$(BIN)/palate serve
 
 migrate: $(VENV)/.runtime ## Bring the database schema up to date
 	$(BIN)/palate migrate
 
-lock: ## Renew constraints.txt (needs uv)
+lock: ## Update constraints.txt (needs uv)
 	uv pip compile -q --upgrade --no-header --no-emit-index-url --universal --python-version 3.11 --extra dev pyproject.toml -o constraints.txt
 
-clean: ## Remove the environment and every cache
+clean: ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:

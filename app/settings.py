@@ -181,7 +181,7 @@ class Limits(_Group):
     )
     rate_store: str = Field(
         "memory://",
-        description="Where requests are counted: per process, or for all processes at a redis:// URL (`palate[redis]`).",
+        description="Where requests are counted: per process, or jointly for all at a redis:// URL (`palate[redis]`).",
     )
 
     @model_validator(mode="after")
@@ -250,7 +250,7 @@ class Settings(BaseSettings):
     )
     sqlite_synchronous: Literal["full", "normal"] = Field(
         "full",
-        description="`full`: acknowledged ratings survive a power failure; `normal`: only a crash, but writes are faster.",
+        description="`full`: acknowledged ratings survive a power failure; `normal`: only a crash, but it is faster.",
     )
     trainer: Literal["embedded", "external"] = Field(
         "embedded",
