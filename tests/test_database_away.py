@@ -126,8 +126,8 @@ def test_nobody_waits_for_a_server_that_is_known_to_be_away(trained: Settings, b
     database = open_database(trained)
     with getattr(database, block)() as connection:
         assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
-    assert database._watch
-    database._watch.is_away = True
+    assert database._monitor
+    database._monitor.is_away = True
     with pytest.raises(DatabaseAway), getattr(database, block)():
         pass
     database.dispose()

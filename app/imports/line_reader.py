@@ -45,7 +45,7 @@ class LineReader:
         """The lines that end in this block; DamagedStream when it cannot be unpacked."""
         if not self._is_opened:
             self._head += block
-            if len(self._head) < len(_UTF8_MARK):
+            if len(self._head) < len(_GZIP):
                 return
             block = self._open()
         yield from self._lines(block)
@@ -65,29 +65,21 @@ class LineReader:
             self._gunzip = _Gunzip()
         elif block.startswith(_UTF16_MARKS):
             raise BadInput.at("body", "is UTF-16 text; save it as UTF-8")
-        return block if self._gunzip else block.removeprefix(_UTF8_MARK)
+        return block
 
     def _lines(self, block: bytes) -> Iterator[Lines]:
-        for piece in self._unpacked(block):
+        for piece in self._gunzip.feed(block) if self._gunzip else (block,):
             lines = self._split(piece)
             if lines.texts:
                 yield lines
-
-    def _unpacked(self, block: bytes) -> Iterator[bytes]:
-        if self._gunzip is None:
-            yield block
-            return
-        is_first = not self._gunzip.has_begun
-        for piece in self._gunzip.feed(block):
-            yield piece.removeprefix(_UTF8_MARK) if is_first else piece
-            is_first = False
 
     def _split(self, piece: bytes) -> Lines:
         end = piece.rfind(b"\n")
         if end < 0:
             self._keep(piece)
             return Lines(self._next_number, [], {})
-        lines = self._decoded(self._carry + piece[:end])
+        block = self._carry + piece[:end]
+        lines = self._decoded(block.removeprefix(_UTF8_MARK) if self._next_number == 1 else block)
         self._carry = b""
         if self._is_skipping:
             lines.texts[0] = ""
@@ -128,7 +120,6 @@ class _Gunzip:
     def __init__(self) -> None:
         self._member = zlib.decompressobj(wbits=31)
         self._n_unpacked_allowed = _UNPACKED_FREELY
-        self.has_begun = False
 
     @property
     def is_at_end(self) -> bool:
@@ -154,5 +145,4 @@ class _Gunzip:
             if self._n_unpacked_allowed < 0:
                 raise DamagedStream(f"the gzip stream decompresses to more than {_MOST_UNPACKED} times its size")
             if piece:
-                self.has_begun = True
                 yield piece

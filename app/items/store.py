@@ -8,17 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    Connection,
-    Row,
-    bindparam,
-    delete,
-    func,
-    insert,
-    literal,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, literal, select, update
 
 from app.db.connections import is_sqlite
 from app.db.ids import id_column, keys_of_ids
