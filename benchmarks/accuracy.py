@@ -61,8 +61,8 @@ def train(ratings: Ratings, n_threads: int, item_features: np.ndarray | None = N
     final = refit(trainer, ratings, settings, first)
     sgd_seconds = time.perf_counter() - started
     average = functools.partial(average_posterior, seed=settings.seed, n_threads=n_threads, item_features=item_features)
-    examined = average(first.model, learned, holdout=holdout)
-    published = average(final.model, ratings, first=examined)
+    evaluated = average(first.model, learned, holdout=holdout)
+    published = average(final.model, ratings, first=evaluated)
     seconds = time.perf_counter() - started
     return Trained(final.model, published.model, len(published.sweeps), seconds, sgd_seconds)
 

@@ -34,7 +34,6 @@ TESTED_ELSEWHERE = {
     "tests/ratings/test_bulk_import.py": "imports/line_import.py imports/file_kinds.py ratings/checks.py",
     "tests/recommendations/test_dispatch.py": "recommendations/context.py recommendations/item_lists.py",
     "tests/recommendations/": "recommendations/predictions.py recommendations/serving_model.py",
-    "tests/training/snapshot/test_take.py": "training/snapshot/categories.py",
 }
 """Modules that need no test file of their name, by the reason or the tests that cover them."""
 

@@ -2,10 +2,12 @@
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+T = TypeVar("T", bound=np.generic)
 
 Rows = npt.NDArray[np.int32]
 """1-d matrix positions; -1 stands for "not in the model" where a function says so."""
@@ -77,6 +79,18 @@ def refuse_rows_outside(array: Rows, n_rows: int, name: str, *, unknown_allowed:
         return
     position = int(np.flatnonzero((array < lowest) | (array >= n_rows))[0])
     raise InvalidArray(name, f"holds row {array[position]} at position {position}; there are {n_rows} rows")
+
+
+def starts_of(counts: npt.NDArray[np.integer | np.bool_]) -> Offsets:
+    """Where each group begins, and where the last one ends, if groups of these sizes lie end to end."""
+    starts = np.zeros(counts.size + 1, np.int64)
+    np.cumsum(counts, out=starts[1:])
+    return starts
+
+
+def evenly_spaced(array: npt.NDArray[T], n: int) -> npt.NDArray[T]:
+    """At most n of the elements, evenly spaced."""
+    return array if array.size <= n else array[np.linspace(0, array.size - 1, n).astype(np.int64)]
 
 
 def _exact(array: npt.NDArray[Any], dtype: type[np.generic], rank: int, name: str) -> npt.NDArray[Any]:

@@ -113,7 +113,7 @@ class Start(BaseModel):
     """Whether a run started from the active version (warm) or from scratch (cold)."""
 
     is_warm: bool = Field(description="Whether it started from a version.")
-    because: str | None = Field(None, description="Why it started cold.", examples=["there is no active version"])
+    reason: str | None = Field(None, description="Why it started cold.", examples=["there is no active version"])
     from_version: int | None = Field(None, description="The version that it started from.", examples=[6])
     n_warm_in_a_row: int | None = Field(None, description="Warm versions since the last cold one.", examples=[2])
     n_changed: int | None = Field(None, description="Ratings that were new or changed.", examples=[1200])

@@ -21,8 +21,7 @@ router = APIRouter(prefix="/training-runs", tags=["training"])
 RunId = Annotated[int, Path(description="Id of the run.", ge=1, le=2**31 - 1, examples=[12])]
 Limit = Annotated[int, Query(description="Runs per page.", ge=1, le=100)]
 Cursor = Annotated[
-    str | None,
-    Query(description="`next_cursor` of the previous page.", pattern=r"^[0-9]{1,9}$", examples=["12"]),
+    str | None, Query(description="`next_cursor` of the previous page.", pattern=r"^[0-9]{1,9}$", examples=["12"])
 ]
 
 

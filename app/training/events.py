@@ -9,35 +9,24 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import anyio
 import anyio.to_thread
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from app.db.engine import Database
 from app.training import queue
 from app.training.models import FINISHED, PHASES, Phase
-from app.training.queue import RunRow, UnknownRun
+from app.training.queue import UnknownRun
 from app.training.schemas import EpochOut, TrainingRunOut
 
 POLL_INTERVAL = 0.25
 KEEP_ALIVE = 10.0
 """Seconds without events after which a comment is sent, so that proxies keep the connection open."""
 _EVENT_ID = re.compile(r"(?P<attempt>[0-9]{1,9})\.(?P<number>[0-9]{1,9})")
-
-
-@dataclass(frozen=True, slots=True)
-class RunUpdate:
-    """The current state of a run."""
-
-    run: RunRow
-    last_epochs: list[Row[Any]]
-    """The last epoch of each phase."""
-    new_epochs: list[Row[Any]]
-    """Those that the client has not received."""
 
 
 @dataclass(slots=True)
@@ -54,14 +43,27 @@ class EventCursor:
         match = _EVENT_ID.fullmatch(last_event_id or "")
         return cls(int(match["attempt"]), int(match["number"])) if match else cls()
 
-    def read_update(self, connection: Connection, run_id: int) -> RunUpdate:
-        """Raises UnknownRun."""
+    def read(self, connection: Connection, run_id: int) -> tuple[list[str], bool]:
+        """The events that the client has not received, and whether the run has finished; raises UnknownRun.
+
+        An event for each new epoch, then one for the status if it changed.
+        """
         run = queue.get(connection, run_id)  # before the epochs: when it has finished, all of them are recorded
         last_epochs = queue.last_epochs_of(connection, run_id)
         counts: dict[Phase, int] = {row.phase: row.epoch for row in last_epochs}
         if run.attempt != self.attempt or sum(counts.values()) < self.n_epochs:
             self.attempt, self.n_epochs = run.attempt, 0
-        return RunUpdate(run, last_epochs, queue.epochs_of(connection, run_id, after=self._received(counts)))
+        events = []
+        for epoch in queue.epochs_of(connection, run_id, after=self._received(counts)):
+            self.n_epochs += 1
+            shown = EpochOut.model_validate(epoch).model_dump_json()
+            events.append(_event("epoch", shown, f"{run.attempt}.{self.n_epochs}"))
+        status = (run.status, run.attempt, run.is_cancel_requested, run.version)
+        if status != self.last_status:
+            shown = TrainingRunOut.of(run, last_epochs).model_dump_json(by_alias=True, exclude_unset=True)
+            events.append(_event("status", shown))
+        self.last_status = status
+        return events, run.status in FINISHED
 
     def _received(self, counts: Mapping[Phase, int]) -> dict[Phase, int]:
         """How many epochs of each phase the client has, if it received the first `n_epochs` of all."""
@@ -69,18 +71,6 @@ class EventCursor:
         for phase in PHASES:
             received[phase] = min(self.n_epochs - sum(received.values()), counts.get(phase, 0))
         return received
-
-    def events(self, update: RunUpdate) -> Iterator[str]:
-        """An event for each new epoch, then one for the status if it changed."""
-        run = update.run
-        for epoch in update.new_epochs:
-            self.n_epochs += 1
-            yield _event("epoch", EpochOut.of(epoch).model_dump_json(), f"{run.attempt}.{self.n_epochs}")
-        status = (run.status, run.attempt, run.is_cancel_requested, run.version)
-        if status != self.last_status:
-            shown = TrainingRunOut.of(run, update.last_epochs)
-            yield _event("status", shown.model_dump_json(by_alias=True, exclude_unset=True))
-        self.last_status = status
 
 
 async def stream(
@@ -90,23 +80,22 @@ async def stream(
     sent_at = time.monotonic()
     while not is_stopping():
         try:
-            update = await anyio.to_thread.run_sync(_read_update, database, run_id, cursor)
+            unsent, is_finished = await anyio.to_thread.run_sync(_read, database, run_id, cursor)
         except UnknownRun:
             return
-        for event in cursor.events(update):
+        if not unsent and time.monotonic() - sent_at >= KEEP_ALIVE:
+            unsent = [": keep-alive\n\n"]
+        for event in unsent:
             yield event
             sent_at = time.monotonic()
-        if update.run.status in FINISHED:
+        if is_finished:
             return
-        if time.monotonic() - sent_at >= KEEP_ALIVE:
-            yield ": keep-alive\n\n"
-            sent_at = time.monotonic()
         await anyio.sleep(POLL_INTERVAL)
 
 
-def _read_update(database: Database, run_id: int, cursor: EventCursor) -> RunUpdate:
+def _read(database: Database, run_id: int, cursor: EventCursor) -> tuple[list[str], bool]:
     with database.read() as connection:
-        return cursor.read_update(connection, run_id)
+        return cursor.read(connection, run_id)
 
 
 def _event(name: str, data: str, event_id: str | None = None) -> str:

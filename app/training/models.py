@@ -19,6 +19,10 @@ PHASES: tuple[Phase, ...] = ("fit", "sample", "final", "resample")
 """In chronological order; the epochs of each are counted from 1. A sweep of posterior averaging counts as an epoch."""
 
 
+def _unique_where(name: str, column: str, condition: str) -> Index:
+    return Index(name, column, unique=True, sqlite_where=text(condition), postgresql_where=text(condition))
+
+
 class TrainingRun(Base):
     """A training run and its outcome. Unique indexes allow one running run, and one that the policy has queued.
 
@@ -27,19 +31,9 @@ class TrainingRun(Base):
 
     __tablename__ = "training_runs"
     __table_args__ = (
-        Index(
-            "uq_training_runs_one_running",
-            "status",
-            unique=True,
-            sqlite_where=text("status = 'running'"),
-            postgresql_where=text("status = 'running'"),
-        ),
-        Index(
-            "uq_training_runs_one_queued_by_policy",
-            "requested_by",
-            unique=True,
-            sqlite_where=text("status = 'queued' AND requested_by = 'policy'"),
-            postgresql_where=text("status = 'queued' AND requested_by = 'policy'"),
+        _unique_where("uq_training_runs_one_running", "status", "status = 'running'"),
+        _unique_where(
+            "uq_training_runs_one_queued_by_policy", "requested_by", "status = 'queued' AND requested_by = 'policy'"
         ),
         {"sqlite_autoincrement": True},
     )
@@ -57,7 +51,7 @@ class TrainingRun(Base):
     worker: Mapped[str | None] = mapped_column(String(200))  # holder of the lease
     lease_expires_at: Mapped[datetime | None] = mapped_column(UtcTime)
     attempt: Mapped[int] = mapped_column(Integer, default=0)  # increased by every claim: the fencing token
-    n_deaths: Mapped[int] = mapped_column(Integer, default=0, server_default="0")  # of its trainers
+    n_crashes: Mapped[int] = mapped_column(Integer, default=0, server_default="0")  # of its trainers
     n_ratings: Mapped[int | None] = mapped_column(BigInteger)
     trained_through: Mapped[int | None] = mapped_column(BigInteger)
     metrics: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
 
 from app.engine.arrays import Matrix32
-from app.engine.bayes.average import PosteriorFit, PosteriorSettings, SweepReport, average_posterior
+from app.engine.bayes.average import PosteriorFit, PosteriorSettings, average_posterior
 from app.engine.data.ratings import Ratings
 from app.engine.factors import FactorModel
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.parallel import usable_cores
-from app.engine.sgd.trainer import EpochReport, Fit, WarmStart
+from app.engine.sgd.trainer import Fit, WarmStart
 from app.registry.metrics import Averaging
+from app.settings import Training
+from app.training.lease import Lease
 from app.training.models import Phase
 
 _SECONDS_PER_RATING = 9e-8
@@ -43,13 +41,12 @@ class TrainedModel:
         """What averaging did and gained."""
         if self.average is None:
             return Averaging(is_on=False)
-        errors = {
-            "holdout_rmse": self.average.sweeps[-1].holdout_rmse,
-            "holdout_rmse_before": self.fit.best.holdout_rmse,
-        }
-        rounded = {name: round(error, 6) for name, error in errors.items() if error is not None}
         n_sweeps, n_factors = len(self.average.sweeps), self.average.model.n_factors
-        return Averaging(is_on=True, n_sweeps=n_sweeps, n_factors=n_factors, **rounded)
+        metrics = Averaging(is_on=True, n_sweeps=n_sweeps, n_factors=n_factors)
+        before, after = self.fit.best.holdout_rmse, self.average.sweeps[-1].holdout_rmse
+        if before is not None and after is not None:
+            metrics.holdout_rmse, metrics.holdout_rmse_before = round(after, 6), round(before, 6)
+        return metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,48 +56,36 @@ class PosteriorStage:
     seed: int
     n_threads: int
     settings: PosteriorSettings
-    is_cancelled: Callable[[], bool]
-    on_epoch: Callable[[Phase, EpochReport], None]
-    """Called after every sweep."""
     item_features: Matrix32 | None = None
 
     @classmethod
     def of(
-        cls,
-        hyperparameters: Hyperparameters,
-        ratings: Ratings,
-        *,
-        is_squared: bool,
-        n_threads: int | None,
-        limit: timedelta,
-        is_cancelled: Callable[[], bool],
-        on_epoch: Callable[[Phase, EpochReport], None],
+        cls, hyperparameters: Hyperparameters, ratings: Ratings, *, is_squared: bool, settings: Training
     ) -> PosteriorStage | None:
         """The stage, or None if the run goes without: switched off, too slow, or a loss that is not squared.
 
         The sampled models have Gaussian noise, which corresponds to the squared loss only.
         """
-        threads = n_threads or usable_cores()
-        is_quick = projected_seconds(ratings, hyperparameters.n_sweeps, threads) <= limit.total_seconds()
+        threads = settings.n_threads or usable_cores()
+        seconds = projected_seconds(ratings, hyperparameters.n_sweeps, threads)
+        is_quick = seconds <= settings.posterior_time_limit.total_seconds()
         mode = hyperparameters.posterior
         if mode == "off" or not is_squared or (mode == "auto" and not is_quick):
             return None
-        settings = PosteriorSettings(n_sweeps=hyperparameters.n_sweeps)
-        return cls(hyperparameters.seed, threads, settings, is_cancelled, on_epoch)
+        return cls(hyperparameters.seed, threads, PosteriorSettings(n_sweeps=hyperparameters.n_sweeps))
 
-    def evaluated(self, fit: Fit, train: Ratings, holdout: Ratings, earlier: WarmStart | None = None) -> PosteriorFit:
-        """The average measured on the hold-out, started from the fit or from an earlier average."""
-        return self._average("sample", fit, earlier, train, holdout=holdout)
-
-    def final(
-        self, fit: Fit, ratings: Ratings, first: PosteriorFit | None, earlier: WarmStart | None = None
+    def average(
+        self,
+        lease: Lease,
+        phase: Phase,
+        fit: Fit,
+        ratings: Ratings,
+        earlier: WarmStart | None,
+        *,
+        holdout: Ratings | None = None,
+        first: PosteriorFit | None = None,
     ) -> PosteriorFit:
-        """The average for all ratings, with as many sweeps and factors and the same intervals as the first one."""
-        return self._average("resample", fit, earlier, ratings, first=first)
-
-    def _average(
-        self, phase: Phase, fit: Fit, earlier: WarmStart | None, ratings: Ratings, **options: Any
-    ) -> PosteriorFit:
+        """The average started from the fit or from an earlier average; for `holdout` and `first` see the engine."""
         settings = self.settings
         if earlier:
             n_sweeps = max(round(_WARM_SHARE * settings.n_sweeps), 1)
@@ -111,10 +96,11 @@ class PosteriorStage:
             seed=self.seed,
             n_threads=self.n_threads,
             settings=settings,
+            holdout=holdout,
+            first=first,
             item_features=self.item_features,
-            is_cancelled=self.is_cancelled,
-            on_sweep=lambda sweep: self.on_epoch(phase, as_epoch(sweep)),
-            **options,
+            on_sweep=lambda report: lease.report(phase, report),
+            is_cancelled=lease.must_stop,
         )
 
 
@@ -122,15 +108,3 @@ def projected_seconds(ratings: Ratings, n_sweeps: int, n_threads: int) -> float:
     """Time that averaging both fits of a run takes if no chain settles early."""
     per_sweep = _SECONDS_PER_RATING * len(ratings) + _SECONDS_PER_ROW * (ratings.n_users + ratings.n_items)
     return _N_FITS * n_sweeps * per_sweep / n_threads
-
-
-def as_epoch(sweep: SweepReport) -> EpochReport:
-    """A sweep as an epoch: learning rate 0, and the sampled noise as its training error."""
-    return EpochReport(
-        epoch=sweep.sweep,
-        n_epochs=sweep.n_sweeps,
-        learning_rate=0.0,
-        train_rmse=math.sqrt(sweep.noise_variance),
-        holdout_rmse=sweep.holdout_rmse,
-        ratings_per_second=sweep.ratings_per_second,
-    )

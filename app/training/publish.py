@@ -61,8 +61,10 @@ def contents_of(
 ) -> VersionContents:
     """What the version stores; `with_starts` adds the fits that a later warm run starts from."""
     fits: dict[str, FactorModel] = {}
-    if evaluated and not with_starts:
-        fits = {"holdout_fit": _without_users(evaluated.model)}
+    if evaluated and not with_starts:  # folding in needs the item side only
+        model = evaluated.model
+        users = {name: getattr(model, name)[:0] for name in ("user_bias", "user_factors", "user_counts")}
+        fits = {"holdout_fit": dataclasses.replace(model, **users)}
     elif evaluated:
         fits = {"holdout_fit": evaluated.model}
         if evaluated.average:
@@ -136,10 +138,3 @@ def prune(database: Database, settings: Settings) -> None:
     else:
         if pruned:
             log.info("pruned model versions %s", ", ".join(map(str, pruned)))
-
-
-def _without_users(model: FactorModel) -> FactorModel:
-    """Folding in needs the item side only."""
-    return dataclasses.replace(
-        model, user_bias=model.user_bias[:0], user_factors=model.user_factors[:0], user_counts=model.user_counts[:0]
-    )

@@ -39,8 +39,8 @@ from app.training.models import (
 RunRow = Row[Any]
 """The columns of TrainingRun."""
 
-MAX_DEATHS = 3
-"""A run fails when this many trainers died of it, most likely out of memory; else it would block the queue."""
+MAX_CRASHES = 3
+"""A run fails when this many trainers crashed on it, most likely out of memory; else it would block the queue."""
 
 _OF_REPORT = ("epoch", "n_epochs", "learning_rate", "train_rmse", "holdout_rmse", "ratings_per_second")
 _PROCESS = secrets.token_hex(4)  # process ids are reused
@@ -53,7 +53,6 @@ class UnknownRun(NotFound):
 
     def __init__(self, run_id: int) -> None:
         super().__init__(f"training run {run_id} does not exist")
-        self.run_id = run_id
 
 
 class FinishedRun(Conflict):
@@ -61,17 +60,13 @@ class FinishedRun(Conflict):
 
     def __init__(self, run_id: int, status: str) -> None:
         super().__init__(f"training run {run_id} has already ended: {status}")
-        self.run_id = run_id
-        self.status = status
 
 
 class LeaseLost(Exception):
     """The run has ended or belongs to another trainer: none of the work done for it is recorded."""
 
-    def __init__(self, run_id: int, attempt: int) -> None:
-        super().__init__(f"training run {run_id} is no longer held by attempt {attempt}")
-        self.run_id = run_id
-        self.attempt = attempt
+    def __init__(self, held: Claim) -> None:
+        super().__init__(f"training run {held.run_id} is no longer held by attempt {held.attempt}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +124,7 @@ def enqueue(
         "created_at": now,
         "is_cancel_requested": False,
         "attempt": 0,
-        "n_deaths": 0,
+        "n_crashes": 0,
         **_NO_PROGRESS,
     }
     run_id: int | None = None
@@ -148,10 +143,10 @@ def claim(connection: Connection, worker: str, lease: timedelta, now: datetime) 
 
     Trainings come before searches, which take long.
     """
-    _end_expired_cancelled(connection, now)
-    _fail_after_max_deaths(connection, now)
+    _end_expired(connection, now)
     values = {"status": "running", "worker": worker, "lease_expires_at": now + lease, "started_at": now}
-    row = _take_over(connection, values, now) or _take_queued(connection, values)
+    expired = update(TrainingRun).where(*_has_expired(now)).values(n_crashes=TrainingRun.n_crashes + 1)
+    row = _claim(connection, expired, values) or _take_queued(connection, values)
     if row is None:
         return None
     connection.execute(delete(TrainingEpoch).where(TrainingEpoch.run_id == row.id))
@@ -187,13 +182,14 @@ def heartbeat(connection: Connection, held: Claim, lease: timedelta, now: dateti
     renewal = _of(held).values(lease_expires_at=now + lease).returning(TrainingRun.is_cancel_requested)
     is_cancel_requested = connection.execute(renewal).scalar_one_or_none()
     if is_cancel_requested is None:
-        raise LeaseLost(held.run_id, held.attempt)
+        raise LeaseLost(held)
     return bool(is_cancel_requested)
 
 
 def record(connection: Connection, held: Claim, **columns: Any) -> None:
-    """Set columns of the running run (n_ratings, trained_through, metrics); raises LeaseLost."""
-    _update(connection, held, **columns)
+    """Set columns of the running run; raises LeaseLost."""
+    if connection.execute(_of(held).values(**columns)).rowcount == 0:
+        raise LeaseLost(held)
 
 
 def record_epochs(connection: Connection, held: Claim, epochs: Sequence[Epoch]) -> None:
@@ -228,7 +224,7 @@ def _position(epoch: Epoch) -> tuple[int, int]:
 
 def finish(connection: Connection, held: Claim, status: RunStatus, now: datetime, **columns: Any) -> None:
     """End the run; raises LeaseLost, and then the transaction must be rolled back."""
-    _update(connection, held, status=status, finished_at=now, **_NO_LEASE, **columns)
+    record(connection, held, status=status, finished_at=now, **_NO_LEASE, **columns)
 
 
 def hand_back(connection: Connection, held: Claim, now: datetime) -> None:
@@ -238,7 +234,7 @@ def hand_back(connection: Connection, held: Claim, now: datetime) -> None:
     """
     try:
         with connection.begin_nested():
-            _update(connection, held, status="queued", started_at=None, **_NO_PROGRESS)
+            record(connection, held, status="queued", started_at=None, **_NO_PROGRESS)
     except IntegrityError:
         finish(connection, held, "cancelled", now, error="abandoned at shutdown, because another run is already queued")
     connection.execute(delete(TrainingEpoch).where(TrainingEpoch.run_id == held.run_id))
@@ -332,11 +328,6 @@ def is_training_queued(connection: Connection) -> bool:
     return connection.execute(waiting.limit(1)).first() is not None
 
 
-def _take_over(connection: Connection, values: dict[str, Any], now: datetime) -> RunRow | None:
-    expired = update(TrainingRun).where(*_has_expired(now))
-    return _claim(connection, expired, values | {"n_deaths": TrainingRun.n_deaths + 1})
-
-
 def _take_queued(connection: Connection, values: dict[str, Any]) -> RunRow | None:
     is_queued = TrainingRun.status == "queued"
     is_search = TrainingRun.kind == "search"
@@ -353,19 +344,16 @@ def _claim(connection: Connection, update_of_run: Update, values: dict[str, Any]
     return connection.execute(claiming.returning(*TrainingRun.__table__.columns)).one_or_none()
 
 
-def _end_expired_cancelled(connection: Connection, now: datetime) -> None:
-    """A run whose trainer died before it could cancel the run is cancelled, not taken over."""
-    is_cancelled = (*_has_expired(now), TrainingRun.is_cancel_requested)
-    ended = {"status": "cancelled", "finished_at": now, **_NO_LEASE}
-    connection.execute(update(TrainingRun).where(*is_cancelled).values(**ended))
+def _end_expired(connection: Connection, now: datetime) -> None:
+    """End the runs of crashed trainers that are not to be taken over: to be cancelled, or at their last crash.
 
-
-def _fail_after_max_deaths(connection: Connection, now: datetime) -> None:
-    """Fail a run that MAX_DEATHS trainers died of; handing a run back does not count as a death."""
-    error = f"the trainer died {MAX_DEATHS} times while working on it"
-    ended = {"status": "failed", "finished_at": now, "n_deaths": MAX_DEATHS, "error": error, **_NO_LEASE}
-    is_last_death = (*_has_expired(now), TrainingRun.n_deaths >= MAX_DEATHS - 1)
-    connection.execute(update(TrainingRun).where(*is_last_death).values(**ended))
+    Handing a run back does not count as a crash.
+    """
+    ended = update(TrainingRun).where(*_has_expired(now)).values(finished_at=now, **_NO_LEASE)
+    connection.execute(ended.where(TrainingRun.is_cancel_requested).values(status="cancelled"))
+    error = f"the trainer crashed {MAX_CRASHES} times while working on it"
+    failed = ended.values(status="failed", n_crashes=MAX_CRASHES, error=error)
+    connection.execute(failed.where(TrainingRun.n_crashes >= MAX_CRASHES - 1))
 
 
 def _has_expired(now: datetime) -> tuple[Any, ...]:
@@ -380,8 +368,3 @@ def _of(held: Claim) -> Update:
         TrainingRun.attempt == held.attempt,
     )
     return update(TrainingRun).where(*is_held)
-
-
-def _update(connection: Connection, held: Claim, **columns: Any) -> None:
-    if connection.execute(_of(held).values(**columns)).rowcount == 0:
-        raise LeaseLost(held.run_id, held.attempt)

@@ -60,15 +60,6 @@ def _pause(policy: RetrainPolicy, n_failures: int) -> timedelta:
     return min(policy.min_interval * (1 << min(n_failures, _MAX_DOUBLINGS)), policy.max_interval)
 
 
-@dataclass(frozen=True, slots=True)
-class _Verification:
-    """Result of checking the files of a version, and until when it is used."""
-
-    version: int
-    until: datetime
-    is_damaged: bool
-
-
 class RetrainMonitor:
     """Reads the state from the database, and remembers since when changes have been waiting.
 
@@ -80,7 +71,8 @@ class RetrainMonitor:
     def __init__(self, policy: RetrainPolicy, versions_dir: Path) -> None:
         self._policy = policy
         self._versions_dir = versions_dir
-        self._verification: _Verification | None = None
+        self._verified: tuple[int, datetime] | None = None  # the version, and when to verify it again
+        self._is_damaged = False
         self._changed_since: datetime | None = None
         self._is_new = True
 
@@ -99,28 +91,23 @@ class RetrainMonitor:
         elif self._changed_since is None:
             self._changed_since = last_started_at if self._is_new and last_started_at else now
         self._is_new = False
-        is_damaged = self._is_active_damaged(connection, now)
-        return RetrainState(n_changes, self._changed_since, last_started_at, _count_failures(connection), is_damaged)
+        self._verify_active(connection, now)
+        n_failures = _count_failures(connection)
+        return RetrainState(n_changes, self._changed_since, last_started_at, n_failures, self._is_damaged)
 
-    def _is_active_damaged(self, connection: Connection, now: datetime) -> bool:
+    def _verify_active(self, connection: Connection, now: datetime) -> None:
         """Checks every file's checksum, so the result is reused for VERIFY_EVERY."""
         version = versions.active_number(connection)
-        if version is None:
-            return False
-        checked = self._verification
-        if checked is None or checked.version != version or now >= checked.until:
-            is_damaged = self._verify(connection, version)
-            self._verification = checked = _Verification(version, now + VERIFY_EVERY, is_damaged)
-        return checked.is_damaged
-
-    def _verify(self, connection: Connection, version: int) -> bool:
+        if version is None or (self._verified and self._verified[0] == version and now < self._verified[1]):
+            return
         active = versions.get(connection, version)
         try:
             artifacts.verify(self._versions_dir / active.folder, active.manifest)
+            self._is_damaged = False
         except DamagedVersion as damaged:
             log.warning("a new version will be trained as soon as the retrain policy allows: %s", damaged)
-            return True
-        return False
+            self._is_damaged = True
+        self._verified = version, now + VERIFY_EVERY
 
 
 def _is_training_open(connection: Connection) -> bool:

@@ -15,7 +15,6 @@ from threadpoolctl import threadpool_limits
 from app.db.engine import Database
 from app.engine.arrays import Mask
 from app.engine.data.ratings import Ratings
-from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.grammar import InvalidLoss
 from app.engine.recipe import Recipe
 from app.engine.sgd.local import LocalTrainer
@@ -31,7 +30,7 @@ from app.training.evaluation.holdout import HoldoutSplit, measure, predict_holdo
 from app.training.evaluation.report import report
 from app.training.lease import Lease, RunStopped
 from app.training.models import Phase, RunStatus
-from app.training.posterior_stage import PosteriorStage, TrainedModel, as_epoch
+from app.training.posterior_stage import PosteriorStage, TrainedModel
 from app.training.queue import Claim, Epoch, LeaseLost
 from app.training.snapshot.take import TrainingSnapshot, split, take_snapshot
 from app.training.warm_start import ColdStart, Drifted, WarmPlan, plan_warm_run
@@ -66,11 +65,6 @@ class RunHooks(TypedDict, total=False):
     on_epoch: Callable[[Epoch], None] | None
 
 
-class _Callbacks(TypedDict):
-    on_epoch: Callable[[EpochReport], None]
-    is_cancelled: Callable[[], bool]
-
-
 Choose = Callable[[Lease, RunMetrics], Recipe | None]
 """Chooses the recipe to train, under the lease of the run, and adds to its metrics; None to train nothing.
 
@@ -91,10 +85,6 @@ class _Run:
     stage: PosteriorStage | None = None
     """Posterior averaging, if the run does it."""
 
-    @property
-    def trainer(self) -> LocalTrainer:
-        return LocalTrainer(self.settings.training.n_threads, self.settings.kernels_dir, self.recipe.loss)
-
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
         """Adds the time of the block to the metrics; raises RunStopped before it if the run must stop."""
@@ -108,9 +98,6 @@ class _Run:
     def add_seconds(self, phase: str, seconds: float) -> None:
         spent = self.metrics.seconds or {}
         self.metrics.seconds = spent | {phase: round(spent.get(phase, 0.0) + seconds, 4)}
-
-    def callbacks(self, phase: Phase) -> _Callbacks:
-        return {"on_epoch": lambda report: self.lease.report(phase, report), "is_cancelled": self.lease.must_stop}
 
     def add_to_curve(self, phase: Phase, reports: Iterable[EpochReport]) -> None:
         self.learning_curve += [{"phase": phase, **dataclasses.asdict(report)} for report in reports]
@@ -203,10 +190,7 @@ def _plan_averaging(run: _Run, snapshot: TrainingSnapshot) -> TrainingSnapshot:
         run.recipe.hyperparameters,
         widened.ratings,
         is_squared=run.recipe.loss.is_squared,
-        n_threads=run.settings.training.n_threads,
-        limit=run.settings.training.posterior_time_limit,
-        is_cancelled=run.lease.must_stop,
-        on_epoch=run.lease.report,
+        settings=run.settings.training,
     )
     if stage is None:
         return snapshot
@@ -230,7 +214,7 @@ def _plan_warm_start(run: _Run, snapshot: TrainingSnapshot, active: VersionRow |
 
 
 def _start_cold(run: _Run, reason: str) -> None:
-    run.metrics.start = Start(is_warm=False, because=reason, n_warm_in_a_row=0, drift=1.0)
+    run.metrics.start = Start(is_warm=False, reason=reason, n_warm_in_a_row=0, drift=1.0)
     log.info("run %d starts cold: %s", run.lease.claim.run_id, reason)
 
 
@@ -261,23 +245,22 @@ def _evaluated_fit(run: _Run, snapshot: TrainingSnapshot, is_held_out: Mask, pla
     start = None
     if plan:
         with run.timed("start"):
-            start = plan.start_of_evaluated(train, is_held_out)
-    with run.timed("fit"):
-        hyperparameters = _hyperparameters(run, plan)
-        fit = run.trainer.fit(train, hyperparameters, holdout=holdout, start=start, **run.callbacks("fit"))
-        _record_fit(run, "fit", fit)
+            start = plan.start_of_fit(plan.evaluated, train, plan.changed[~is_held_out])
+    fit = _fit(run, "fit", train, plan, start, holdout=holdout)
     del start  # as large as the model
     trained = TrainedModel(fit, None)
     if run.stage:
         with run.timed("posterior"):
-            earlier = plan.average_of_evaluated(train) if plan else None
-            trained = TrainedModel(fit, run.stage.evaluated(fit, train, holdout, earlier))
-            _record_sweeps(run, "sample", trained)
+            earlier = plan.start_of_chain(plan.evaluated_average, train) if plan else None
+            average = run.stage.average(run.lease, "sample", fit, train, earlier, holdout=holdout)
+            run.add_to_curve("sample", average.sweeps)
+            trained = TrainedModel(fit, average)
     run.metrics.posterior = trained.metrics()
     with run.timed("evaluate"):
         _evaluate(run, snapshot, trained, train, holdout)
         if plan:
-            _refuse_drift(run, plan)
+            limit = run.settings.training.warm_start_max_drift
+            run.metrics.start = plan.metrics_with_drift(run.metrics.gate, limit)
     return trained
 
 
@@ -310,50 +293,48 @@ def _evaluate(run: _Run, snapshot: TrainingSnapshot, trained: TrainedModel, trai
         comparison.refuse_if_worse(run.settings.training.gate_margin, run.recipe.loss)
 
 
-def _refuse_drift(run: _Run, plan: WarmPlan) -> None:
-    """Raises Drifted if this fit and the warm ones before it have together become worse by too much."""
-    drift = plan.drift(run.metrics.gate)
-    if drift is not None:
-        run.metrics.start = plan.metrics().model_copy(update={"drift": round(drift, 6)})
-        plan.refuse_drift(drift, run.settings.training.warm_start_max_drift)
-
-
 def _fit_all(run: _Run, ratings: Ratings, evaluated: TrainedModel | None, plan: WarmPlan | None) -> TrainedModel:
     """A fit of all ratings, for as many epochs as the evaluated fit found best."""
     start: WarmStart | None = None
     if plan:
         with run.timed("start"):
-            start = plan.start_of_published(ratings)
-    with run.timed("final_fit"):
-        hyperparameters, callbacks = _hyperparameters(run, plan), run.callbacks("final")
-        if evaluated:
-            fit = refit(run.trainer, ratings, hyperparameters, evaluated.fit, start=start, **callbacks)
-        else:
-            fit = run.trainer.fit(ratings, hyperparameters, **callbacks)
-        _record_fit(run, "final", fit)
+            start = plan.start_of_fit(plan.published, ratings, plan.changed)
+    fit = _fit(run, "final", ratings, plan, start, evaluated=evaluated)
     if run.stage is None:
         return TrainedModel(fit, None)
     with run.timed("final_posterior"):
-        earlier = plan.average_of_published(ratings) if plan else None
+        earlier = plan.start_of_chain(plan.published_average, ratings) if plan else None
         first = evaluated.average if evaluated else None
-        trained = TrainedModel(fit, run.stage.final(fit, ratings, first, earlier))
-        _record_sweeps(run, "resample", trained)
-    return trained
+        average = run.stage.average(run.lease, "resample", fit, ratings, earlier, first=first)
+        run.add_to_curve("resample", average.sweeps)
+    return TrainedModel(fit, average)
 
 
-def _hyperparameters(run: _Run, plan: WarmPlan | None) -> Hyperparameters:
-    return plan.hyperparameters if plan else run.recipe.hyperparameters
-
-
-def _record_fit(run: _Run, phase: Phase, fit: Fit) -> None:
+def _fit(
+    run: _Run,
+    phase: Phase,
+    ratings: Ratings,
+    plan: WarmPlan | None,
+    start: WarmStart | None,
+    *,
+    holdout: Ratings | None = None,
+    evaluated: TrainedModel | None = None,
+) -> Fit:
+    """A fit evaluated on the hold-out, or of all ratings for as many epochs as the evaluated fit found best."""
+    hyperparameters = plan.hyperparameters if plan else run.recipe.hyperparameters
+    trainer = LocalTrainer(run.settings.training.n_threads, run.settings.kernels_dir, run.recipe.loss)
+    options: dict[str, Any] = {"start": start, "is_cancelled": run.lease.must_stop}
+    options["on_epoch"] = lambda report: run.lease.report(phase, report)
+    seconds_of = "fit" if phase == "fit" else "final_fit"
+    with run.timed(seconds_of):
+        if evaluated:
+            fit = refit(trainer, ratings, hyperparameters, evaluated.fit, **options)
+        else:
+            fit = trainer.fit(ratings, hyperparameters, holdout=holdout, **options)
     run.add_to_curve(phase, fit.epochs)
     run.add_seconds("layout", fit.layout_seconds)  # a phase of its own, not part of the fit around it
-    run.add_seconds("fit" if phase == "fit" else "final_fit", -fit.layout_seconds)
-
-
-def _record_sweeps(run: _Run, phase: Phase, trained: TrainedModel) -> None:
-    if trained.average:
-        run.add_to_curve(phase, map(as_epoch, trained.average.sweeps))
+    run.add_seconds(seconds_of, -fit.layout_seconds)
+    return fit
 
 
 def _publish(run: _Run, snapshot: TrainingSnapshot, published: TrainedModel, evaluated: TrainedModel | None) -> int:
@@ -372,7 +353,7 @@ def _stop(run: _Run) -> None:
     if lease.is_cancel_requested:
         _finish(run, "cancelled")
     elif lease.is_lost:
-        raise LeaseLost(lease.claim.run_id, lease.claim.attempt)
+        raise LeaseLost(lease.claim)
     else:
         lease.write(lambda connection, now: queue.hand_back(connection, lease.claim, now))
         log.info("run %d was returned to the queue", lease.claim.run_id)

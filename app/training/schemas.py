@@ -66,9 +66,7 @@ class _Hyperparameters(BaseModel):
     """Hyperparameters that differ from the settings of the service; omit the others."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra={"examples": [{}, {"n_factors": 32, "n_epochs": 20, "seed": 7}]},
+        extra="forbid", strict=True, json_schema_extra={"examples": [{}, {"n_factors": 32, "n_epochs": 20, "seed": 7}]}
     )
 
     def over(self, defaults: Mapping[str, Any]) -> Hyperparameters:
@@ -106,7 +104,7 @@ class NewTrainingRun(HyperparametersIn):
                 {"loss": {"error": "log(cosh(r - r_hat))"}},
                 {"loss": {"error": "huber", "parameters": {"delta": 1.5}, "penalty": "elastic_net"}},
             ]
-        },
+        }
     )
 
     loss: LossIn | None = Field(None, description="What to minimize (default: PALATE_TRAINING_LOSS).")
@@ -114,6 +112,8 @@ class NewTrainingRun(HyperparametersIn):
 
 class EpochOut(BaseModel):
     """One pass over the ratings: an epoch of a fit, or a sweep of posterior averaging."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     phase: Phase = Field(
         description=(
@@ -134,10 +134,6 @@ class EpochOut(BaseModel):
     )
     ratings_per_second: float = Field(description="Training speed.", examples=[48_000_000.0])
     finished_at: datetime = Field(description="When the epoch ended.", examples=["2026-01-31T12:00:01Z"])
-
-    @classmethod
-    def of(cls, row: Row[Any]) -> Self:
-        return cls.model_validate(row, from_attributes=True)
 
 
 class TrainingRunOut(BaseModel):
@@ -192,18 +188,14 @@ class TrainingRunOut(BaseModel):
     @classmethod
     def of(cls, row: RunRow, epochs: Sequence[Row[Any]] = ()) -> Self:
         """`epochs` of a running run, all or the last of each phase, give its progress."""
-        return cls(**{**_columns(row), "progress": progress_of(row, epochs)})
+        loss = LossOut.of(loss_of(row).to_dict())
+        return cls(**{**row._mapping, "loss": loss, "progress": progress_of(row, epochs), "epochs": epochs})
 
 
 class TrainingRunDetail(TrainingRunOut):
     """A training run with its epochs."""
 
     epochs: list[EpochOut] = Field(description="Epochs in chronological order.")
-
-    @classmethod
-    def of(cls, row: RunRow, epochs: Sequence[Row[Any]] = ()) -> Self:
-        shown = [EpochOut.of(epoch) for epoch in epochs]
-        return cls(**{**_columns(row), "progress": progress_of(row, epochs), "epochs": shown})
 
 
 class TrainingRunList(BaseModel):
@@ -213,10 +205,6 @@ class TrainingRunList(BaseModel):
     next_cursor: str | None = Field(
         description="Pass it as `cursor` for the next page; null on the last.", examples=[None]
     )
-
-
-def _columns(row: RunRow) -> dict[str, Any]:
-    return {**row._mapping, "loss": LossOut.of(loss_of(row).to_dict())}
 
 
 _WEIGHTS: dict[Phase, float] = {"fit": 1.0, "sample": 4.0, "final": 1.0, "resample": 4.0}

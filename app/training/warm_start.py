@@ -64,29 +64,19 @@ class WarmPlan:
     """Of the unchanged ratings, those that are learned again."""
     changed: Mask
     """Which ratings of the snapshot are newer than the version."""
-    averages: tuple[FactorModel, FactorModel] | None = None
-    """The published and the evaluated average, if the version was averaged."""
+    published_average: FactorModel | None = None
+    evaluated_average: FactorModel | None = None
+    """The averages, if the version was averaged."""
 
-    def start_of_evaluated(self, train: Ratings, is_held_out: Mask) -> WarmStart:
-        """Start of the fit without the hold-out."""
-        learned = self._sample(train, self.changed[~is_held_out])
-        return carry_over(self.evaluated, train, self.user_rows, self.item_rows, learned)
-
-    def start_of_published(self, ratings: Ratings) -> WarmStart:
-        """Start of the fit with all ratings."""
-        return carry_over(self.published, ratings, self.user_rows, self.item_rows, self._sample(ratings, self.changed))
-
-    def average_of_evaluated(self, train: Ratings) -> WarmStart | None:
-        """Start of the chain without the hold-out."""
-        return self.averages and carry_over(self.averages[1], train, self.user_rows, self.item_rows, train)
-
-    def average_of_published(self, ratings: Ratings) -> WarmStart | None:
-        """Start of the chain with all ratings."""
-        return self.averages and carry_over(self.averages[0], ratings, self.user_rows, self.item_rows, ratings)
-
-    def _sample(self, ratings: Ratings, is_changed: Mask) -> Ratings:
+    def start_of_fit(self, fit: FactorModel, ratings: Ratings, is_changed: Mask) -> WarmStart:
+        """Start from one of the fits: learns the changed ratings and a sample of the others."""
         seed = [self.hyperparameters.seed, self.n_in_a_row]  # every run draws other unchanged ratings
-        return sample(ratings, is_changed, self.share, seed)
+        learned = sample(ratings, is_changed, self.share, seed)
+        return carry_over(fit, ratings, self.user_rows, self.item_rows, learned)
+
+    def start_of_chain(self, average: FactorModel | None, ratings: Ratings) -> WarmStart | None:
+        """Start from one of the averages."""
+        return carry_over(average, ratings, self.user_rows, self.item_rows, ratings) if average else None
 
     def metrics(self) -> Start:
         return Start(
@@ -97,16 +87,17 @@ class WarmPlan:
             drift=self.drift_before,
         )
 
-    def drift(self, gate: Gate | None) -> float | None:
-        """Drift including this run, whose ratio the gate measured; None if the gate measured another version."""
-        if not gate or gate.active_version != self.version or not gate.active_rmse or gate.rmse is None:
-            return None
-        return self.drift_before * (gate.rmse / gate.active_rmse)
+    def metrics_with_drift(self, gate: Gate | None, limit: float) -> Start:
+        """Metrics with the drift of this run included, whose ratio the gate measured, if it measured this version.
 
-    def refuse_drift(self, drift: float, limit: float) -> None:
-        """Raises Drifted if the RMSE has grown by more than `limit` over the warm versions in a row."""
+        Raises Drifted if the RMSE has grown by more than `limit` over the warm versions in a row.
+        """
+        if not gate or gate.active_version != self.version or not gate.active_rmse or gate.rmse is None:
+            return self.metrics()
+        drift = self.drift_before * (gate.rmse / gate.active_rmse)
         if drift > 1.0 + limit:
             raise Drifted(f"{self.n_in_a_row} warm versions in a row are worse by {drift - 1.0:.2%} in total")
+        return self.metrics().model_copy(update={"drift": round(drift, 6)})
 
 
 def plan_warm_run(
@@ -128,9 +119,11 @@ def plan_warm_run(
         starts = artifacts.load_starts(folder, active.manifest)
     except DamagedVersion as damaged:
         raise ColdStart(str(damaged)) from damaged
-    evaluated, averages = (holdout_fit.model if holdout_fit else None), None
+    evaluated = holdout_fit.model if holdout_fit else None
+    published_average = evaluated_average = None
     if starts:
-        averages = (published, holdout_fit.model) if holdout_fit and holdout_fit.model.n_users else None
+        if evaluated and evaluated.n_users:
+            published_average, evaluated_average = published, evaluated
         published, evaluated = starts
     if holdout_fit is None or evaluated is None or evaluated.n_users == 0:
         raise ColdStart(f"version {active.version} did not store its evaluated fit")
@@ -154,7 +147,8 @@ def plan_warm_run(
         item_rows=item_rows,
         share=settings.warm_start_fraction,
         changed=changed,
-        averages=averages,
+        published_average=published_average,
+        evaluated_average=evaluated_average,
     )
 
 

@@ -231,7 +231,7 @@ def _create_training() -> None:
         sa.Column("worker", sa.String(200), nullable=True),
         sa.Column("lease_expires_at", sa.BigInteger(), nullable=True),
         sa.Column("attempt", sa.Integer(), nullable=False),
-        sa.Column("n_deaths", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("n_crashes", sa.Integer(), server_default="0", nullable=False),
         sa.Column("n_ratings", sa.BigInteger(), nullable=True),
         sa.Column("trained_through", sa.BigInteger(), nullable=True),
         sa.Column("metrics", sa.JSON(), nullable=False),

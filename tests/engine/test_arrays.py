@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.engine.arrays import InvalidArray, mapped, rows, vector32
+from app.engine.arrays import InvalidArray, evenly_spaced, mapped, rows, starts_of, vector32
 
 
 def test_whole_numbers_of_any_width_become_rows():
@@ -47,3 +47,14 @@ def test_files_are_mapped_by_many_threads_at_once(tmp_path: Path):
         gc.set_threshold(*before)
         gc.callbacks.remove(let_others_run)
     assert set(found) == {21}
+
+
+def test_starts_are_where_groups_that_lie_end_to_end_begin():
+    assert starts_of(np.array([2, 0, 3])).tolist() == [0, 2, 2, 5]
+
+
+def test_a_sample_of_rows_is_evenly_spaced():
+    assert evenly_spaced(np.arange(100), 5).tolist() == [0, 24, 49, 74, 99]
+    assert evenly_spaced(np.arange(100, dtype=np.int32), 3).tolist() == [0, 49, 99]
+    assert evenly_spaced(np.arange(3), 5).tolist() == [0, 1, 2]
+    assert evenly_spaced(np.arange(3), 3).tolist() == [0, 1, 2]

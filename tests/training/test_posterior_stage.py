@@ -29,18 +29,15 @@ def _stage(chosen: Hyperparameters, *, is_squared: bool = True, limit: float = 6
         chosen,
         FEW,
         is_squared=is_squared,
-        n_threads=1,
-        limit=timedelta(seconds=limit),
-        is_cancelled=lambda: False,
-        on_epoch=lambda _phase, _report: None,
+        settings=Training(n_threads=1, posterior_time_limit=timedelta(seconds=limit)),
     )
 
 
 def test_averaging_is_done_where_time_allows_unless_somebody_decides() -> None:
     auto, on, off = (Hyperparameters(posterior=choice) for choice in ("auto", "on", "off"))
     assert _stage(auto)
-    assert not _stage(auto, limit=1e-9)
-    assert _stage(on, limit=1e-9)
+    assert not _stage(auto, limit=1e-6)
+    assert _stage(on, limit=1e-6)
     assert not _stage(off)
     assert not _stage(on, is_squared=False)
 

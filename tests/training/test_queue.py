@@ -87,12 +87,12 @@ def test_a_run_whose_lease_expired_is_taken_over_and_its_epochs_are_deleted(data
     assert epochs_of(database, run.id) == []
 
 
-def test_a_run_whose_trainer_died_three_times_has_failed(database: Database) -> None:
+def test_a_run_whose_trainer_crashed_three_times_has_failed(database: Database) -> None:
     deadly, next_in_line = enqueue(database), enqueue(database)
     claims = [_claim_at(database, f"trainer {n}", later=2 * n * LEASE) for n in range(4)]
     assert [held.run_id for held in claims if held] == [deadly.id] * 3 + [next_in_line.id]
     row = run_of(database, deadly.id)
-    assert (row.status, row.error) == ("failed", "the trainer died 3 times while working on it")
+    assert (row.status, row.error) == ("failed", "the trainer crashed 3 times while working on it")
     assert (row.worker, row.lease_expires_at) == (None, None)
     assert row.finished_at is not None
 
@@ -237,7 +237,7 @@ def test_a_heartbeat_reports_that_the_run_is_to_be_cancelled(database: Database,
         assert queue.heartbeat(connection, held, LEASE, database.now(connection))
 
 
-def test_a_run_to_be_cancelled_whose_trainer_died_is_cancelled_and_not_taken_over(database: Database) -> None:
+def test_a_run_to_be_cancelled_whose_trainer_crashed_is_cancelled_and_not_taken_over(database: Database) -> None:
     run = enqueue(database)
     _claim_at(database, "old")
     _cancel(database, run.id)

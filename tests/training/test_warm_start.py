@@ -44,7 +44,7 @@ def test_a_warm_run_starts_from_the_active_version(database: Database, warm: Set
     first = train(database, warm, CHOSEN)
     assert first.metrics["start"] == {
         "is_warm": False,
-        "because": "there is no active version",
+        "reason": "there is no active version",
         "n_warm_in_a_row": 0,
         "drift": 1.0,
     }
@@ -84,8 +84,8 @@ def test_every_nth_version_is_learned_anew(database: Database, warm: Settings) -
     assert in_a_row == [0, 1, 2, 3, 0, 1]
 
 
-def test_what_is_held_out_stays_unseen_by_the_examined_fit(database: Database, warm: Settings) -> None:
-    """It goes on from the fit that was examined, never from the published one, which has learned the hold-out."""
+def test_what_is_held_out_stays_unseen_by_the_evaluated_fit(database: Database, warm: Settings) -> None:
+    """It continues the fit that was evaluated, never from the published one, which has learned the hold-out."""
     fill(database, FEW)
     version = train(database, warm, CHOSEN).version
     fill(database, _some(5))
@@ -95,20 +95,21 @@ def test_what_is_held_out_stays_unseen_by_the_examined_fit(database: Database, w
     held_out = snapshot.holdout_mask(CHOSEN.holdout_fraction)
     plan = plan_warm_run(row, warm.versions_dir, snapshot, Recipe(CHOSEN), warm.training)
     learned, _ = split(snapshot.ratings, held_out)
-    examined, published = plan.start_of_evaluated(learned, held_out), plan.start_of_published(snapshot.ratings)
+    evaluated = plan.start_of_fit(plan.evaluated, learned, plan.changed[~held_out])
+    published = plan.start_of_fit(plan.published, snapshot.ratings, plan.changed)
     folder = warm.versions_dir / row.folder
     holdout_fit, loaded = artifacts.load_holdout_fit(folder), artifacts.load(folder, row.version)
     assert holdout_fit is not None
     for name in ("user_factors", "item_factors", "user_bias", "item_bias"):
-        assert np.array_equal(getattr(examined, name), getattr(holdout_fit.model, name))
+        assert np.array_equal(getattr(evaluated, name), getattr(holdout_fit.model, name))
         assert np.array_equal(getattr(published, name), getattr(loaded.model, name))
-        assert not np.array_equal(getattr(examined, name), getattr(published, name))
-    assert len(examined.ratings_to_learn) == (~held_out).sum()
+        assert not np.array_equal(getattr(evaluated, name), getattr(published, name))
+    assert len(evaluated.ratings_to_learn) == (~held_out).sum()
     assert len(published.ratings_to_learn) == len(held_out)
 
 
 @pytest.mark.parametrize(
-    ("change", "because"),
+    ("change", "reason"),
     [
         ({"seed": 1}, "other hyperparameters: seed"),
         ({"n_factors": 5}, "other hyperparameters: n_factors"),
@@ -116,32 +117,32 @@ def test_what_is_held_out_stays_unseen_by_the_examined_fit(database: Database, w
     ],
 )
 def test_other_hyperparameters_start_cold(
-    database: Database, warm: Settings, change: dict[str, Any], because: str
+    database: Database, warm: Settings, change: dict[str, Any], reason: str
 ) -> None:
     fill(database, FEW)
     train(database, warm, CHOSEN)
     fill(database, _some(3))
-    assert because in train(database, warm, CHOSEN.replace(**change)).metrics["start"]["because"]
+    assert reason in train(database, warm, CHOSEN.replace(**change)).metrics["start"]["reason"]
 
 
 def test_no_or_too_many_changes_and_few_ratings_start_cold(database: Database, warm: Settings) -> None:
     fill(database, FEW)
     train(database, warm, CHOSEN)
-    assert "no rating is newer" in train(database, warm, CHOSEN).metrics["start"]["because"]
+    assert "no rating is newer" in train(database, warm, CHOSEN).metrics["start"]["reason"]
     fill(database, _some(40, "new-user"))
-    assert "users are new" in train(database, warm, CHOSEN).metrics["start"]["because"]
+    assert "users are new" in train(database, warm, CHOSEN).metrics["start"]["reason"]
     fill(database, ratings_of(100, 60, seed=5))
-    assert "are newer than" in train(database, warm, CHOSEN).metrics["start"]["because"]
+    assert "are newer than" in train(database, warm, CHOSEN).metrics["start"]["reason"]
     fill(database, _some(2, "kind"))
     large_only = warm.model_copy(update={"training": Training()})
-    assert "takes little time" in train(database, large_only, CHOSEN).metrics["start"]["because"]
+    assert "takes little time" in train(database, large_only, CHOSEN).metrics["start"]["reason"]
 
 
 def test_a_version_that_kept_no_holdout_fit_with_users_is_not_gone_on_from(database: Database, warm: Settings) -> None:
     fill(database, FEW)
     train(database, warm.model_copy(update={"training": Training()}), CHOSEN)
     fill(database, _some(3))
-    assert "did not store its evaluated fit" in train(database, warm, CHOSEN).metrics["start"]["because"]
+    assert "did not store its evaluated fit" in train(database, warm, CHOSEN).metrics["start"]["reason"]
 
 
 def test_a_damaged_version_leads_to_a_cold_start(database: Database, warm: Settings) -> None:
@@ -166,7 +167,7 @@ def test_a_warm_fit_that_is_worse_is_repeated_cold_in_the_same_run(
     monkeypatch.setattr(warm_start, "STEP_SHARE", 8.0)
     run = train(database, strict, CHOSEN)
     assert run.status == "succeeded"
-    assert "in a row are worse" in run.metrics["start"]["because"]
+    assert "in a row are worse" in run.metrics["start"]["reason"]
     assert run.metrics["best_epoch"] > 1
     assert run.version == active(database)
 
@@ -209,7 +210,7 @@ def test_another_loss_starts_cold_and_the_same_one_warm(database: Database, warm
         assert run.status == "succeeded", run.error
         starts.append(run.metrics["start"])
     assert [start["is_warm"] for start in starts] == [False, False, True, False, False]
-    assert starts[1]["because"] == "the active version was fitted with another loss"
+    assert starts[1]["reason"] == "the active version was fitted with another loss"
 
 
 def test_a_warm_run_with_a_link_starts_from_its_scores(database: Database, warm: Settings) -> None:

@@ -14,6 +14,7 @@ from app.db.engine import Database
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
+from app.items import store as items
 from app.ratings import store
 from app.ratings.models import NewRating
 from app.registry import versions
@@ -103,3 +104,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.02)
+
+
+def categorise(database: Database, **categories: list[str]) -> None:
+    with database.write() as connection:
+        items.write_many(connection, {item_id: {"categories": names} for item_id, names in categories.items()})

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from app.engine.arrays import Counts, Matrix32, Rows, Vector32, Vector64
+from app.engine.arrays import Matrix32, Vector32, Vector64, starts_of
 from app.engine.bayes.compress import PosteriorMeans, compress
 from app.engine.bayes.gibbs import Chain, Side
 from app.engine.bayes.gibbs_kernels import add_predictions
@@ -29,7 +29,7 @@ from app.engine.data.sorting import sort_by_first
 from app.engine.data.statistics import count_rows
 from app.engine.factors import FactorModel
 from app.engine.linalg import cut, product
-from app.engine.sgd.trainer import FitCancelled, WarmStart
+from app.engine.sgd.trainer import EpochReport, FitCancelled, WarmStart
 
 MAX_RANK = 16
 _WIDTH = 32
@@ -55,23 +55,12 @@ class PosteriorSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class SweepReport:
-    """One sweep: every vector drawn once. holdout_rmse is that of the mean of all samples so far."""
-
-    sweep: int
-    """Counted from 1."""
-    n_sweeps: int
-    noise_variance: float
-    holdout_rmse: float | None
-    ratings_per_second: float
-
-
-@dataclass(frozen=True, slots=True)
 class PosteriorFit:
     """The averaged model, and how it was made."""
 
     model: FactorModel
-    sweeps: tuple[SweepReport, ...]
+    sweeps: tuple[EpochReport, ...]
+    """Every vector drawn once. train_rmse is the sampled noise, holdout_rmse that of the mean of all samples so far."""
     features_seconds: float
 
 
@@ -85,7 +74,7 @@ def average_posterior(
     holdout: Ratings | None = None,
     first: PosteriorFit | None = None,
     item_features: Matrix32 | None = None,
-    on_sweep: Callable[[SweepReport], None] | None = None,
+    on_sweep: Callable[[EpochReport], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> PosteriorFit:
     """The mean over a chain that starts at trained vectors, compressed to one model over the same rows.
@@ -154,10 +143,10 @@ class _RunningMeans:
         self._held_out_sums = np.zeros(len(self.holdout) if self.holdout is not None else 0)
 
     def sweep(
-        self, on_sweep: Callable[[SweepReport], None], is_cancelled: Callable[[], bool]
-    ) -> tuple[SweepReport, ...]:
+        self, on_sweep: Callable[[EpochReport], None], is_cancelled: Callable[[], bool]
+    ) -> tuple[EpochReport, ...]:
         """Sweeps until as many as planned are done or the hold-out error has settled; raises FitCancelled."""
-        reports: list[SweepReport] = []
+        reports: list[EpochReport] = []
         n_burn_in = min(self.settings.n_burn_in, self.settings.n_sweeps - 1)
         for sweep in range(1, self.settings.n_sweeps + 1):
             started = time.perf_counter()
@@ -168,12 +157,13 @@ class _RunningMeans:
                 if sweep > n_burn_in and (draw == self.chain.draw_items) == self.averages_items:
                     self._add_sample()
             seconds = max(time.perf_counter() - started, 1e-9)
-            report = SweepReport(
-                sweep,
-                self.settings.n_sweeps,
-                self.chain.noise_variance,
-                self._holdout_rmse(),
-                len(self.ratings) / seconds,
+            report = EpochReport(
+                epoch=sweep,
+                n_epochs=self.settings.n_sweeps,
+                learning_rate=0.0,
+                train_rmse=math.sqrt(self.chain.noise_variance),
+                holdout_rmse=self._holdout_rmse(),
+                ratings_per_second=len(self.ratings) / seconds,
             )
             reports.append(report)
             on_sweep(report)
@@ -245,7 +235,7 @@ class _RunningMeans:
         errors = self.holdout.values - self.chain.mean - self._held_out_sums / self.n_samples
         return math.sqrt(float((errors**2).mean()))
 
-    def _has_settled(self, reports: list[SweepReport], n_burn_in: int) -> bool:
+    def _has_settled(self, reports: list[EpochReport], n_burn_in: int) -> bool:
         window = max(self.settings.n_sweeps // 4, 10)
         if len(reports) <= n_burn_in + window:
             return False
@@ -257,15 +247,12 @@ def by_user_and_item(ratings: Ratings) -> tuple[Sparse, Sparse, Vector32]:
     """The ratings by user and by item, and the values in the order of items."""
     by_item = (np.empty_like(ratings.item_rows), np.empty_like(ratings.user_rows), np.empty_like(ratings.values))
     sort_by_first((ratings.item_rows, ratings.user_rows, ratings.values), ratings.n_items, by_item)
-    users = _sparse(count_rows(ratings.user_rows, ratings.n_users), ratings.item_rows)
-    items = _sparse(count_rows(ratings.item_rows, ratings.n_items), by_item[1])
+    counts = count_rows(ratings.user_rows, ratings.n_users), count_rows(ratings.item_rows, ratings.n_items)
+    users, items = (
+        Sparse(starts_of(own), others, own, cut(own, _WORK_PER_ROW))
+        for own, others in zip(counts, (ratings.item_rows, by_item[1]), strict=True)
+    )
     return users, items, by_item[2]
-
-
-def _sparse(counts: Counts, others: Rows) -> Sparse:
-    starts = np.zeros(counts.size + 1, np.int64)
-    np.cumsum(counts, out=starts[1:])
-    return Sparse(starts, others, counts, cut(counts, _WORK_PER_ROW))
 
 
 def _sampler_columns(

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import statistics
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from app.engine.arrays import Rows, Vector32
+from app.engine.arrays import Rows, Vector32, evenly_spaced
 from app.engine.data.ratings import Ratings
 from app.engine.data.statistics import count_rows
 from app.engine.factors import FactorModel
 from app.engine.fold_in.fold_in import FoldIn
-from app.engine.fold_in.intervals import LEVELS, calibrated
+from app.engine.fold_in.intervals import LEVELS, calibrated, gaussian_reach
 
 _MAX_USERS = 1000
 """Users whose held-out ratings are predicted."""
@@ -36,14 +35,6 @@ class _HeldOutUser(NamedTuple):
     values: Vector32
 
 
-class _Prediction(NamedTuple):
-    """Of one user's held-out ratings."""
-
-    user: _HeldOutUser
-    values: Vector32
-    variances: Vector32
-
-
 def calibrate(model: FactorModel, ratings: Ratings, holdout: Ratings | None) -> FactorModel:
     """The model with the scales that predict the hold-out best by folding in, and with calibrated intervals.
 
@@ -51,7 +42,7 @@ def calibrate(model: FactorModel, ratings: Ratings, holdout: Ratings | None) -> 
     """
     users = _held_out_users(ratings, holdout)
     if not users:
-        gaussian = [statistics.NormalDist().inv_cdf(0.5 + min(level, 0.999) / 2) for level in LEVELS]
+        gaussian = [gaussian_reach(level) for level in LEVELS]
         return _with(_scaled(model, _DEFAULT_COVARIANCE_SCALE, 1.0), reach=np.array(gaussian))
     models = [_scaled(model, *scales) for scales in itertools.product(_COVARIANCE_SCALES, _NOISE_SCALES)]
     return _with_intervals(min(models, key=lambda candidate: _squared_error(candidate, users)), users)
@@ -67,11 +58,6 @@ def calibrate_like(model: FactorModel, first: FactorModel) -> FactorModel:
         user_widening=measured.user_widening,
         item_widening=measured.item_widening,
     )
-
-
-def evenly_spaced(rows: np.ndarray, n: int) -> np.ndarray:
-    """At most n of the rows."""
-    return rows if rows.size <= n else rows[np.linspace(0, rows.size - 1, n).astype(np.int64)]
 
 
 def _scaled(model: FactorModel, covariance_scale: float, noise_scale: float) -> FactorModel:
@@ -91,13 +77,13 @@ def _with(model: FactorModel, **changes: Any) -> FactorModel:
 
 
 def _squared_error(model: FactorModel, users: list[_HeldOutUser]) -> float:
-    return sum(float(((user.values - predicted) ** 2).sum()) for user, predicted, _ in _predictions(model, users))
+    return sum(float(((user.values - predicted) ** 2).sum()) for user, (predicted, _) in _predictions(model, users))
 
 
 def _with_intervals(model: FactorModel, users: list[_HeldOutUser]) -> FactorModel:
     """Intervals that cover as large a share of the hold-out as they promise."""
     deviations, user_counts, item_counts = [], [], []
-    for user, predicted, variances in _predictions(model, users):
+    for user, (predicted, variances) in _predictions(model, users):
         deviations.append(np.abs(user.values - predicted) / np.sqrt(variances))
         user_counts.append(np.full(predicted.size, user.known_rows.size))
         item_counts.append(model.item_counts[user.item_rows])
@@ -117,8 +103,11 @@ def _held_out_users(ratings: Ratings, holdout: Ratings | None) -> list[_HeldOutU
     ]
 
 
-def _predictions(model: FactorModel, users: list[_HeldOutUser]) -> Iterator[_Prediction]:
+def _predictions(
+    model: FactorModel, users: list[_HeldOutUser]
+) -> Iterator[tuple[_HeldOutUser, tuple[Vector32, Vector32]]]:
+    """Predictions and variances of each user's held-out ratings."""
     fold_in = FoldIn(model)
     for user in users:
         folded = fold_in.fold_in(user.known_rows, user.known_values)
-        yield _Prediction(user, *fold_in.predict(folded, user.item_rows))
+        yield user, fold_in.predict(folded, user.item_rows)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.engine.arrays import Matrix32, Vector32, Vector64
-from app.engine.bayes.calibrate import calibrate, calibrate_like, evenly_spaced
+from app.engine.arrays import Matrix32, Vector32, Vector64, evenly_spaced
+from app.engine.bayes.calibrate import calibrate, calibrate_like
 from app.engine.bayes.low_rank import LowRank, truncate
 from app.engine.data.features import Features
 from app.engine.data.popularity import learned_shrinkage

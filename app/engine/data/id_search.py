@@ -21,12 +21,12 @@ def _compare(left: Bytes, start: int, end: int, right: Bytes, from_: int, to: in
 def find_rows(text: Bytes, offsets: Offsets, query: Bytes, query_offsets: Offsets, rows: Rows) -> None:
     """Binary search of each queried id among the sorted ids.
 
-    text, query: UTF-8 bytes end to end, each with its n + 1 offsets   rows [n_queried], overwritten; -1 where absent
+    text, query: UTF-8 bytes end to end, each with its n + 1 offsets   rows [n_queried], overwritten; for an absent id
+    -1 - i, where i is the row before which it would be inserted
     """
     for one in range(query_offsets.size - 1):
         low, high = 0, offsets.size - 1
         start, end = query_offsets[one], query_offsets[one + 1]
-        rows[one] = -1
         while low < high:
             middle = (low + high) // 2
             order = _compare(text, offsets[middle], offsets[middle + 1], query, start, end)
@@ -37,6 +37,8 @@ def find_rows(text: Bytes, offsets: Offsets, query: Bytes, query_offsets: Offset
                 low = middle + 1
             else:
                 high = middle
+        else:
+            rows[one] = -1 - low
 
 
 @njit(void(READ_ROWS, READ_OFFSETS, ROWS), nogil=True, cache=True)

@@ -18,6 +18,7 @@ from app.engine.arrays import (
     Vector32,
     refuse_rows_outside,
     rows,
+    starts_of,
     vector32,
 )
 
@@ -131,6 +132,10 @@ class Vocabulary:
 
     def rows_of(self, ids: Sequence[str]) -> Rows:
         """The row of each id, -1 for those not here."""
+        return np.maximum(self.search(ids), -1)
+
+    def search(self, ids: Sequence[str]) -> Rows:
+        """The row of each id; for one that is not here -1 - i, where i is the row before which it would be inserted."""
         from app.engine.data.id_search import find_rows  # compiled at import: not for `palate --help`
 
         found_rows = np.empty(len(ids), np.int32)
@@ -157,6 +162,5 @@ def _encoded(outside_id: str) -> bytes:
 
 
 def _packed(encoded: Sequence[bytes]) -> tuple[Bytes, Offsets]:
-    offsets = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
-    return np.frombuffer(b"".join(encoded), np.uint8), offsets
+    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+    return np.frombuffer(b"".join(encoded), np.uint8), starts_of(lengths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from concurrent.futures import Executor
 
 import numpy as np
@@ -11,15 +12,7 @@ from app.engine.arrays import InvalidArray, Matrix64, Rows, Vector32, refuse_row
 from app.engine.data.ratings import Ratings
 from app.engine.factors import FactorModel
 from app.engine.fold_in.declared_loss import evidence_of, solve_declared
-from app.engine.fold_in.intervals import (
-    BUCKETS,
-    INTERVAL_LEVEL,
-    bucket_of,
-    calibrated_reach,
-    gaussian_interval,
-    gaussian_reach,
-    reach_by_buckets,
-)
+from app.engine.fold_in.intervals import BUCKETS, INTERVAL_LEVEL, calibrated_reach, gaussian_interval, gaussian_reach
 from app.engine.fold_in.kernel_model import KernelModel
 from app.engine.fold_in.kernels import add_held_out_errors, fold_in_user, predict_items, predict_with_intervals
 from app.engine.fold_in.user import UserVector
@@ -98,7 +91,8 @@ class FoldIn:
             values, variances = self.predict(user, items)
             return np.array([values, *self.interval(user, items, values, variances, level)], np.float64)
         predictions = np.empty((3, items.size))
-        reach = (self._reach if level == INTERVAL_LEVEL else self._reach_at(level))[bucket_of(user.n_ratings)]
+        reach_at = self._reach if level == INTERVAL_LEVEL else self._reach_at(level)
+        reach = reach_at[bisect_right(BUCKETS, user.n_ratings)]
         side = (user.factors, user.bias, user.upper, user.noise_scale)
         if not predict_with_intervals(self._record, *side, items, reach, _BUCKETS, predictions):
             refuse_rows_outside(items, self.model.n_items, "item_rows", unknown_allowed=True)
@@ -156,6 +150,7 @@ class FoldIn:
 
     def _reach_at(self, level: float) -> Matrix64:
         """Standard deviations by bucket of the user (rows) and of the item (columns)."""
-        if self.model.posterior is None:
-            return np.full((len(BUCKETS) + 1, len(BUCKETS) + 1), gaussian_reach(level))
-        return reach_by_buckets(self.model.posterior, level)
+        first, posterior = (0, *BUCKETS), self.model.posterior
+        if posterior is None:
+            return np.full((len(first), len(first)), gaussian_reach(level))
+        return np.array([calibrated_reach(posterior, n_ratings, np.array(first), level) for n_ratings in first])

@@ -9,13 +9,12 @@ quantile needs.
 from __future__ import annotations
 
 import statistics
-from bisect import bisect_right
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.arrays import Matrix64, Vector32, Vector64
+from app.engine.arrays import Vector32, Vector64
 from app.engine.factors import Posterior
 
 INTERVAL_LEVEL = 0.8
@@ -67,13 +66,6 @@ def calibrated_reach(
     return reach
 
 
-def reach_by_buckets(posterior: Posterior, level: float) -> Matrix64:
-    """`calibrated_reach` for every bucket of users (rows) and of items (columns)."""
-    widening = np.outer(posterior.user_widening, posterior.item_widening)
-    reach: Matrix64 = np.interp(level, _LEVELS, posterior.reach) * widening
-    return reach
-
-
 def gaussian_interval(
     values: Vector32, variances: Vector32, level: float = INTERVAL_LEVEL
 ) -> tuple[Vector32, Vector32]:
@@ -85,11 +77,6 @@ def gaussian_interval(
 def gaussian_reach(level: float) -> float:
     """Standard deviations on each side of the mean that hold this share of a Gaussian distribution."""
     return statistics.NormalDist().inv_cdf(0.5 + level / 2)
-
-
-def bucket_of(n_ratings: int) -> int:
-    """The bucket of a user or an item with so many ratings."""
-    return bisect_right(BUCKETS, n_ratings)
 
 
 def _buckets(counts: npt.NDArray[np.integer]) -> npt.NDArray[np.intp]:

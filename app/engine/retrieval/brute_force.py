@@ -72,7 +72,7 @@ def best_rows(scores: Vector32, n: int, *, excluded: Rows = NO_ROWS, candidates:
     """The n rows with the highest scores, best first, and those scores; NaN never appears."""
     if n < 0:
         raise InvalidArray("n", f"must not be negative, not {n}")
-    pool = NO_ROWS if candidates is None else _distinct(candidates, scores.size)
+    pool = NO_ROWS if candidates is None else distinct_rows(candidates, scores.size)
     n = min(n, scores.size if candidates is None else pool.size)
     rows, values = np.empty(n, np.int32), np.empty(n, np.float32)
     refuse_rows_outside(excluded, scores.size, "excluded", unknown_allowed=True)
@@ -80,8 +80,8 @@ def best_rows(scores: Vector32, n: int, *, excluded: Rows = NO_ROWS, candidates:
     return rows[:n_selected], values[:n_selected]
 
 
-def _distinct(candidates: Rows, n_rows: int) -> Rows:
-    """Ascending, each once, without those outside the model."""
+def distinct_rows(candidates: Rows, n_rows: int) -> Rows:
+    """Ascending, each once, without -1; other rows outside the model raise InvalidArray."""
     refuse_rows_outside(candidates, n_rows, "candidates", unknown_allowed=True)
-    distinct = np.unique(candidates)
+    distinct = np.unique(candidates).astype(np.int32, copy=False)
     return distinct[1:] if distinct.size and distinct[0] < 0 else distinct

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from app.engine.arrays import InvalidArray, Rows, refuse_rows_outside
 from app.engine.data.row_sets import RowSet, Words
 from app.engine.factors import Arrays, FactorModel
-from app.engine.retrieval.brute_force import BruteForceRetriever
+from app.engine.retrieval.brute_force import BruteForceRetriever, distinct_rows
 from app.engine.retrieval.index_arrays import build_arrays, check_arrays, n_lead_of, slack_of
 from app.engine.retrieval.index_kernels import INDEX_RECORD, SCAN_COST, search_many, search_one
 from app.engine.retrieval.retriever import Query, RankedRows, Retriever
@@ -95,7 +95,9 @@ class TopNIndex:
         if candidates is not None:
             candidates, among = self._narrowed(candidates, among)
             offered, only_offered = (self._outliers, False) if candidates is None else (candidates, True)
-        words = _NO_WORDS if among is None else self._words_of(among)
+        if among is not None and among.n_rows != self._n_items:
+            raise InvalidArray("among", f"is of {among.n_rows} rows; the model has {self._n_items}")
+        words = _NO_WORDS if among is None else among.words
         search = self._for_one if len(queries) == 1 else self._for_several
         return search(queries, n, words, offered, only_offered, cosine)
 
@@ -153,19 +155,12 @@ class TopNIndex:
                 raise InvalidArray("vector", f"must have shape ({self.model.n_factors},), not {query.vector.shape}")
             refuse_rows_outside(query.excluded, self.model.n_items, "excluded", unknown_allowed=True)
 
-    def _words_of(self, among: RowSet) -> Words:
-        if among.n_rows != self.model.n_items:
-            raise InvalidArray("among", f"is of {among.n_rows} rows; the model has {self.model.n_items}")
-        return among.words
-
     def _narrowed(self, candidates: Rows, among: RowSet | None) -> tuple[Rows | None, RowSet | None]:
         """Few candidates as ascending rows; many as a set, intersected with `among`."""
-        n_items = self.model.n_items
-        refuse_rows_outside(candidates, n_items, "candidates", unknown_allowed=True)
-        if candidates.size <= n_items * SCAN_COST:
-            distinct = np.unique(candidates)
-            return distinct[np.searchsorted(distinct, 0) :].astype(np.int32), among
-        listed = RowSet.of(candidates, n_items)
+        if candidates.size <= self._n_items * SCAN_COST:
+            return distinct_rows(candidates, self._n_items), among
+        refuse_rows_outside(candidates, self._n_items, "candidates", unknown_allowed=True)
+        listed = RowSet.of(candidates, self._n_items)
         return None, listed if among is None else among & listed
 
 

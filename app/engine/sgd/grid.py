@@ -18,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.arrays import Counts, Mask, Offsets, Rows, Vector32
+from app.engine.arrays import Counts, Mask, Offsets, Rows, Vector32, starts_of
 from app.engine.data.ratings import Ratings
 from app.engine.data.statistics import RatingStatistics, rating_statistics
 from app.engine.parallel import ROWS_OF_A_PART, in_parts, run_all
@@ -107,9 +107,7 @@ def partition(counts: Counts, n_groups: int) -> Partition:
     row_at = falling[np.argsort(groups.astype(np.uint16), kind="stable")].astype(np.int32)  # 16 bits: linear time
     position_of = np.empty(counts.size, np.int32)
     position_of[row_at] = np.arange(counts.size, dtype=np.int32)
-    starts = np.zeros(n_groups + 1, np.int64)
-    np.cumsum(np.bincount(group_of, minlength=n_groups), out=starts[1:])
-    return Partition(position_of, row_at, group_of, starts)
+    return Partition(position_of, row_at, group_of, starts_of(np.bincount(group_of, minlength=n_groups)))
 
 
 def build_grid(

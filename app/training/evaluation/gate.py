@@ -14,7 +14,7 @@ from app.engine.data.ratings import Ratings
 from app.engine.factors import FactorModel
 from app.engine.losses.base import Loss
 from app.registry import artifacts
-from app.registry.artifacts import DamagedVersion, HoldoutFit, look_up
+from app.registry.artifacts import DamagedVersion, look_up
 from app.registry.metrics import Gate
 from app.registry.versions import VersionRow
 from app.settings import RatingScale
@@ -84,7 +84,11 @@ def compare_with_active(
     `TrainingSnapshot.holdout_mask`), so the smaller of both hold-outs was held out of both fits. The published model of
     the active version would not do: it has learned most of these ratings.
     """
-    holdout_fit = _load_holdout_fit(versions_dir, active)
+    try:
+        holdout_fit = artifacts.load_holdout_fit(versions_dir / active.folder, active.manifest)
+    except DamagedVersion as damaged:  # all the more reason to publish a new one
+        log.warning("no comparison with the active version %d: %s", active.version, damaged)
+        return None
     if holdout_fit is None:
         return None
     shared_fraction = min(holdout_fraction, active.manifest["hyperparameters"]["holdout_fraction"])
@@ -96,11 +100,3 @@ def compare_with_active(
         new=predict_holdout(model, shared, scale),
         active=predict_holdout(holdout_fit.model, shared, scale, model_rows),
     )
-
-
-def _load_holdout_fit(versions_dir: Path, active: VersionRow) -> HoldoutFit | None:
-    try:
-        return artifacts.load_holdout_fit(versions_dir / active.folder, active.manifest)
-    except DamagedVersion as damaged:  # all the more reason to publish a new one
-        log.warning("no comparison with the active version %d: %s", active.version, damaged)
-        return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.engine.arrays import Rows, Vector32, Vector64
+from app.engine.arrays import Rows, Vector32, Vector64, evenly_spaced
 from app.engine.data.ratings import Ratings
 from app.engine.evaluation import graded_ndcg_at, interval_coverage, mae, ndcg_at, recall_at, rmse
 from app.engine.factors import FactorModel
@@ -127,13 +127,6 @@ def users_to_rank(model: FactorModel, split: HoldoutSplit) -> Iterator[tuple[Row
         relevant = split.holdout.item_rows[of_holdout][is_relevant]
         if relevant.size:
             yield split.known.item_rows[of_known], values, relevant
-
-
-def evenly_spaced(rows: Rows, n: int) -> Rows:
-    """At most n of the rows, evenly spaced."""
-    if rows.size <= n:
-        return rows
-    return rows[np.linspace(0, rows.size - 1, n).astype(np.int64)]
 
 
 def _slices(sorted_rows: Rows, rows: Rows) -> list[slice]:

@@ -45,12 +45,16 @@ def tables(shown: VersionRow, active: VersionRow | None) -> Iterator[Table | str
     yield _measures(shown, other)
     gate = metrics.get("gate")
     if gate and gate["rmse"] is not None and gate["active_rmse"] is not None:
-        yield _gate_line(gate)
+        yield (
+            f"RMSE on the same {gate['n_ratings']:,} held-out ratings when it was published: {gate['rmse']:.4f}, "
+            f"that of version {gate['active_version']}, active at the time: {gate['active_rmse']:.4f}"
+        )
     if "report" not in metrics:
         yield f"version {shown.version} has no report by number of ratings"
         return
+    other_report = other.manifest["metrics"].get("report", {}) if other else {}
     for side in ("user", "item"):
-        theirs = _report(other).get(f"by_ratings_of_{side}", [])
+        theirs = other_report.get(f"by_ratings_of_{side}", [])
         yield _by_bucket(side, metrics["report"][f"by_ratings_of_{side}"], theirs, other)
 
 
@@ -81,28 +85,12 @@ def _by_bucket(
         table.add_column(f"RMSE, {_name(other)}", justify="right")
     largest = max((bucket["rmse"] for bucket in buckets), default=0.0) or 1.0
     for bucket in buckets:
-        errors = [
-            f"{bucket['rmse']:.4f}",
-            f"{bucket['mae']:.4f}",
-            f"{bucket['coverage']:.1%}",
-            f"{bucket['width']:.2f}",
-        ]
+        errors = _number(bucket["rmse"]), _number(bucket["mae"])
+        interval = f"{bucket['coverage']:.1%}", f"{bucket['width']:.2f}"
         bar = Bar(largest, 0, bucket["rmse"])
         compared = [_number(before.get(bucket["from"]))] if other is not None else []
-        table.add_row(_range(bucket), f"{bucket['n']:,}", *errors, bar, *compared)
+        table.add_row(_range(bucket), f"{bucket['n']:,}", *errors, *interval, bar, *compared)
     return table
-
-
-def _gate_line(gate: Mapping[str, Any]) -> str:
-    return (
-        f"RMSE on the same {gate['n_ratings']:,} held-out ratings when it was published: {gate['rmse']:.4f}, "
-        f"that of version {gate['active_version']}, active at the time: {gate['active_rmse']:.4f}"
-    )
-
-
-def _report(version: VersionRow | None) -> Mapping[str, Any]:
-    report: Mapping[str, Any] = {} if version is None else version.manifest["metrics"].get("report", {})
-    return report
 
 
 def _name(version: VersionRow) -> str:

@@ -8,7 +8,6 @@ and items of the changes have numbers: their old rows, and the numbers from ther
 from __future__ import annotations
 
 import os
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.arrays import Mask, Offsets, Rows
+from app.engine.arrays import Mask, Offsets, Rows, starts_of
 from app.engine.data.ratings import Ratings, Vocabulary
 from app.ratings.bulk_read import DELETED, Changes
 from app.registry.artifacts import Keys, look_up, rows_by_key
@@ -78,14 +77,6 @@ class _Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
-    """The state after the changes."""
-
-    base: Base
-    ratings: Ratings
-
-
-@dataclass(frozen=True, slots=True)
 class Merge:
     """A base and the changes to apply: everything is prepared except the ratings, most of the work."""
 
@@ -110,8 +101,8 @@ class Merge:
         """The last change of each pair."""
         return self.all_changes.at(self.last)
 
-    def carry_out(self) -> Merged:
-        """The merged ratings; raises UnusableSnapshot if the changes contradict the base."""
+    def carry_out(self) -> tuple[Base, Ratings]:
+        """The state after the changes; raises UnusableSnapshot if they contradict the base."""
         ratings = self._ratings()
         base = Base(
             user_starts=self.starts,
@@ -124,7 +115,7 @@ class Merge:
             item_ids=self.items.ids,
             revision=self.all_changes.revision,
         )
-        return Merged(base, ratings)
+        return base, ratings
 
     def _ratings(self) -> Ratings:
         from app.training.snapshot.kernels import merge
@@ -133,7 +124,7 @@ class Merge:
         change_items, change_values = self.change_items, self.all_changes.values[self.last]
         marks, ranks = _among_old_items(items)
         if items.n_new:
-            order = np.argsort(_pairs(self.change_users, ranks[change_items]))
+            order = _order(self.change_users, ranks[change_items])
             change_items, change_values = change_items[order], change_values[order]
         change_starts = starts_of(np.bincount(self.change_users, minlength=users.row_of_number.size))
         merged = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32)
@@ -166,11 +157,16 @@ def plan_merge(base: Base, changes: Changes, find_ids: FindIds) -> Merge:
     users = _Numbered.of(base.user_keys, changes.user_keys)
     items = _Numbered.of(base.item_keys, changes.item_keys)
     pairs = _pairs(users.of_change, items.of_change)
-    order = np.argsort(pairs, kind="stable")
+    order = _order(users.of_change, items.of_change)
     last = order[np.flatnonzero(np.diff(pairs[order], append=-1))]
     change_users, change_items = users.of_change[last], items.of_change[last]
     stored = np.empty(last.size, np.int64)
-    find_pairs(base.user_starts, base.item_rows, change_users, change_items, stored)
+
+    def find(first: int, end: int) -> None:
+        pairs = change_users[first:end], change_items[first:end]
+        find_pairs(base.user_starts, base.item_rows, *pairs, stored[first:end])
+
+    in_parts(np.arange(last.size + 1), find)
     deltas = (changes.values[last] != DELETED).astype(np.int64) - (stored >= 0)  # of the number of ratings
     old_counts = np.diff(base.user_starts)
     user_side = _side("user", base.user_keys, base.user_ids, old_counts, users, change_users, deltas, find_ids)
@@ -183,11 +179,16 @@ def _pairs(users: Rows, items: Rows) -> npt.NDArray[np.int64]:
     return users.astype(np.int64) << 32 | items
 
 
-def starts_of(counts: npt.NDArray[np.integer | np.bool_]) -> Offsets:
-    """Where each group begins, and where the last one ends, if groups of these sizes lie end to end."""
-    starts = np.zeros(counts.size + 1, np.int64)
-    np.cumsum(counts, out=starts[1:])
-    return starts
+def _order(users: Rows, items: Rows) -> Offsets:
+    """Stable order by user, then item. Sorting numbers that hold their own index is faster than `np.argsort`."""
+    if not users.size:
+        return np.zeros(0, np.int64)
+    item_bits, index_bits = int(items.max()).bit_length(), users.size.bit_length()
+    if int(users.max()).bit_length() + item_bits + index_bits > 63:
+        return np.lexsort((items, users))
+    numbers = (users.astype(np.int64) << item_bits | items) << index_bits | np.arange(users.size)
+    numbers.sort()
+    return numbers & ((1 << index_bits) - 1)
 
 
 def _side(
@@ -224,13 +225,8 @@ def with_ids(old_keys: Keys, old_ids: Vocabulary, stays: Mask, added: dict[int, 
     old_text, old_offsets = old_ids.to_arrays()
     added_text, added_offsets = Vocabulary.of(added.values()).to_arrays()
     added_keys = sorted(added, key=lambda key: added[key].encode())
-    bytes_of_old = old_text.tobytes()
-
-    def old_id(row: int) -> bytes:
-        return bytes_of_old[old_offsets[row] : old_offsets[row + 1]]
-
-    rows_of_old = range(old_keys.size)
-    before = np.array([bisect_left(rows_of_old, added[key].encode(), key=old_id) for key in added_keys], np.int64)
+    found = old_ids.search([added[key] for key in added_keys])
+    before = np.maximum(found, ~found)  # where to insert; an id may be here already, under the key of a removed one
     staying = np.flatnonzero(stays)
     positions = starts_of(stays)[before]
     keys = np.insert(old_keys[staying], positions, added_keys)
@@ -245,7 +241,10 @@ def with_ids(old_keys: Keys, old_ids: Vocabulary, stays: Mask, added: dict[int, 
 
 
 def in_parts(starts: Offsets, work: Callable[[int, int], Part]) -> list[Part]:
-    """work(first_user, end_user) in parallel, on parts with about the same number of ratings."""
+    """work(first_user, end_user) in parallel, on parts with about the same number of ratings.
+
+    starts: see `starts_of`
+    """
     n_users = starts.size - 1
     bounds = np.searchsorted(starts, np.linspace(0, int(starts[-1]), _N_THREADS + 1)).clip(0, n_users).tolist()
     bounds[0], bounds[-1] = 0, n_users

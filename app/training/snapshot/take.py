@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from app.db.engine import Database
 from app.db.ids import Ids, ids_of_keys, read_ids
 from app.db.revisions import revision
-from app.engine.arrays import Mask, Matrix32, Offsets
+from app.engine.arrays import Mask, Matrix32, Offsets, starts_of
 from app.engine.data.ratings import Ratings, Vocabulary
 from app.engine.data.statistics import count_rows
 from app.ratings import bulk_read, store
@@ -26,7 +26,7 @@ from app.registry.artifacts import Keys, look_up, rows_by_key
 from app.training.snapshot import file
 from app.training.snapshot.categories import NO_CATEGORIES, Categorised, read_categories
 from app.training.snapshot.file import Base, Files, StoredSnapshot, UnusableSnapshot
-from app.training.snapshot.merge import Merge, in_parts, is_among, plan_merge, starts_of, with_ids
+from app.training.snapshot.merge import Merge, in_parts, is_among, plan_merge, with_ids
 
 log = logging.getLogger(__name__)
 
@@ -159,10 +159,10 @@ def _update_stored(database: Database, folder: Path, changed_since: int | None) 
             changes = plan.changes()
             _compare(connection, plan, changes)
             categorised = read_categories(connection)
-            merged = merging.result()
+            merged, ratings = merging.result()
     if newer.revision > opened.revision:
-        _store_merged(folder, stored, changes, merged.base, must_forget=plan.n_removed > 0)
-    return replace(_as_snapshot(merged.base, merged.ratings, newer, changed_since), categorised=categorised)
+        _store_merged(folder, stored, changes, merged, must_forget=plan.n_removed > 0)
+    return replace(_as_snapshot(merged, ratings, newer, changed_since), categorised=categorised)
 
 
 def _store_merged(folder: Path, stored: StoredSnapshot, changes: Changes, merged: Base, *, must_forget: bool) -> None:
@@ -173,16 +173,11 @@ def _store_merged(folder: Path, stored: StoredSnapshot, changes: Changes, merged
         _store(folder, stored.base, changes, stored.files)
 
 
-def _compare(connection: Connection, plan: Merge, changes: Changes) -> None:
+def _compare(connection: Connection, plan: Merge, pending: Changes) -> None:
     """Raises UnusableSnapshot unless the database has as many ratings, and the same value for some unchanged ones."""
-    n_stored, n_merged = store.totals(connection).n_ratings, int(plan.starts[-1])
+    n_stored, n_merged, base = store.totals(connection).n_ratings, int(plan.starts[-1]), plan.base
     if n_stored != n_merged:
         raise UnusableSnapshot(f"it gives {n_merged} ratings, but the database has {n_stored}")
-    _probe(connection, plan.base, changes)
-
-
-def _probe(connection: Connection, base: Base, pending: Changes) -> None:
-    """Raises UnusableSnapshot unless the database has the same value for a hundred unchanged ratings of the base."""
     if not base.values.size:
         return
     indices = np.unique(np.linspace(0, base.values.size - 1, _N_PROBES).astype(np.int64))

@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_bits_for_one_and_two_threads(world, sgd, a
 def test_every_sweep_is_reported_and_the_chain_ends_when_the_error_has_settled(world, sgd):
     reports = []
     fit = _average(world, sgd, on_sweep=reports.append, settings=PosteriorSettings(n_sweeps=400, n_directions=4))
-    assert [report.sweep for report in reports] == list(range(1, len(reports) + 1))
+    assert [report.epoch for report in reports] == list(range(1, len(reports) + 1))
     assert tuple(reports) == fit.sweeps
     assert len(reports) < 400
     assert reports[-1].holdout_rmse < reports[25].holdout_rmse * 1.01

@@ -4,7 +4,7 @@ import statistics
 import numpy as np
 import pytest
 
-from app.engine.bayes.calibrate import calibrate, calibrate_like, evenly_spaced
+from app.engine.bayes.calibrate import calibrate, calibrate_like
 from app.engine.fold_in.intervals import LEVELS
 from tests.engine.worlds import planted, random_model, random_posterior
 
@@ -28,8 +28,3 @@ def test_a_fit_without_a_holdout_takes_scales_and_intervals_from_the_first():
     second = calibrate_like(average(seed=1), first)
     for name in ("reach", "user_widening", "item_widening", "holdout_scales"):
         np.testing.assert_array_equal(getattr(second.posterior, name), getattr(first.posterior, name))
-
-
-def test_rows_are_thinned_out_evenly():
-    assert evenly_spaced(np.arange(100), 5).tolist() == [0, 24, 49, 74, 99]
-    assert evenly_spaced(np.arange(3), 5).tolist() == [0, 1, 2]

@@ -11,7 +11,6 @@ from app.settings import RatingScale
 from app.training.evaluation.holdout import (
     HoldoutPredictions,
     HoldoutSplit,
-    evenly_spaced,
     measure,
     predict_holdout,
 )
@@ -78,8 +77,3 @@ def test_measures_are_those_of_the_predictions() -> None:
     assert measured["recall_at_10"] == 1.0  # no more than two items are left for anybody
     assert measured["ndcg_at_10"] == pytest.approx((1 / math.log2(3) + 1) / 2, abs=1e-6)  # second and first place
     assert measured["ndcg_at_10_by_relevance"] == measured["ndcg_at_10"]  # it knows nothing of who rated what
-
-
-def test_a_sample_of_rows_is_evenly_spaced() -> None:
-    assert evenly_spaced(np.arange(100, dtype=np.int32), 3).tolist() == [0, 49, 99]
-    assert evenly_spaced(np.arange(3, dtype=np.int32), 3).tolist() == [0, 1, 2]

@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 
 from app.engine.data.ratings import Vocabulary
-from app.training.snapshot.merge import is_among, starts_of, with_ids
+from app.training.snapshot.merge import _order, is_among, with_ids
 
 
 def test_ids_are_added_and_removed_in_sorted_order() -> None:
@@ -20,10 +21,14 @@ def test_ids_can_be_added_to_none_and_all_be_removed() -> None:
     assert (keys.tolist(), len(ids), rows.tolist()) == ([], 0, [-1, -1])
 
 
-def test_starts_are_where_groups_that_lie_end_to_end_begin() -> None:
-    assert starts_of(np.array([2, 0, 3])).tolist() == [0, 2, 2, 5]
-
-
 def test_is_among_finds_members_of_a_sorted_array() -> None:
     assert is_among(np.array([5, 1, 9]), np.array([1, 4, 5])).tolist() == [True, True, False]
     assert is_among(np.array([5]), np.zeros(0, np.int64)).tolist() == [False]
+
+
+@pytest.mark.parametrize("largest", [50, 2**31 - 1])
+def test_changes_are_in_order_of_user_and_item_and_the_last_of_a_pair_comes_last(largest: int) -> None:
+    rng = np.random.default_rng(0)
+    users, items = (np.append(rng.integers(0, 50, 500), largest).astype(np.int32) for _ in range(2))
+    assert _order(users, items).tolist() == np.lexsort((items, users)).tolist()
+    assert _order(users[:0], items[:0]).size == 0

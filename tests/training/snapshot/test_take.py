@@ -8,14 +8,13 @@ from app.db.engine import Database
 from app.db.ids import keys_of_ids
 from app.db.revisions import revision
 from app.engine.sgd.local import LocalTrainer
-from app.items import store as items
 from app.items.models import Item
 from app.ratings import store
 from app.ratings.models import NewRating, Rating, User
 from app.settings import Settings
 from app.training.snapshot.categories import NO_CATEGORIES
 from app.training.snapshot.take import TrainingSnapshot, take_snapshot
-from tests.training.world import QUICK, fill, ratings_of
+from tests.training.world import QUICK, categorise, fill, ratings_of
 
 
 def _triples(snapshot: TrainingSnapshot) -> set[tuple[str, str, float]]:
@@ -116,14 +115,9 @@ def _only(snapshot: TrainingSnapshot, mask: np.ndarray) -> TrainingSnapshot:
     return replace(snapshot, ratings=snapshot.ratings.take(mask))
 
 
-def _categorise(database: Database, **categories: list[str]) -> None:
-    with database.write() as connection:
-        items.write_many(connection, {item_id: {"categories": names} for item_id, names in categories.items()})
-
-
 def test_items_with_categories_get_a_row_where_they_are_asked_for(database: Database) -> None:
     fill(database, [NewRating("ann", "dune", 4.5), NewRating("bob", "alien", 1.0), NewRating("bob", "dune", 1.0)])
-    _categorise(database, brazil=["Comedy"], zardoz=["Fantasy", "Sci-Fi"], nothing=[], alien=["Horror"])
+    categorise(database, brazil=["Comedy"], zardoz=["Fantasy", "Sci-Fi"], nothing=[], alien=["Horror"])
     snapshot = take_snapshot(database)
     assert len(snapshot.item_ids) == 2
     widened = snapshot.with_unrated_items()
@@ -136,35 +130,19 @@ def test_items_with_categories_get_a_row_where_they_are_asked_for(database: Data
     assert again.with_unrated_items() is again
 
 
-def test_the_features_of_items_are_their_common_categories_and_having_none(database: Database) -> None:
-    given = [NewRating("ann", f"film-{number}", 3.0) for number in range(12)]
-    fill(database, given)
-    common = {f"film-{number}": ["Drama"] if number < 6 else ["Drama", "War"] for number in range(11)}
-    _categorise(database, **common | {"new": ["War", "Rare"]})
-    snapshot = take_snapshot(database).with_unrated_items()
-    features = snapshot.item_features()
-    assert features is not None
-    by_id = dict(zip(snapshot.item_ids.ids_of(np.arange(13, dtype=np.int32)), features.tolist(), strict=True))
-    assert by_id["film-0"] == [1.0, 0.0, 0.0]  # drama, war, none: one film is rare
-    assert by_id["film-10"] == [1.0, 1.0, 0.0]
-    assert by_id["film-11"] == [0.0, 0.0, 1.0]
-    assert by_id["new"] == [0.0, 1.0, 0.0]
-    assert replace(snapshot, categorised=NO_CATEGORIES).item_features() is None
-
-
 def test_the_digest_knows_categories_and_not_the_order_in_which_they_came(database: Database) -> None:
     fill(database, [NewRating("ann", "dune", 4.5)])
     before = take_snapshot(database).digest()
-    _categorise(database, dune=["Sci-Fi", "Epic"])
+    categorise(database, dune=["Sci-Fi", "Epic"])
     described = take_snapshot(database).digest()
-    _categorise(database, dune=["Epic", "Sci-Fi"])
+    categorise(database, dune=["Epic", "Sci-Fi"])
     assert before != described == take_snapshot(database).digest()
 
 
 def test_a_stored_snapshot_tells_categories_of_this_moment(database: Database, tmp_path: Path) -> None:
     fill(database)
     take_snapshot(database, tmp_path)
-    _categorise(database, **{"item-0": ["Drama"], "new": ["War"]})
+    categorise(database, **{"item-0": ["Drama"], "new": ["War"]})
     stored, anew = take_snapshot(database, tmp_path), take_snapshot(database)
     assert stored.categorised.item_ids == ["item-0", "new"]
     assert stored.digest() == anew.digest()
