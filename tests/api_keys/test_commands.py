@@ -55,7 +55,7 @@ def test_a_name_that_is_taken_is_reported_in_one_line() -> None:
     palate("keys", "create", "web", "--scope", "read")
     refused = palate("keys", "create", "web", "--scope", "read")
     assert refused.exit_code == 1
-    assert refused.stderr.startswith("an API key 'web' exists")
+    assert refused.stderr.startswith("an API key 'web' already exists")
 
 
 def test_a_file_with_a_key_is_new_and_its_owners_alone(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_the_service_stays_until_it_is_stopped_and_leaves_nothing_behind(sent: s
     ) as process:
         try:
             assert process.stdout
-            output = "".join(_until(process.stdout, "until Ctrl-C"))
+            output = "".join(_until(process.stdout, "until you press Ctrl-C"))
             url = re.search(r"dashboard +(http://\S+/)", output)
             assert url
             assert httpx.get(url[1]).status_code == 200

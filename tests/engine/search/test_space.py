@@ -27,7 +27,7 @@ from tests.engine.search.world import RECIPE
         ),
         ({"learning_rate": {"low": 0.1, "high": 0.2, "log": True, "step": 0.1}}, "learning_rate", "log or step"),
         ({"learning_rate": {"low": 0.1, "high": 0.2, "step": 0.5}}, "learning_rate", "at most high - low"),
-        ({"schedule": {"low": 1, "high": 2}}, "schedule", "give choices"),
+        ({"schedule": {"low": 1, "high": 2}}, "schedule", "use choices"),
         ({"schedule": {"choices": ["cosine"]}}, "schedule", "one of linear, constant"),
         ({"n_factors": {"choices": []}}, "n_factors", "needs from 1 to 1000 choices"),
         ({"n_factors": {"choices": [4, 4]}}, "n_factors", "contains a choice twice"),
