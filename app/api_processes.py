@@ -49,15 +49,12 @@ class _Fork(ForkProcess):
         for number in multiprocess.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, multiprocess.SIGNALS)
-        self._end_with_parent()
-        super().run()
-
-    def _end_with_parent(self) -> None:
-        """Have Linux send SIGTERM when the parent is killed: this process would stay alive and hold the port."""
+        # Have Linux send SIGTERM when the parent is killed: this process would stay alive and hold the port.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         parent = parent_process()
         if parent and os.getppid() != parent.pid:  # killed before the prctl call
             signal.raise_signal(signal.SIGTERM)
+        super().run()
 
 
 def _fork(_config: Config, target: Callable[..., None], sockets: list[socket]) -> _Fork:

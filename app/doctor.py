@@ -6,17 +6,16 @@ import fcntl
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from sqlalchemy import Connection, func, make_url, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 import migrations
-from app.db.engine import Database, open_database
+from app.db.engine import open_database
 from app.db.revisions import revision
 from app.db.tables import utc_now
 from app.ratings.store import count_changes_since, totals
@@ -45,13 +44,9 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    """What the checks of a reachable database with a current schema read."""
-
-    settings: Settings
-    database: Database
-    connection: Connection
+def _finding(subject: str, is_ok: bool, message: str, advice: str, verdict: Verdict = "problem") -> Finding:
+    """A finding with `advice` and this verdict, unless it is ok."""
+    return Finding(subject, "ok", message) if is_ok else Finding(subject, verdict, message, advice)
 
 
 def run_checks() -> Iterator[Finding]:
@@ -62,28 +57,30 @@ def run_checks() -> Iterator[Finding]:
         yield Finding("settings", "problem", str(unusable), "correct these variables (docs/settings.md)")
         return
     yield Finding("settings", "ok", f"the data folder is {settings.data_dir.absolute()}")
-    for folder_check in (_data_folder, _kernels, _disk):
-        yield from folder_check(settings)
-    yield from _database_checks(settings)
+    yield _writable("data folder", settings.data_dir, "give the service's user write access, or set PALATE_DATA_DIR")
+    yield from _kernels(settings.kernels_dir)
+    if settings.data_dir.is_dir():
+        yield _disk(settings)
+    if (file := settings.sqlite_file) and not file.exists():
+        advice = "start `palate serve`, or `palate import` ratings, or correct PALATE_DATA_DIR"
+        yield Finding("database", "problem", f"there is none at {file}", advice)
+    else:
+        yield from _database_checks(settings)
 
 
 def _database_checks(settings: Settings) -> Iterator[Finding]:
-    url = make_url(settings.sqlalchemy_url)
-    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
-        advice = "start `palate serve`, or `palate import` ratings, or correct PALATE_DATA_DIR"
-        yield Finding("database", "problem", f"there is none at {url.database}", advice)
-        return
     database = open_database(settings)
     try:
         with database.read() as connection:
             yield _reachability(connection)
             schema = migrations.current(connection)
-            yield from _schema(schema)
-            if not migrations.works_with(schema):
-                return
-            checked = _Checked(settings, database, connection)
-            for check in _CHECKS:
-                yield from check(checked)
+            yield _schema(schema)
+            if migrations.works_with(schema):
+                now = database.now(connection)
+                yield _clocks(now)
+                yield _ratings(connection)
+                yield from _versions(settings, connection)
+                yield _trainer(settings, connection, now)
     except SQLAlchemyError as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
         yield Finding("database", "problem", reason, "start the server, or correct PALATE_DATABASE_URL")
@@ -97,93 +94,65 @@ def _reachability(connection: Connection) -> Finding:
     seconds = time.perf_counter() - started
     kind, version = connection.dialect.name, ".".join(map(str, connection.dialect.server_version_info or ()))
     message = f"{kind} {version} answers in {seconds * 1000:.0f} ms"
-    if seconds > SLOW_ANSWER:
-        return Finding("database", "warning", message, "check the load of the server and the network")
-    return Finding("database", "ok", message)
-
-
-def _schema(schema: str | None) -> Iterator[Finding]:
-    if schema == migrations.head():
-        yield Finding("migrations", "ok", f"the schema is {schema}, the newest")
-    elif schema is None or migrations.knows(schema):
-        message = f"the schema is {schema or 'empty'}, this release needs {migrations.head()}"
-        yield Finding("migrations", "problem", message, "run `palate migrate`")
-    else:
-        message = f"the schema {schema} is that of a newer release, which this one works with"
-        yield Finding("migrations", "warning", message, "finish the upgrade, or stay with the newer release")
-
-
-def _data_folder(settings: Settings) -> Iterator[Finding]:
-    yield from _writable(
-        "data folder", settings.data_dir, "give the service's user write access, or set PALATE_DATA_DIR"
+    return _finding(
+        "database", seconds <= SLOW_ANSWER, message, "check the load of the server and the network", "warning"
     )
 
 
-def _kernels(settings: Settings) -> Iterator[Finding]:
-    folder = settings.kernels_dir
-    yield from _writable("kernel cache", folder, "set PALATE_KERNEL_CACHE_DIR, or every start compiles again")
+def _schema(schema: str | None) -> Finding:
+    if schema == migrations.head():
+        return Finding("migrations", "ok", f"the schema is {schema}, the newest")
+    if schema is None or migrations.knows(schema):
+        message = f"the schema is {schema or 'empty'}, this release needs {migrations.head()}"
+        return Finding("migrations", "problem", message, "run `palate migrate`")
+    message = f"the schema {schema} is that of a newer release, which this one works with"
+    return Finding("migrations", "warning", message, "finish the upgrade, or stay with the newer release")
+
+
+def _kernels(folder: Path) -> Iterator[Finding]:
+    yield _writable("kernel cache", folder, "set PALATE_KERNEL_CACHE_DIR, or every start compiles again")
     if folder.is_dir() and not any(folder.glob("*.py")):
         advice = "run `palate precompile`, or the first training waits for the compiler"
         yield Finding("kernel cache", "warning", f"no compiled kernel in {folder}", advice)
 
 
-def _writable(subject: str, folder: Path, advice: str) -> Iterator[Finding]:
+def _writable(subject: str, folder: Path, advice: str) -> Finding:
     if not folder.exists():
-        yield Finding(subject, "warning", f"{folder} does not exist yet", "the first start creates it")
-        return
+        return Finding(subject, "warning", f"{folder} does not exist yet", "the first start creates it")
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        yield Finding(subject, "problem", f"{folder} cannot be written: {error.strerror}", advice)
-    else:
-        yield Finding(subject, "ok", f"{folder} can be written")
+        return Finding(subject, "problem", f"{folder} cannot be written: {error.strerror}", advice)
+    return Finding(subject, "ok", f"{folder} can be written")
 
 
-def _disk(settings: Settings) -> Iterator[Finding]:
-    if not settings.data_dir.is_dir():
-        return
-    usage = shutil.disk_usage(settings.data_dir)
-    largest = max((_size(folder) for folder in artifacts.folders(settings.versions_dir)), default=0)
-    message = f"{usage.free / 1e9:.1f} GB free for the data, the largest version takes {largest / 1e9:.2f} GB"
-    if usage.free < MIN_FREE_BYTES + 2 * largest:
-        advice = "free some space, or keep fewer versions (PALATE_VERSIONS_KEEP): a full disk stops training and, with "
-        yield Finding("disk", "problem", message, advice + "SQLite, every write")
-    else:
-        yield Finding("disk", "ok", message)
+def _disk(settings: Settings) -> Finding:
+    free = shutil.disk_usage(settings.data_dir).free
+    folders = artifacts.folders(settings.versions_dir)
+    largest = max((sum(file.stat().st_size for file in folder.iterdir()) for folder in folders), default=0)
+    message = f"{free / 1e9:.1f} GB free for the data, the largest version takes {largest / 1e9:.2f} GB"
+    advice = "free some space, or keep fewer versions (PALATE_VERSIONS_KEEP): a full disk stops training and, with "
+    return _finding("disk", free >= MIN_FREE_BYTES + 2 * largest, message, advice + "SQLite, every write")
 
 
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
-
-
-def _clocks(checked: _Checked) -> Iterator[Finding]:
-    difference = abs(checked.database.now(checked.connection) - utc_now())
+def _clocks(database_time: datetime) -> Finding:
+    difference = abs(database_time - utc_now())
     message = f"this machine and the database differ by {difference.total_seconds():.2f} s"
-    if difference > MAX_CLOCK_DIFFERENCE:
-        yield Finding(
-            "clocks",
-            "problem",
-            message,
-            "synchronize both with NTP: times of ratings and expiry of keys depend on them",
-        )
-    else:
-        yield Finding("clocks", "ok", message)
+    advice = "synchronize both with NTP: times of ratings and expiry of keys depend on them"
+    return _finding("clocks", difference <= MAX_CLOCK_DIFFERENCE, message, advice)
 
 
-def _counters(checked: _Checked) -> Iterator[Finding]:
-    counts, newest = totals(checked.connection), revision(checked.connection, "ratings")
-    message = (
-        f"{counts.n_ratings:,} ratings of {counts.n_users:,} users and {counts.n_items:,} items, revision {newest}"
-    )
-    yield Finding("ratings", "ok", message)
+def _ratings(connection: Connection) -> Finding:
+    counts, newest = totals(connection), revision(connection, "ratings")
+    counted = f"{counts.n_ratings:,} ratings of {counts.n_users:,} users and {counts.n_items:,} items"
+    return Finding("ratings", "ok", f"{counted}, revision {newest}")
 
 
-def _versions(checked: _Checked) -> Iterator[Finding]:
-    rows = versions.history(checked.connection, limit=_ALL)
+def _versions(settings: Settings, connection: Connection) -> Iterator[Finding]:
+    rows = versions.history(connection, limit=_ALL)
     for row in rows:
         try:
-            artifacts.verify(checked.settings.versions_dir / row.folder, row.manifest)
+            artifacts.verify(settings.versions_dir / row.folder, row.manifest)
         except DamagedVersion as damaged:
             if row.is_active:
                 advice = "activate another version, train, or restore a backup; all processes need the same data folder"
@@ -196,41 +165,33 @@ def _versions(checked: _Checked) -> Iterator[Finding]:
         message = "none is published yet: popular items and means are served"
         yield Finding("versions", "warning", message, "run `palate train`, or wait for the trainer")
     else:
-        n_changes = count_changes_since(checked.connection, active.trained_through)
+        n_changes = count_changes_since(connection, active.trained_through)
         message = f"version {active.version} is active, {len(rows)} are kept, {n_changes:,} ratings have changed since"
         yield Finding("versions", "ok", message)
 
 
-def _trainer(checked: _Checked) -> Iterator[Finding]:
-    now = checked.database.now(checked.connection)
-    run = queue.running(checked.connection)
-    if run and run.lease_expires_at < now:
+def _trainer(settings: Settings, connection: Connection, now: datetime) -> Finding:
+    start = (
+        "start `palate worker`"
+        if settings.trainer == "external"
+        else "start `palate serve`, which keeps a trainer alive"
+    )
+    advice = f"{start}, and read the end of its log"
+    if run := queue.running(connection):
         overdue = (now - run.lease_expires_at).total_seconds()
-        message = f"run {run.id} is held by {run.worker}, {overdue:.0f} s past its lease"
-        yield Finding("trainer", "problem", message, _start_one(checked.settings))
-    elif run:
-        yield Finding("trainer", "ok", f"{run.worker} works on run {run.id}")
-    else:
-        yield from _idle_trainer(checked)
-
-
-def _idle_trainer(checked: _Checked) -> Iterator[Finding]:
+        if overdue > 0:
+            message = f"run {run.id} is held by {run.worker}, {overdue:.0f} s past its lease"
+            return Finding("trainer", "problem", message, advice)
+        return Finding("trainer", "ok", f"{run.worker} works on run {run.id}")
     oldest = select(func.min(TrainingRun.created_at)).where(TrainingRun.status == "queued")
-    waiting_since = checked.connection.execute(oldest).scalar_one()
-    if waiting_since and checked.database.now(checked.connection) - waiting_since > MAX_WAIT:
+    waiting_since = connection.execute(oldest).scalar_one()
+    if waiting_since and now - waiting_since > MAX_WAIT:
         message = f"a run has been waiting since {waiting_since:%Y-%m-%d %H:%M:%S} and no trainer takes it"
-        yield Finding("trainer", "problem", message, _start_one(checked.settings))
-    elif checked.settings.trainer == "embedded" and not _is_locked(checked.settings.data_dir / "trainer.lock"):
+        return Finding("trainer", "problem", message, advice)
+    if settings.trainer == "embedded" and not _is_locked(settings.data_dir / "trainer.lock"):
         message = "none runs on this machine with this data folder"
-        yield Finding("trainer", "warning", message, "it starts with `palate serve`")
-    else:
-        yield Finding("trainer", "ok", "no run is waiting")
-
-
-def _start_one(settings: Settings) -> str:
-    if settings.trainer == "external":
-        return "start `palate worker`, and read the end of its log"
-    return "start `palate serve`, which keeps a trainer alive, and read the end of its log"
+        return Finding("trainer", "warning", message, "it starts with `palate serve`")
+    return Finding("trainer", "ok", "no run is waiting")
 
 
 def _is_locked(path: Path) -> bool:
@@ -243,6 +204,3 @@ def _is_locked(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
-
-
-_CHECKS: tuple[Callable[[_Checked], Iterator[Finding]], ...] = (_clocks, _counters, _versions, _trainer)

@@ -63,6 +63,9 @@ class RatingScale(_Group):
             raise ValueError(f"rating max {self.max} is not min {self.min} plus a multiple of step {self.step}")
         return self
 
+    def __str__(self) -> str:
+        return f"{self.min:g} to {self.max:g}" + ("" if self.step is None else f" in steps of {self.step:g}")
+
     def complaint(self, value: float) -> str | None:
         """Why `value` is not a rating on this scale, or None if it is."""
         if not self.min <= value <= self.max:  # true for NaN, which fails every comparison

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from types import FrameType
 from typing import Unpack
 
 from threadpoolctl import threadpool_limits
@@ -40,12 +39,12 @@ _HEARTBEAT_INTERVAL = 1.0
 _LONGEST_WAIT = 5.0
 _PR_SET_PDEATHSIG = 1
 
-EXECUTE: Mapping[RunKind, Work] = {"train": run.execute, "search": study.execute}
+_EXECUTE: Mapping[RunKind, Work] = {"train": run.execute, "search": study.execute}
 
 
 def execute(database: Database, settings: Settings, claim: Claim, **hooks: Unpack[RunHooks]) -> None:
     """Work on a claimed run of any kind until it has an outcome or is handed back."""
-    EXECUTE[claim.kind](database, settings, claim, **hooks)
+    _EXECUTE[claim.kind](database, settings, claim, **hooks)
 
 
 class Worker:
@@ -113,26 +112,19 @@ class Worker:
 
     def _work_on(self, claim: Claim) -> bool:
         """Work in a thread; the main thread stays free for signals. Returns whether the thread has ended."""
-        thread = threading.Thread(
-            target=execute,
-            args=(self._database, self._settings, claim),
-            kwargs={"is_stopping": self.is_stopping},
-            name="run",
-            daemon=True,
-        )
+        arguments, hooks = (self._database, self._settings, claim), {"is_stopping": self.is_stopping}
+        thread = threading.Thread(target=execute, args=arguments, kwargs=hooks, name="run", daemon=True)
         thread.start()
         while thread.is_alive() and not self.is_stopping():
             self._touch_heartbeat_file()
             thread.join(_POLL_INTERVAL)
         thread.join(STOP_TIMEOUT)
-        if thread.is_alive():
-            self._hand_back(claim)
-        return not thread.is_alive()
-
-    def _hand_back(self, claim: Claim) -> None:
+        if not thread.is_alive():
+            return True
         with contextlib.suppress(LeaseLost, *DATABASE_IS_AWAY), self._database.write() as connection:
             queue.hand_back(connection, claim, self._database.now(connection))
             log.info("run %d was returned to the queue", claim.run_id)
+        return not thread.is_alive()
 
 
 def precompile(settings: Settings) -> None:
@@ -142,20 +134,15 @@ def precompile(settings: Settings) -> None:
     precompile_training_kernels(hyperparameters, settings.loss, settings.kernels_dir, extra_modules=kernels)
 
 
-def main(settings: Settings | None = None, parent: int | None = None) -> int:
+def main(settings: Settings, parent: int | None = None) -> int:
     """Work until SIGTERM or SIGINT, or until the process `parent` has ended; returns the exit status."""
-    settings = settings or Settings()
     set_up_logs(settings, "trainer")
     database = open_database(settings)
     worker = Worker(database, settings, parent)
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        worker.stop()
-
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    if parent is not None:
-        _die_with_parent()
+        signal.signal(number, lambda *_: worker.stop())
+    if parent is not None and sys.platform == "linux":  # elsewhere `Worker.is_stopping` polls for the end of the parent
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     with threadpool_limits(1):  # the fit starts threads of its own
         precompile(settings)
         log.info("ready")
@@ -167,19 +154,10 @@ def main(settings: Settings | None = None, parent: int | None = None) -> int:
     return 0
 
 
-def _die_with_parent() -> None:
-    """Have Linux send SIGTERM when the parent ends; elsewhere `Worker.is_stopping` polls for it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _settings_from_stdin() -> Settings:
-    return Settings.model_validate_json(sys.stdin.read())
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m app.worker", description=__doc__)
     parser.add_argument("--parent", type=int, help="end when this process is no longer the parent")
     parser.add_argument("--settings-from-stdin", action="store_true", help="read settings as JSON from standard input")
     arguments = parser.parse_args()
-    sys.exit(main(_settings_from_stdin() if arguments.settings_from_stdin else Settings(), arguments.parent))
+    sent = Settings.model_validate_json(sys.stdin.read()) if arguments.settings_from_stdin else Settings()
+    sys.exit(main(sent, arguments.parent))

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Table
 import migrations
 from app import __version__
 from app.backup.archive import ArchiveWriter, Summary, new_archive
-from app.backup.tables import Layout, encoded, last_number, numbered_column, pages, tables
+from app.backup.tables import Layout, encoded, last_number, pages, tables
 from app.db.engine import Database
 from app.db.revisions import revision
 from app.db.tables import utc_now
@@ -117,6 +117,6 @@ def _add_table(archive: ArchiveWriter, connection: Connection, table: Table) -> 
         "name": table.name,
         "columns": layout.columns,
         "kinds": layout.kinds,
-        "last_number": last_number(connection, table) if numbered_column(table) else None,
+        "last_number": last_number(connection, table),
         "members": members,
     }

@@ -17,7 +17,7 @@ from app.api_keys import keys
 from app.api_keys.models import ApiKey
 from app.atomic_files import replacing
 from app.backup.archive import Archive, Summary, open_archive
-from app.backup.tables import Layout, Page, clear, decoded, load, numbered_column, set_last_number, tables
+from app.backup.tables import Layout, Page, clear, decoded, load, set_last_number, tables
 from app.db.connections import is_sqlite
 from app.db.engine import Database, is_open
 from app.db.revisions import Counter, advance
@@ -25,14 +25,13 @@ from app.errors import Conflict
 from app.ratings.export import ratings_digest
 from app.registry import artifacts
 from app.registry.artifacts import MANIFEST, DamagedVersion
-from app.settings import DATABASE_FILE, Settings
+from app.settings import DATABASE_FILE, RatingScale, Settings
 from app.training import queue
 
 _CREATED_FILES = (*(f"{DATABASE_FILE}{end}" for end in ("", "-wal", "-shm", "-journal")), "migrate.lock", "versions")
 """What a restore creates in the data folder."""
 _FOLDER = re.compile(r"\w[\w.-]*")
 _MAX_CHECKS, _CHECK_INTERVAL = 10, 0.2
-"""A server lists a session for a short time after it has ended."""
 
 
 class NotEmpty(Conflict):
@@ -50,8 +49,6 @@ class InUse(Conflict):
 
 
 class WouldRemoveAllKeys(Conflict):
-    """The backup has no API keys: after restoring it, requests would need none."""
-
     def __init__(self) -> None:
         super().__init__(
             "the backup has no API keys, and without keys every request that appears to come from this machine is "
@@ -60,8 +57,6 @@ class WouldRemoveAllKeys(Conflict):
 
 
 class NewerSchema(Conflict):
-    """The backup was made by a newer release."""
-
     def __init__(self, schema: str, palate: str) -> None:
         super().__init__(
             f"the backup has schema {schema} of Palate {palate}, which this release does not know: upgrade first"
@@ -82,7 +77,8 @@ def restore(
         contents = archive.manifest
         if not migrations.knows(contents["schema"]):
             raise NewerSchema(contents["schema"], contents["palate"])
-        _refuse_other_users(database)
+        if who := _other_sessions(database):
+            raise InUse(who)
         restored = [table for table in tables() if not (keep_keys and table is ApiKey.__table__)]
         with database.write() as connection:
             advance(connection, "ratings", 0)  # takes the lock of writers of ratings
@@ -98,7 +94,10 @@ def restore(
             changed_keys = tuple(_changed_keys(keys_before, _keys_in_use(connection)))
         undo.pop_all()
     shutil.rmtree(settings.snapshot_dir, ignore_errors=True)  # the trainer's copy of the old ratings
-    return Summary.of(contents, *_other_scale(settings, contents), *changed_keys)
+    scale, warnings = RatingScale.model_construct(**contents["rating_scale"]), list(changed_keys)
+    if scale != settings.rating:
+        warnings.insert(0, f"the backup has the rating scale {scale}, the settings have {settings.rating}")
+    return Summary.of(contents, *warnings)
 
 
 @contextmanager
@@ -128,13 +127,13 @@ def _is_in_use(settings: Settings) -> bool:
     return file is not None and file.exists() and is_open(file)
 
 
-def _refuse_other_users(database: Database) -> None:
+def _other_sessions(database: Database) -> str | None:
+    """Who else has the database open; a server lists a session for a short time after it has ended."""
     for _ in range(_MAX_CHECKS):
-        who = database.other_sessions()
-        if who is None:
-            return
+        if not database.other_sessions():
+            return None
         time.sleep(_CHECK_INTERVAL)
-    raise InUse(who or "")
+    return database.other_sessions()
 
 
 def _keys_in_use(connection: Connection) -> dict[str, str]:
@@ -149,17 +148,6 @@ def _changed_keys(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator
     added = [name for prefix, name in now.items() if prefix not in before]
     if before and added:
         yield f"API keys of the backup that were revoked or unknown here now work: {', '.join(map(repr, added))}"
-
-
-def _other_scale(settings: Settings, contents: Mapping[str, Any]) -> Iterator[str]:
-    there, here = contents["rating_scale"], settings.rating.model_dump()
-    if there != here:
-        yield f"the backup has the rating scale {_scale(there)}, the settings have {_scale(here)}"
-
-
-def _scale(scale: Mapping[str, Any]) -> str:
-    step = "" if scale["step"] is None else f" in steps of {scale['step']:g}"
-    return f"{scale['min']:g} to {scale['max']:g}{step}"
 
 
 def _clear_or_refuse(database: Database, connection: Connection, restored: Sequence[Table], replace: bool) -> None:
@@ -187,7 +175,7 @@ def _load_tables(connection: Connection, archive: Archive, restored: Sequence[Ta
         if not layout.fits(table):
             raise archive.damaged(f"{table.name} has unknown columns")
         load(connection, table, layout, _pages(archive, table, layout, entry["members"]))
-        if numbered_column(table):
+        if table.autoincrement_column is not None:
             set_last_number(connection, table, entry["last_number"])
     if is_sqlite(connection):
         connection.execute(text("PRAGMA optimize"))

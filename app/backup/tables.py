@@ -204,14 +204,10 @@ def clear(connection: Connection, all_tables: Sequence[Table]) -> None:
         connection.execute(text(f"TRUNCATE {', '.join(table.name for table in all_tables)}"))
 
 
-def numbered_column(table: Table) -> str | None:
-    """The autoincrement column, or None."""
-    column = table.autoincrement_column
-    return column.name if column is not None else None
-
-
-def last_number(connection: Connection, table: Table) -> int:
-    """The highest number ever assigned, also to a row deleted since."""
+def last_number(connection: Connection, table: Table) -> int | None:
+    """The highest number ever assigned, also to a row deleted since; None if the table assigns none."""
+    if table.autoincrement_column is None:
+        return None
     if is_sqlite(connection):
         query = text("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = :table")
         return int(connection.execute(query, {"table": table.name}).scalar_one())
@@ -230,6 +226,6 @@ def set_last_number(connection: Connection, table: Table, number: int) -> None:
 
 
 def _sequence(connection: Connection, table: Table) -> str:
-    query = text("SELECT pg_get_serial_sequence(:table, :column)")
-    name: str = connection.execute(query, {"table": table.name, "column": numbered_column(table)}).scalar_one()
-    return name
+    assert table.autoincrement_column is not None
+    names = {"table": table.name, "column": table.autoincrement_column.name}
+    return str(connection.execute(text("SELECT pg_get_serial_sequence(:table, :column)"), names).scalar_one())

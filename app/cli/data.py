@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -17,7 +18,7 @@ from app.settings import read_settings
 
 if TYPE_CHECKING:
     from app.backup.archive import Summary
-    from app.imports.line_import import LineImport, OnProgress
+    from app.imports.line_import import LineImport
     from app.imports.schemas import ImportReport
 
 File = Annotated[Path, typer.Argument(help="The file; - reads standard input.", allow_dash=True)]
@@ -39,8 +40,7 @@ def import_ratings(
     from app.ratings import bulk_import
 
     options = bulk_import.ImportOptions(file_format, encoding, user_column, item_column, value_column, rated_at_column)
-    with opened_database(may_create=True) as (database, settings):
-        _import(file, lambda progress: bulk_import.begin_import(database, settings, options, progress), "ratings")
+    _import(file, bulk_import.begin_import, options, "ratings")
 
 
 def import_items(
@@ -55,25 +55,31 @@ def import_items(
     from app.items import bulk_import
 
     options = bulk_import.ItemImportOptions(file_format, encoding, item_column, title_column, categories_column)
-    with opened_database(may_create=True) as (database, settings):
-        _import(file, lambda progress: bulk_import.begin_import(database, settings, options, progress), "items")
+    _import(file, bulk_import.begin_import, options, "items")
 
 
-def _import(file: Path, begin: Callable[[OnProgress], LineImport[Any]], what: str) -> None:
+def _import(file: Path, begin_import: Callable[..., LineImport[Any]], options: object, what: str) -> None:
     columns = (TextColumn(f"importing {what}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    is_interrupted = False
-    with opened(file, "rb") as source, bar as progress:
-        size = None if str(file) == "-" else file.stat().st_size
-        task = progress.add_task(what, total=size)
-        running = begin(lambda report: progress.update(task, completed=report.n_bytes))
+    exit_code = 1
+    with opened_database(may_create=True) as (database, settings), opened(file, "rb") as source, bar as progress:
+        task = progress.add_task(what, total=None if str(file) == "-" else file.stat().st_size)
+        running = begin_import(
+            database, settings, options, lambda report: progress.update(task, completed=report.n_bytes)
+        )
         try:
             report = _feed(running, source)
         except KeyboardInterrupt:
-            report, is_interrupted = running.break_off("stopped by Ctrl-C; the rows counted above are saved"), True
-    _print_report(report, what)
+            exit_code = INTERRUPTED
+            report = running.break_off("stopped by Ctrl-C; the rows counted above are saved")
+    console.print(
+        f"{report.created:,} {what} created, {report.updated:,} updated, {report.unchanged:,} unchanged, "
+        f"{report.bad:,} bad lines; revision {report.revision}"
+    )
+    for bad in report.bad_lines:
+        console.print(f"  line {bad.line}: {bad.reason}: {bad.text}")
     if report.stopped_because:
-        raise CommandFailed(report.stopped_because, INTERRUPTED if is_interrupted else 1)
+        raise CommandFailed(report.stopped_because, exit_code)
 
 
 def _feed(running: LineImport[Any], source: BinaryIO) -> ImportReport:
@@ -89,15 +95,6 @@ def _feed(running: LineImport[Any], source: BinaryIO) -> ImportReport:
             break
     with interruptible():
         return running.finish()
-
-
-def _print_report(report: ImportReport, what: str) -> None:
-    console.print(
-        f"{report.created:,} {what} created, {report.updated:,} updated, {report.unchanged:,} unchanged, "
-        f"{report.bad:,} bad lines; revision {report.revision}"
-    )
-    for bad in report.bad_lines:
-        console.print(f"  line {bad.line}: {bad.reason}: {bad.text}")
 
 
 def export(
@@ -136,15 +133,12 @@ def recommend(
     with opened_database() as (database, settings), task_progress() as progress:
         live = LiveModel(database, settings)
         live.refresh()
-        recommender = Recommender(database, live, settings)
         bar = progress.add_task("users", total=len(users) if users else batch_export.count_users(database), detail="")
         user_ids = users or batch_export.all_user_ids(database)
-        try:
+        with closing(Recommender(database, live, settings)) as recommender:
             n_lines = batch_export.write_lists(
                 recommender, user_ids, request, out, lambda n_users: progress.advance(bar, n_users)
             )
-        finally:
-            recommender.close()
     console.print(f"{n_lines:,} lines in {out}")
 
 

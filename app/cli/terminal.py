@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -70,9 +72,6 @@ def _reason_and_code(error: Exception) -> tuple[str, int] | None:
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
     """Within the block Ctrl-C only sets a flag, which the returned function reads, so that work ends in good order."""
-    import signal
-    import threading
-
     pressed = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
     try:

@@ -11,14 +11,7 @@ from rich.table import Table
 
 from app.cli.database import opened_database
 from app.cli.progress import epoch_bars, parameters_text, task_progress, trial_bar
-from app.cli.recipe_options import (
-    LinkOption,
-    LossOption,
-    LossParameterOption,
-    PenaltyOption,
-    options_of,
-    read_recipe,
-)
+from app.cli.recipe_options import LinkOption, LossOption, LossParameterOption, PenaltyOption, options_of, read_recipe
 from app.cli.terminal import CommandFailed, console, interruptible
 
 if TYPE_CHECKING:

@@ -26,21 +26,16 @@ _HEADERS = {
 class UnknownFile(NotFound):
     def __init__(self, name: str) -> None:
         super().__init__(f"the dashboard has no file {name!r}")
-        self.name = name
 
 
 @router.get("/")
 def show_dashboard() -> FileResponse:
-    return _file("index.html")
+    return read_dashboard_file("index.html")
 
 
 @router.get("/dashboard/{name}")
 def read_dashboard_file(name: str) -> FileResponse:
     if name not in _FILES:
         raise UnknownFile(name)
-    return _file(name)
-
-
-def _file(name: str) -> FileResponse:
     path = _FILES[name]
     return FileResponse(path, media_type=_MEDIA_TYPES[path.suffix], headers=_HEADERS)

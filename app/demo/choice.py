@@ -33,7 +33,8 @@ def user_with_clear_preferences(ratings: Iterable[Json], categories: Mapping[str
         for user_id, group in by_user.items()
         if _MIN_RATINGS <= len(group) <= _MAX_RATINGS
     }
-    return max(clearness or by_user, key=lambda user_id: clearness.get(user_id, len(by_user[user_id])), default=None)
+    ranking: Mapping[str, float] = clearness or {user_id: len(group) for user_id, group in by_user.items()}
+    return max(ranking, key=lambda user_id: ranking[user_id], default=None)
 
 
 def _clearness(ratings: Sequence[Json], categories: Mapping[str, Sequence[str]]) -> float:

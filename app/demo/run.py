@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,8 +36,9 @@ def demo(ratings: Path | None, items: Path | None, data_dir: Path | None, port: 
     try:
         for path in filter(None, (ratings, items)):
             path.open("rb").close()  # raises OSError before anything is started
-        with _folder(data_dir) as folder:
-            _demo(ratings, items, Path(folder), port, exit_after)
+        with TemporaryDirectory(prefix="palate-demo-", ignore_cleanup_errors=True) as temporary:
+            folder = data_dir.absolute() if data_dir else Path(temporary)
+            _demo(ratings, items, folder, port, exit_after)
     except KeyboardInterrupt:
         console.print("\nstopped")
         return _INTERRUPTED
@@ -47,12 +48,6 @@ def demo(ratings: Path | None, items: Path | None, data_dir: Path | None, port: 
     finally:
         signal.signal(signal.SIGTERM, sigterm_handler)
     return 0
-
-
-def _folder(data_dir: Path | None) -> AbstractContextManager[Path | str]:
-    if data_dir is not None:
-        return nullcontext(data_dir.absolute())
-    return TemporaryDirectory(prefix="palate-demo-", ignore_cleanup_errors=True)
 
 
 def _demo(ratings: Path | None, items: Path | None, folder: Path, port: int, exit_after: bool) -> None:

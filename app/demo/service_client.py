@@ -39,11 +39,13 @@ class ServiceClient(httpx.Client):
 
     def pages(self, path: str, name: str) -> Iterator[Json]:
         """The entries of a list endpoint, page after page."""
-        cursor: Json = {}
-        while cursor.get("cursor", "") is not None:
-            page = self.call("GET", path, params={"limit": 1000} | cursor)
+        query: Json = {"limit": 1000}
+        while True:
+            page = self.call("GET", path, params=query)
             yield from page[name]
-            cursor = {"cursor": page["next_cursor"]}
+            if page["next_cursor"] is None:
+                return
+            query["cursor"] = page["next_cursor"]
 
     def put_items(self, items: Sequence[Json]) -> int:
         """Store the items; returns their number."""

@@ -12,15 +12,7 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 
 from app.demo.choice import Change, changes, most_influential_rating, user_with_clear_preferences
@@ -96,7 +88,7 @@ def _progress(*columns: ProgressColumn) -> Progress:
 
 def _import(service: ServiceClient, ratings: Path) -> None:
     began = time.perf_counter()
-    columns = (TextColumn("importing ratings"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    columns = (TextColumn("importing ratings"), BarColumn(), DownloadColumn())
     with _progress(*columns) as progress, progress.open(ratings, "rb") as file:
         headers = {"content-type": "text/csv"}
         report = service.call("POST", "/v1/ratings/import", content=file, headers=headers, timeout=None)

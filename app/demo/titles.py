@@ -26,13 +26,10 @@ _LIGHT_GENRES = ("Comedy", "Family", "Romance")
 def titles(genres: Sequence[str], generator: np.random.Generator) -> list[str]:
     """One title per entry of `genres`, all different; no word is used more than a few times in a genre."""
     uses: Counter[str] = Counter()
-    used_titles: set[str] = set()
     patterns_left: dict[str, list[str]] = {}
-    made = []
+    made: list[str] = []
     for genre in genres:
-        title = _new_title(genre, patterns_left.setdefault(genre, []), uses, used_titles, generator)
-        used_titles.add(title)
-        made.append(title)
+        made.append(_new_title(genre, patterns_left.setdefault(genre, []), uses, made, generator))
     return made
 
 
@@ -43,7 +40,7 @@ def sequel_of(title: str, genre: str, generator: np.random.Generator) -> str:
 
 
 def _new_title(
-    genre: str, patterns_left: list[str], uses: Counter[str], used_titles: set[str], generator: np.random.Generator
+    genre: str, patterns_left: list[str], uses: Counter[str], made: Sequence[str], generator: np.random.Generator
 ) -> str:
     """The next pattern, filled with words that are not used up; after 50 tries any new title will do."""
     for attempt in range(10_000):
@@ -51,7 +48,7 @@ def _new_title(
             patterns_left.extend(generator.permutation(WORDS["genres"][genre]["patterns"]).tolist())
         title, words = _fill(patterns_left.pop(), genre, generator)
         is_fresh = attempt >= 50 or all(uses[f"{genre} {word}"] < _MAX_USES_OF_A_WORD for word in words)
-        if title not in used_titles and is_fresh and len(set(words)) == len(words):
+        if title not in made and is_fresh and len(set(words)) == len(words):
             uses.update(f"{genre} {word}" for word in words)
             return title
     raise ValueError(f"no more titles for the genre {genre}")

@@ -8,9 +8,9 @@ carries information too.
 """
 
 import csv
-import io
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,9 @@ _CATALOGUE: dict[str, tuple[float, tuple[str, ...], float, float]] = {
     "Action": (0.03, ("Thriller", "Adventure"), 0.1, -0.6),
 }
 
+_SHARES = np.array([share for share, *_ in _CATALOGUE.values()])
+_SHARES /= _SHARES.sum()
+
 _FIRST_RATED_AT = int(np.datetime64("2013-03-01", "s").astype(np.int64))
 _LAST_RATED_AT = int(np.datetime64("2025-06-30", "s").astype(np.int64))
 _YEAR = 365.25 * 86400
@@ -65,9 +68,6 @@ class Ratings:
     item_rows: _Integers
     values: _Floats
     timestamps: _Integers  # seconds since 1970
-
-    def __len__(self) -> int:
-        return len(self.values)
 
 
 @dataclass(frozen=True)
@@ -95,29 +95,28 @@ def sample_world(seed: int = 7, *, n_users: int = 800, n_items: int = 600, n_rat
 
 def write_ratings_csv(world: World, path: Path) -> None:
     """`userId,movieId,rating,timestamp`, as MovieLens writes it."""
-    ratings, item_ids = world.ratings, [film.item_id for film in world.items]
-    columns = (ratings.user_rows, ratings.item_rows, ratings.values, ratings.timestamps)
-    lines = ["userId,movieId,rating,timestamp\n"]
-    for user_row, item_row, value, timestamp in zip(*(column.tolist() for column in columns), strict=True):
-        lines.append(f"{ratings.user_ids[user_row]},{item_ids[item_row]},{value},{timestamp}\n")
-    path.write_text("".join(lines), encoding="utf-8", newline="")
+    ratings = world.ratings
+    user_ids = (ratings.user_ids[row] for row in ratings.user_rows.tolist())
+    item_ids = (world.items[row].item_id for row in ratings.item_rows.tolist())
+    rows = zip(user_ids, item_ids, ratings.values.tolist(), ratings.timestamps.tolist(), strict=True)
+    _write_csv(path, ("userId", "movieId", "rating", "timestamp"), rows)
 
 
 def write_items_csv(world: World, path: Path) -> None:
     """`movieId,title,genres`, as MovieLens writes it: the year stands in the title, `|` separates genres."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("movieId", "title", "genres"))
-    for film in world.items:
-        writer.writerow((film.item_id, f"{film.title} ({film.year})", "|".join(film.categories)))
-    path.write_text(text.getvalue(), encoding="utf-8", newline="")
+    rows = ((film.item_id, f"{film.title} ({film.year})", "|".join(film.categories)) for film in world.items)
+    _write_csv(path, ("movieId", "title", "genres"), rows)
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows((header, *rows))
 
 
 def _films(n_items: int, generator: np.random.Generator) -> tuple[Film, ...]:
     """The catalogue; about one film in fifteen is a sequel, made two to five years later."""
     n_sequels = n_items // 15
-    shares = np.array([share for share, *_ in _CATALOGUE.values()])
-    genres = generator.choice(GENRES, n_items - n_sequels, p=shares / shares.sum()).tolist()
+    genres = generator.choice(GENRES, n_items - n_sequels, p=_SHARES).tolist()
     films = []
     for title, genre in zip(titles(genres, generator), genres, strict=True):
         # more films from recent years: the square root of a uniform number leans to 1
@@ -154,10 +153,9 @@ def _traits(items: tuple[Film, ...], generator: np.random.Generator) -> _Floats:
 def _preferences(n_users: int, generator: np.random.Generator) -> _Floats:
     """[n_users, genres + 3]: every user likes one to three genres and dislikes one or two."""
     preferences = generator.normal(0, 0.2, (n_users, len(GENRES) + 3))
-    shares = np.array([share for share, *_ in _CATALOGUE.values()])
     for user_row in range(n_users):
         n_liked, n_disliked = generator.integers((1, 1), (4, 3))
-        chosen = generator.choice(len(GENRES), n_liked + n_disliked, replace=False, p=shares / shares.sum())
+        chosen = generator.choice(len(GENRES), n_liked + n_disliked, replace=False, p=_SHARES)
         preferences[user_row, chosen[:n_liked]] += generator.uniform(0.7, 1.4, n_liked)
         preferences[user_row, chosen[n_liked:]] -= generator.uniform(0.7, 1.4, n_disliked)
     preferences[:, -3:] = generator.normal(0, (0.4, 0.35, 0.3), (n_users, 3))
