@@ -23,10 +23,7 @@ TESTED_ELSEWHERE = {
     "requests and responses: tested through the routes": "*/schemas.py",
     "compiled loops: tested through the module that calls them": "*/*kernels.py engine/sgd/kernel_template.py",
     "vector instructions and types of kernels": "engine/simd/float_vectors.py engine/numba_types.py",
-    "tests/cli/test_commands.py": "cli/keys.py cli/models.py cli/progress.py cli/serve.py cli/terminal.py",
     "tests/api_keys/test_keys.py": "api_keys/api.py api_keys/keyring.py",
-    "tests/backup/test_backup.py makes and restores archives": "backup/archive.py backup/restore.py backup/tables.py",
-    "data, and a helper of many tests": "demo/service_process.py",
     "tests/engine/losses/test_codegen.py": "engine/losses/catalog.py engine/losses/derivatives.py",
     "tests/engine/losses/ and tests/engine/library/": "engine/losses/symbols.py engine/library/slopes.py",
     "tests/engine/sgd/test_local.py fits": "engine/sgd/finalize.py engine/sgd/refit.py engine/sgd/trainer.py",
@@ -115,7 +112,7 @@ def test_the_functions_of_the_architecture_page_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    ("title", "max_hops", "max_files"), [("A rating", 10, 4), ("A list", 22, 9), ("A training", 40, 20)]
+    ("title", "max_hops", "max_files"), [("A rating", 10, 4), ("A list", 22, 9), ("A training run", 40, 20)]
 )
 def test_the_way_of_a_request_is_short(title: str, max_hops: int, max_files: int) -> None:
     steps = way(title)

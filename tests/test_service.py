@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.demo.service_process import ServiceDidNotStart, running_service
+from app.demo.service_process import running_service
 from tests.conftest import KERNELS
 
 ENVIRONMENT = {"PALATE_KERNEL_CACHE_DIR": str(KERNELS), "PALATE_TRAINER": "external"}
@@ -82,13 +81,3 @@ def test_a_stopping_service_finishes_its_requests_and_ends_its_event_streams(tmp
     assert answers[0].json()["created"] == BATCH
     assert time.monotonic() - started < 15  # far below the server's patience with connections that do not end
     assert "Application shutdown complete" in service.log.read_text()
-
-
-def test_a_service_is_not_taken_for_another_that_listens_on_its_port(tmp_path: Path) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        with pytest.raises(ServiceDidNotStart, match=f"cannot listen on port {port}"):  # noqa: SIM117
-            with running_service(tmp_path, port=port):
-                pass

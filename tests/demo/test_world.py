@@ -34,7 +34,11 @@ def test_no_title_id_user_or_pair_comes_twice(seed: int) -> None:
     ratings = world.ratings
     assert len({film.title for film in world.items}) == len({film.item_id for film in world.items}) == 600
     assert len(set(ratings.user_ids)) == 800
-    assert len({*zip(ratings.user_rows.tolist(), ratings.item_rows.tolist(), strict=True)}) == len(ratings) == 60_000
+    assert (
+        len({*zip(ratings.user_rows.tolist(), ratings.item_rows.tolist(), strict=True)})
+        == len(ratings.values)
+        == 60_000
+    )
 
 
 def test_no_word_of_a_title_wears_out(world: World) -> None:
@@ -83,7 +87,7 @@ def test_the_files_hold_the_world(world: World, tmp_path: Path) -> None:
 
 def test_a_smaller_world_can_be_made() -> None:
     world = sample_world(n_users=40, n_items=60, n_ratings=800)
-    assert (len(world.items), len(world.ratings), len(world.ratings.user_ids)) == (60, 800, 40)
+    assert (len(world.items), len(world.ratings.values), len(world.ratings.user_ids)) == (60, 800, 40)
 
 
 def test_training_recovers_the_planted_preferences(world: World, tmp_path: Path) -> None:
