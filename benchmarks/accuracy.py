@@ -18,7 +18,7 @@ import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,12 +83,18 @@ def item_features_of(folder: Path) -> np.ndarray:
     return features
 
 
+def trained_user(fold_in: FoldIn, user_row: int, known: Ratings, seen: slice) -> UserVector:
+    """The trained vector of a user with these ratings, as known as the folded-in one is."""
+    folded, model = fold_in.fold_in(known.item_rows[seen], known.values[seen]), fold_in.model
+    return replace(folded, bias=float(model.user_bias[user_row]), factors=model.user_factors[user_row])
+
+
 def coverage(model: FactorModel, known: Ratings, test: Ratings) -> list[tuple[int, int, bool, float]]:
     """Of each test rating the counts of its user and item, whether the interval holds it, and the interval's width."""
     fold_in, rows = FoldIn(model), []
     for user_row in np.unique(test.user_rows).tolist():
         seen, asked = known.of_user(user_row), test.of_user(user_row)
-        user = fold_in.trained(user_row, fold_in.fold_in(known.item_rows[seen], known.values[seen]))
+        user = trained_user(fold_in, user_row, known, seen)
         values, variances = fold_in.predict(user, test.item_rows[asked])
         ends = fold_in.interval(user, test.item_rows[asked], values, variances, LEVEL)
         lower, upper = (np.clip(end, 0.5, 5.0) for end in ends)
@@ -141,7 +147,7 @@ def _orders(models: dict[str, FactorModel], known: Ratings) -> dict[str, Callabl
     def user_of(user_row: int, model: FactorModel = posterior) -> UserVector:
         seen = known.of_user(user_row)
         fold_in = FoldIn(model)
-        return fold_in.trained(user_row, fold_in.fold_in(known.item_rows[seen], known.values[seen]))
+        return trained_user(fold_in, user_row, known, seen)
 
     def lower(user_row: int) -> np.ndarray:
         user = user_of(user_row)

@@ -16,6 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from app.db.connections import Reader
 from app.engine.fold_in.fold_in import FoldIn
 from app.engine.retrieval.brute_force import BruteForceRetriever
 from app.engine.retrieval.index import TopNIndex
@@ -23,24 +24,21 @@ from app.main import create_app
 from app.ratings import user_ratings
 from app.recommendations import api, lists
 from app.recommendations.catalog import CatalogView
-from app.recommendations.dispatch import Recommender
 from app.recommendations.serving_model import ServingModel
-from app.recommendations.user_cache import CachedUser
 from app.settings import Settings
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("reading the query string", api, "_parse_query"),
-    ("is the cached list still current?", CachedUser, "is_current"),
-    ("model, items and changes in memory", Recommender, "_context_on_loop"),
+    ("was anything committed?", Reader, "data_version"),
+    ("the user", lists, "list_for_user"),
     ("reading the ratings", user_ratings, "read_one"),
     ("has the user changed?", user_ratings, "read_state"),
     ("folding in", ServingModel, "user_of"),
     ("the best items", TopNIndex, "search"),
     ("the best items", BruteForceRetriever, "search"),
-    ("values", FoldIn, "predict"),
-    ("intervals", FoldIn, "interval"),
+    ("values and intervals", FoldIn, "with_intervals"),
     ("JSON", CatalogView, "item_jsons"),
-    ("JSON", lists, "list_json"),
+    ("JSON", CatalogView, "list_json"),
     ("ETag and response", api, "_revalidated"),
     ("the list around these", lists, "_list"),
 )

@@ -19,11 +19,6 @@ class Reader:
         self._last_connection: Any = None
         self._n_opened = 0
 
-    def end(self) -> None:
-        """End the transaction that a read may have begun, so that the next one sees later commits."""
-        if self.connection.in_transaction():
-            self.connection.rollback()
-
     def data_version(self) -> DataVersion:
         """A value that every commit changes, of this process or another; SQLite only, 4 microseconds.
 
@@ -33,9 +28,6 @@ class Reader:
             if raw is not self._last_connection:
                 self._last_connection, self._n_opened = raw, self._n_opened + 1
             return self._n_opened, raw.execute("PRAGMA data_version").fetchone()[0]
-
-    def close(self) -> None:
-        self.connection.close()
 
 
 def is_sqlite(bind: Connection | Engine) -> bool:

@@ -16,7 +16,6 @@ from fastapi import Depends, Request
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from app.db.connections import Reader
 from app.db.postgres import DatabaseAway, ServerMonitor, connect_engine
 from app.db.tables import utc_now
 from app.settings import Settings
@@ -85,10 +84,6 @@ class Database:
         self._refuse_while_away()
         with self.engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
-
-    def open_reader(self) -> "Reader":
-        """A connection for one thread; the caller closes it."""
-        return Reader(self.engine)
 
     def other_sessions(self) -> str | None:
         """Who else has the database open, as a phrase, or None. Closes the idle connections of the pool."""

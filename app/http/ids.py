@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from fastapi import Path
 from pydantic import AfterValidator, Field
 
 from app.db.tables import ID_LENGTH
+
+PLAIN_ID = re.compile(rf"(?!\.\.?\Z)[\w.@:+~ -]{{1,{ID_LENGTH}}}")
+"""Ids that are valid for certain, as nearly all are: a match takes a third of the time of the rules."""
 
 
 def complaint_about_id(external_id: str) -> str | None:

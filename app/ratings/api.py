@@ -109,11 +109,12 @@ async def add_rating(body: RatingIn, request: Request) -> Response:
     return Response(saved.model_dump_json(), status, media_type="application/json")
 
 
-def _parse_rating(body: bytes, _request: Request) -> RatingIn | None:
+async def _answer_rating(body: bytes, request: Request) -> Response | None:
     try:
-        return RatingIn.model_validate_json(body)
+        rating = RatingIn.model_validate_json(body)
     except ValidationError:
         return None
+    return await add_rating(rating, request)
 
 
 router.add_api_route(
@@ -122,7 +123,7 @@ router.add_api_route(
     methods=["POST"],
     response_model=SavedRatingOut,
     responses={**_NEW, **_INVALID},
-    route_class_override=fast_route(_parse_rating, add_rating),
+    route_class_override=fast_route(_answer_rating),
 )
 
 

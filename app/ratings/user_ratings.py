@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from sqlalchemy import Connection
 
 from app.coalescer import Coalescer
-from app.db.connections import driver, is_sqlite
+from app.db.connections import driver
 from app.db.engine import Database
 
 # One row per user instead of one per rating: SQLite's driver releases the GIL at every row, and in a busy process gets
@@ -87,7 +88,7 @@ NO_RATINGS = UserRatings(None, np.zeros(0, np.int64), np.zeros(0), 0)
 def read_one(connection: Connection, user_id: str) -> UserRatings:
     """What a user has rated."""
     with driver(connection) as raw:
-        if is_sqlite(connection):
+        if isinstance(raw, sqlite3.Connection):
             key, *packed = raw.execute(_READ_ONE_SQLITE, (user_id,)).fetchone()
             return _from_text(key, *packed) if key else NO_RATINGS
         row = raw.cursor(binary=True).execute(_READ_ONE_POSTGRESQL, (user_id,)).fetchone()
@@ -97,7 +98,7 @@ def read_one(connection: Connection, user_id: str) -> UserRatings:
 def read_many(connection: Connection, user_ids: Collection[str]) -> dict[str, UserRatings]:
     """What each of the users has rated; unknown users are left out."""
     with driver(connection) as raw:
-        if is_sqlite(connection):
+        if isinstance(raw, sqlite3.Connection):
             rows = raw.execute(_READ_MANY_SQLITE, (json.dumps(list(user_ids)),))
             return {user_id: _from_text(*packed) for *packed, user_id in rows}
         rows = raw.cursor(binary=True).execute(_READ_MANY_POSTGRESQL, (list(user_ids),))
@@ -107,7 +108,7 @@ def read_many(connection: Connection, user_ids: Collection[str]) -> dict[str, Us
 def read_state(connection: Connection, user_id: str) -> RatingsState:
     """The state of what `read_one` reads, in a fifth of the time."""
     with driver(connection) as raw:
-        row = raw.execute(_STATE.format("?" if is_sqlite(connection) else "%s"), (user_id,)).fetchone()
+        row = raw.execute(_STATE.format("?" if isinstance(raw, sqlite3.Connection) else "%s"), (user_id,)).fetchone()
     return NO_RATINGS.state if row is None else RatingsState(*row)
 
 

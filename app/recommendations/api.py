@@ -14,11 +14,11 @@ from starlette.datastructures import QueryParams
 
 from app.engine.fold_in.intervals import INTERVAL_LEVEL
 from app.http.fast_path import fast_route
-from app.http.ids import ItemIdPath, UserIdPath, complaint_about_id
+from app.http.ids import PLAIN_ID, ItemIdPath, UserIdPath
 from app.http.openapi import declared
 from app.recommendations.dispatch import Recommender, RecommenderDep
-from app.recommendations.item_lists import popular_items, similar_items, similar_to_several
-from app.recommendations.lists import list_for_ratings
+from app.recommendations.item_lists import popular_items, similar_items
+from app.recommendations.lists import batch, list_for_ratings, list_for_user
 from app.recommendations.predictions import predict_pairs
 from app.recommendations.schemas import (
     BatchIn,
@@ -87,22 +87,21 @@ def _parse_query(query_string: bytes) -> ListRequest | None:
         return None
 
 
-def _parse_list(_body: bytes, request: Request) -> tuple[str, ListRequest] | None:
-    """The user and the list that they request; None for FastAPI if it is invalid or the query is long."""
+async def _answer_list(_body: bytes, request: Request) -> Response | None:
+    """The list of a user; None for FastAPI if the request is invalid, or its id or query unusual."""
     user_id: str = request.path_params["user_id"]
     query_string: bytes = request.scope["query_string"]
-    if len(query_string) > MAX_CACHED_QUERY_BYTES or complaint_about_id(user_id):
+    if len(query_string) > MAX_CACHED_QUERY_BYTES or not PLAIN_ID.fullmatch(user_id):
         return None
     parsed = _parse_query(query_string)
-    return None if parsed is None else (user_id, parsed)
-
-
-async def _answer_list(parsed: tuple[str, ListRequest], request: Request) -> Response:
+    if parsed is None:
+        return None
     recommender: Recommender = request.app.state.recommender
-    return _revalidated(await recommender.list_for_user(*parsed), request)
+    body = await recommender.answer(list_for_user, user_id, parsed, reads_only_user=user_id)
+    return _revalidated(body, request)
 
 
-lists_router = APIRouter(prefix="/v1", tags=["recommendations"], route_class=fast_route(_parse_list, _answer_list))
+lists_router = APIRouter(prefix="/v1", tags=["recommendations"], route_class=fast_route(_answer_list))
 """Its routes are the application's own, which are found in one step; those of included routers take three."""
 
 
@@ -112,9 +111,15 @@ lists_router = APIRouter(prefix="/v1", tags=["recommendations"], route_class=fas
     responses={**_REVALIDATED, **declared(HTTPStatus.CONFLICT)},
     openapi_extra=_IF_NONE_MATCH,
 )
-async def recommend(user_id: UserIdPath, query: Annotated[RecommendationsQuery, Query()], request: Request) -> Response:
+async def recommend(
+    user_id: UserIdPath,
+    query: Annotated[RecommendationsQuery, Query()],
+    recommender: RecommenderDep,
+    request: Request,
+) -> Response:
     """The best items for a user, computed from the current ratings: the next response includes a rating posted now."""
-    return await _answer_list((user_id, query.list_request()), request)
+    body = await recommender.answer(list_for_user, user_id, query.list_request(), reads_only_user=user_id)
+    return _revalidated(body, request)
 
 
 @router.get("/users/{user_id}/predictions/{item_id}")
@@ -163,7 +168,7 @@ async def recommend_in_batch(body: BatchIn, recommender: RecommenderDep) -> Stre
     Users are processed in groups that share one query for their ratings and one scan of the items. If a version is
     activated meanwhile, it is used from the next group on; each line contains its version.
     """
-    return StreamingResponse(recommender.batch(body.user_ids, body.list_request()), media_type=NDJSON)
+    return StreamingResponse(batch(recommender, body.user_ids, body.list_request()), media_type=NDJSON)
 
 
 @similar_router.get("/popular", response_model=PopularItemsOut, responses=_REVALIDATED, openapi_extra=_IF_NONE_MATCH)
@@ -171,15 +176,14 @@ async def list_popular_items(
     query: Annotated[PopularItemsQuery, Query()], recommender: RecommenderDep, request: Request
 ) -> Response:
     """The items with the highest Bayesian mean rating, overall or over the last days."""
-    recent = recommender.recent_popularity
-    answer = await recommender.answer(popular_items, recent, query.n, query.filter(), query.days)
-    return _revalidated(answer, request)
+    return _revalidated(await recommender.answer(popular_items, query.n, query.filter(), query.days), request)
 
 
 @similar_router.post("/similar", response_model=SimilarToSeveralOut, responses=declared(HTTPStatus.NOT_FOUND))
 async def list_items_similar_to_several(body: SimilarToSeveralIn, recommender: RecommenderDep) -> Response:
     """The items whose vectors have the highest mean cosine with those of several items."""
-    return _json(await recommender.answer(similar_to_several, body.item_ids, body.n, body.filter()))
+    seed = {"item_ids": body.item_ids}
+    return _json(await recommender.answer(similar_items, body.item_ids, body.n, body.filter(), seed))
 
 
 @similar_router.get(
@@ -195,7 +199,8 @@ async def list_similar_items(
     request: Request,
 ) -> Response:
     """The items whose vectors have the highest cosine with the item's; an item too new for the model has none yet."""
-    return _revalidated(await recommender.answer(similar_items, item_id, query.n, query.filter()), request)
+    seed = {"item_id": item_id}
+    return _revalidated(await recommender.answer(similar_items, [item_id], query.n, query.filter(), seed), request)
 
 
 def _json(body: bytes) -> Response:

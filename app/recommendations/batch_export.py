@@ -16,9 +16,8 @@ from app.atomic_files import replacing
 from app.db.engine import Database
 from app.items import store as items
 from app.ratings.models import User
-from app.recommendations.context import RequestContext
-from app.recommendations.dispatch import USERS_AT_ONCE, Recommender
-from app.recommendations.lists import lists_for_users
+from app.recommendations.dispatch import Recommender, RequestContext
+from app.recommendations.lists import USERS_AT_ONCE, lists_for_users
 from app.recommendations.schemas import ListRequest
 
 _MIN_GROUP_ROWS = 100_000

@@ -6,18 +6,18 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from app.ratings import user_ratings
-from app.recommendations.context import RequestContext
+from app.recommendations.dispatch import RequestContext
 from app.recommendations.lists import ANSWERED_FROM
-from app.recommendations.schemas import PredictionOut, PredictionsOut
+from app.recommendations.schemas import ListRequest, PredictionOut, PredictionsOut
 
 
 def predict_pairs(context: RequestContext, pairs: Sequence[tuple[str, str]], level: float) -> PredictionsOut:
     """Predicted rating, interval and source of each (user_id, item_id), in the order of the pairs."""
     model = context.serving_model
-    context.check_work(n_named=len(pairs))
+    context.check_work(ListRequest(), len(pairs))
     users = user_ratings.read_many(context.connection, {user_id for user_id, _ in pairs})
     rows = model.item_ids.rows_of([item_id for _, item_id in pairs])
-    context.check_work(n_named=sum(stored.values.size for stored in users.values()))
+    context.check_work(ListRequest(), sum(stored.values.size for stored in users.values()))
     positions_of: defaultdict[str, list[int]] = defaultdict(list)
     for position, (user_id, _) in enumerate(pairs):
         positions_of[user_id].append(position)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,8 +23,7 @@ MAX_CURSOR = 8_000
 RankBy = Literal["value", "lower", "upper", "relevance"]
 
 
-@dataclass(frozen=True, slots=True)
-class ItemFilter:
+class ItemFilter(NamedTuple):
     """Which items a list may hold, whoever the user is."""
 
     any_of: tuple[str, ...] = ()
@@ -35,8 +33,7 @@ class ItemFilter:
     min_ratings: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ListRequest:
+class ListRequest(NamedTuple):
     """What a list of recommendations may hold, its order, and what it says about each item."""
 
     n: int = 10
@@ -51,14 +48,6 @@ class ListRequest:
     n_reasons: int | None = None
     """Reasons in the explanation of each item; None: no explanations."""
     cursor: str | None = None
-    _hash: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        compared = tuple(getattr(self, each.name) for each in fields(self) if each.compare)
-        object.__setattr__(self, "_hash", hash(compared))
-
-    def __hash__(self) -> int:
-        return self._hash  # computed once: a request that is read once is looked up in the user cache many times
 
 
 SourceField = Annotated[
@@ -288,7 +277,7 @@ class ListOptions(BaseModel):
         description="Number of ratings listed in each explanation; the shares of the rest are summed.",
     )
 
-    def _list_request(self, item_filter: ItemFilter, exclude: list[ExternalId]) -> ListRequest:
+    def _list_request(self, item_filter: ItemFilter, exclude: list[ExternalId], **more: Any) -> ListRequest:
         return ListRequest(
             n=self.n,
             filter=item_filter,
@@ -298,6 +287,7 @@ class ListOptions(BaseModel):
             rank_by=self.rank_by,
             level=self.level,
             n_reasons=self.n_reasons if self.explain else None,
+            **more,
         )
 
 
@@ -320,7 +310,7 @@ class RecommendationsQuery(PageOptions, FilterQuery):
     )
 
     def list_request(self) -> ListRequest:
-        return replace(self._list_request(self.filter(), self.exclude), offset=self.offset, cursor=self.cursor)
+        return self._list_request(self.filter(), self.exclude, offset=self.offset, cursor=self.cursor)
 
 
 class RecommendationsIn(PageOptions, FilterIn):
@@ -341,8 +331,8 @@ class RecommendationsIn(PageOptions, FilterIn):
 
     def list_request(self) -> ListRequest:
         candidates = None if self.candidates is None else tuple(self.candidates)
-        request = self._list_request(self.filter(), self.exclude)
-        return replace(request, offset=self.offset, cursor=self.cursor, candidates=candidates)
+        paging = {"offset": self.offset, "cursor": self.cursor}
+        return self._list_request(self.filter(), self.exclude, candidates=candidates, **paging)
 
 
 class BatchIn(ListOptions, FilterIn):

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from app.atomic_files import replacing
 from app.engine.arrays import InvalidArray, Rows, mapped
-from app.engine.data.id_search import look_up_rows
+from app.engine.data.id_search import rows_by_key
 from app.engine.data.ratings import Vocabulary
 from app.engine.factors import FactorModel
 from app.engine.fold_in.fold_in import FoldIn
@@ -43,7 +43,6 @@ _FOR_TRAINING = (_HOLDOUT_FIT, _PUBLISHED_START, _HOLDOUT_START)
 """Prefixes of the files of models that are not served."""
 _INDEX = "index_"
 """Prefix of the arrays of the top-N index; a version of few items has none."""
-_UNKNOWN = -1
 
 
 class DamagedVersion(Damaged):
@@ -103,21 +102,9 @@ class LoadedVersion:
     manifest: Manifest
     fold_in: FoldIn
     retriever: Retriever
-    _item_row_of_key: Rows
-    _user_row_of_key: Rows
-    derived: dict[str, Any] = field(default_factory=dict)
-    """What serving code computes once per version; dropped together with it."""
-
-    def item_rows_of(self, item_keys: npt.NDArray[np.integer]) -> Rows:
-        """The row of each item key, -1 for unknown items."""
-        return look_up(self._item_row_of_key, item_keys)
-
-    def user_row_of(self, user_key: int) -> int | None:
-        """The row of a user key, None for an unknown user."""
-        if not 0 <= user_key < self._user_row_of_key.size:
-            return None
-        row = int(self._user_row_of_key[user_key])
-        return None if row == _UNKNOWN else row
+    item_row_of_key: Rows
+    user_row_of_key: Rows
+    """Row of each key, -1 where no row has it; see `look_up`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,20 +114,6 @@ class HoldoutFit:
     model: FactorModel
     item_row_of_key: Rows
     user_row_of_key: Rows
-
-
-def rows_by_key(keys: Keys) -> Rows:
-    """Row of each database key, -1 where no row has it: one entry per key up to the largest."""
-    table = np.full(int(keys.max()) + 1 if keys.size else 0, _UNKNOWN, np.int32)
-    table[keys] = np.arange(keys.size, dtype=np.int32)
-    return table
-
-
-def look_up(table: Rows, keys: npt.NDArray[np.integer]) -> Rows:
-    """`table[key]` of each key, -1 for keys beyond the table."""
-    rows = np.empty(keys.size, np.int32)
-    look_up_rows(table, np.ascontiguousarray(keys, np.int64), rows)
-    return rows
 
 
 def write(versions_dir: Path, name: str, contents: VersionContents, facts: Mapping[str, Any]) -> Manifest:
@@ -203,8 +176,8 @@ def load(folder: Path, version: int, published: Manifest | None = None) -> Loade
             manifest=manifest,
             fold_in=FoldIn(model),
             retriever=_retriever(model, arrays),
-            _item_row_of_key=arrays["item_row_of_key"],
-            _user_row_of_key=arrays["user_row_of_key"],
+            item_row_of_key=arrays["item_row_of_key"],
+            user_row_of_key=arrays["user_row_of_key"],
         )
     except InvalidArray as invalid:
         raise DamagedVersion(folder, f"{invalid.name}.npy", invalid.reason) from invalid

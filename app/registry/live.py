@@ -38,16 +38,12 @@ class LiveModel:
         self.before_swap: Callable[[LoadedVersion], object] = lambda _loaded: None
         self._database = database
         self._versions_dir = settings.versions_dir
-        self._current: LoadedVersion | None = None
+        self.current: LoadedVersion | None = None
+        """None before the first publish, or if every version is damaged."""
         self._problem: str | None = None
         self._damaged: tuple[int, float] | None = None  # version, and when it was tried
         self._refreshing = threading.Lock()
         self._thread = PeriodicThread(self.refresh, settings.versions.poll_interval.total_seconds(), "live-model")
-
-    @property
-    def current(self) -> LoadedVersion | None:
-        """The version that this process serves; None before the first publish, or if every version is damaged."""
-        return self._current
 
     @property
     def problem(self) -> str | None:
@@ -81,7 +77,7 @@ class LiveModel:
     def _load_active(self) -> None:
         with self._database.read() as connection:
             number = versions.active_number(connection)
-            if number is None or (self._current and self._current.version == number):
+            if number is None or (self.current and self.current.version == number):
                 self._set_problem(None)
                 return
             if self._was_just_tried(number):
@@ -93,7 +89,7 @@ class LiveModel:
         try:
             self._serve(row)
         except DamagedVersion:
-            if self._current is None:
+            if self.current is None:
                 self._serve_newest_intact(row.version)
             raise
         self._damaged = None
@@ -102,7 +98,7 @@ class LiveModel:
     def _serve(self, row: VersionRow) -> None:
         loaded = artifacts.load(self._versions_dir / row.folder, row.version, row.manifest)
         self.before_swap(loaded)
-        self._current = loaded  # the swap: one assignment
+        self.current = loaded  # the swap: one assignment
         log.info("now serving model version %d", row.version)
 
     def _serve_newest_intact(self, damaged_version: int) -> None:
@@ -126,6 +122,6 @@ class LiveModel:
 
     def _set_problem(self, problem: str | None) -> None:
         if problem and problem != self._problem:
-            instead = f"version {self._current.version} is served" if self._current else NO_VERSION
+            instead = f"version {self.current.version} is served" if self.current else NO_VERSION
             log.error("%s; %s", problem, instead)
         self._problem = problem

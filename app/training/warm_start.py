@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from app.engine.arrays import Mask, Rows
+from app.engine.data.id_search import look_up
 from app.engine.data.ratings import Ratings
 from app.engine.data.statistics import count_rows
 from app.engine.factors import FactorModel
@@ -24,7 +25,7 @@ from app.engine.recipe import Recipe
 from app.engine.sgd.trainer import WarmStart
 from app.engine.sgd.warm_start import carry_over, sample, warm_hyperparameters
 from app.registry import artifacts
-from app.registry.artifacts import DamagedVersion, look_up
+from app.registry.artifacts import DamagedVersion
 from app.registry.metrics import Gate, Start
 from app.registry.versions import VersionRow
 from app.settings import Training

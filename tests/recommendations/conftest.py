@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import product
+from typing import Any
 
 import httpx
 import pytest
@@ -50,3 +51,24 @@ def planted(settings: Settings) -> Iterator[tuple[httpx.Client, Train]]:
             return run.version
 
         yield client, train
+
+
+Planted = tuple[httpx.Client, Train]
+NEWCOMER = "/v1/users/newcomer/recommendations"
+
+
+def ids(answer: httpx.Response) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    return [item["item_id"] for item in answer.json()["items"]]
+
+
+def all_ids(client: httpx.Client, path: str = NEWCOMER, **options: Any) -> list[str]:
+    return ids(client.get(path, params={"n": 100, **options}))
+
+
+def rate(client: httpx.Client, user_id: str, item_id: str, value: float, **more: object) -> None:
+    client.post("/v1/ratings", json={"user_id": user_id, "item_id": item_id, "value": value, **more}).raise_for_status()
+
+
+def predicted(client: httpx.Client, user_id: str, item_id: str) -> float:
+    return client.get(f"/v1/users/{user_id}/predictions/{item_id}").raise_for_status().json()["value"]

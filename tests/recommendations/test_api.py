@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from app.main import create_app
 from app.recommendations import api
 from app.settings import Settings
+from tests.recommendations.conftest import Planted
 
 PATH = "/v1/users/ann/recommendations"
 
@@ -100,3 +101,46 @@ def test_every_parameter_is_declared_with_its_limits() -> None:
     assert by_name["n"]["schema"].items() >= limits.items()
     assert by_name["exclude"]["schema"]["items"]["maxLength"] == 128
     assert all(each["description"] for each in declared)
+
+
+def test_no_source_is_declared_that_no_answer_has(sqlite_client: httpx.Client) -> None:
+    schemas = sqlite_client.get("/openapi.json").json()["components"]["schemas"]
+    assert schemas["RecommendationsOut"]["properties"]["source"]["enum"] == [
+        *("trained", "folded_in", "prior", "means", "popular")
+    ]
+    assert schemas["SimilarItemsOut"]["properties"]["source"]["enum"] == ["item_vectors", "means"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"ratings": [{"item_id": "a", "value": 4}, {"item_id": "b", "value": 7}]}, "ratings[1].value"),
+        ({"ratings": [{"item_id": "a/b", "value": 4}]}, "ratings[0].item_id"),
+        ({"n": 0}, "n"),
+        ({"number": 3}, "number"),
+    ],
+)
+def test_bad_bodies_are_refused_with_the_field_and_its_position(
+    sqlite_client: httpx.Client, body: dict[str, object], field: str
+) -> None:
+    answer = sqlite_client.post("/v1/recommendations", json=body)
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert [error["field"] for error in answer.json()["errors"]] == [field]
+
+
+def test_an_answer_that_the_client_already_has_is_not_sent_again(planted: Planted) -> None:
+    client, train = planted
+    train()
+    for path in ("/v1/users/ann/recommendations", "/v1/items/popular", "/v1/items/space-1/similar"):
+        first = client.get(path)
+        etag = first.headers["etag"]
+        for known in (etag, f"W/{etag}", f'"else", {etag}', "*"):
+            again = client.get(path, headers={"If-None-Match": known})
+            assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+        assert client.get(path, headers={"If-None-Match": '"else"'}).content == first.content
+    path, etag = "/v1/users/ann/recommendations", client.get("/v1/users/ann/recommendations").headers["etag"]
+    client.post("/v1/ratings", json={"user_id": "ann", "item_id": "love-1", "value": 3}).raise_for_status()
+    changed = client.get(path, headers={"If-None-Match": etag})
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != etag

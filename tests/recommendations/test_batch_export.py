@@ -11,8 +11,7 @@ from app.cli.__main__ import app
 from app.db.engine import open_database
 from app.recommendations.batch_export import all_user_ids, count_users
 from app.settings import Settings
-from tests.recommendations.conftest import FANS_OF_LOVE, FANS_OF_SPACE, SPACE
-from tests.recommendations.test_lists import Planted
+from tests.recommendations.conftest import FANS_OF_LOVE, FANS_OF_SPACE, SPACE, Planted
 
 
 def _recommend(settings: Settings, *arguments: str) -> str:

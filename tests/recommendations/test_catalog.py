@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
 
 from app.db.engine import Database
 from app.db.ids import read_ids
+from app.engine.data.id_search import rows_by_key
+from app.engine.data.ratings import Vocabulary
 from app.items import store as items
 from app.items.store import catalog_changes as read_changes
 from app.ratings.erasure import erase_item
 from app.recommendations.catalog import Catalog, CatalogView
-from app.registry.artifacts import look_up, rows_by_key
+from app.recommendations.schemas import PopularItemsOut, RecommendationsOut, SimilarItemsOut
+from tests.recommendations.conftest import Planted
 
 N = 2_000
 
@@ -30,8 +34,7 @@ def catalog(database: Database) -> Catalog:
     put(database, {f"i{n}": {"title": f"T{n}", "categories": [f"c{n % 7}", "all"]} for n in range(N)})
     with database.read() as connection:
         keys = read_ids(connection, "item").keys
-    by_key = rows_by_key(keys)
-    return Catalog(keys, lambda rows: [f"i{row}" for row in rows], lambda given: look_up(by_key, given))
+    return Catalog(keys, Vocabulary.of(f"i{row}" for row in range(N)), rows_by_key(keys))
 
 
 def view(database: Database, catalog: Catalog) -> CatalogView:
@@ -40,7 +43,7 @@ def view(database: Database, catalog: Catalog) -> CatalogView:
 
 
 def rebuilt(database: Database, catalog: Catalog) -> CatalogView:
-    return view(database, Catalog(catalog._item_keys, catalog._ids_of, catalog._item_rows_of))
+    return view(database, Catalog(catalog._item_keys, catalog._item_ids, catalog._item_row_of_key))
 
 
 def contents(view: CatalogView) -> tuple[object, ...]:
@@ -51,16 +54,16 @@ def contents(view: CatalogView) -> tuple[object, ...]:
 
 def titles(database: Database, view: CatalogView) -> list[str]:
     with database.read() as connection:
-        jsons = view.item_jsons(np.arange(N, dtype=np.int32), lambda: connection)
-    return [json.loads(text + "}")["title"] for text in jsons]
+        jsons = view.items_json(np.arange(N, dtype=np.int32), connection, {})
+    return [json.loads(text)["title"] for text in jsons]
 
 
 def test_items_that_occur_many_times_are_read_once(database: Database, catalog: Catalog) -> None:
     """Explanations of long lists named each rating for each item: more parameters than PostgreSQL takes."""
     current = view(database, catalog)
     with database.read() as connection:
-        jsons = current.item_jsons(np.tile(np.arange(300, dtype=np.int32), 1_000), lambda: connection)
-    assert [json.loads(text + "}")["title"] for text in jsons[-300:]] == [f"T{n}" for n in range(300)]
+        jsons = current.items_json(np.tile(np.arange(300, dtype=np.int32), 1_000), connection, {})
+    assert [json.loads(text)["title"] for text in jsons[-300:]] == [f"T{n}" for n in range(300)]
 
 
 def test_more_items_can_be_described_than_a_statement_has_parameters(database: Database) -> None:
@@ -161,3 +164,47 @@ def test_rows_in_categories_are_those_of_any_of_them(database: Database, catalog
     now = view(database, catalog)
     assert now.rows_in(["c0", "c1", "unheard of"]).tolist() == [row for row in range(N) if row % 7 in (0, 1)]
     assert now.rows_in(["unheard of"]).dtype == np.int32
+
+
+LISTS = {
+    "/v1/users/ann/recommendations": RecommendationsOut,
+    "/v1/users/ann/recommendations?offset=100000": RecommendationsOut,
+    "/v1/users/astronaut-1/recommendations?explain=true&n=2": RecommendationsOut,
+    "/v1/users/astronaut-1/recommendations?rank_by=lower&diversity=0.3&level=0.9": RecommendationsOut,
+    "/v1/items/popular": PopularItemsOut,
+    "/v1/items/space-1/similar": SimilarItemsOut,
+}
+
+
+@pytest.mark.parametrize(("path", "schema"), LISTS.items())
+def test_a_list_is_what_its_schema_serialises(planted: Planted, path: str, schema: type[BaseModel]) -> None:
+    client, train = planted
+    strange = {"title": 'Ä"\\%s{} 映画', "categories": ["space", 'a"b', "%d"]}
+    client.patch("/v1/items/space-0", json=strange).raise_for_status()
+    client.put("/v1/items/love-2", json={"title": None}).raise_for_status()
+    for _ in range(2):
+        body = client.get(path).raise_for_status().content
+        assert schema.model_validate_json(body, strict=True).model_dump_json(exclude_unset=True).encode() == body
+        train()
+
+
+def test_the_columns_of_each_item_follow_its_json(database: Database, catalog: Catalog) -> None:
+    current, rows = view(database, catalog), np.array([3, 1], np.int32)
+    numbers, texts = {"value": [4.5, -0.0001], "n": [3, 12]}, {"explanation": ["null", '{"b":[]}']}
+    with database.read() as connection:
+        body = current.list_json({"version": None, "source": "ü"}, rows, connection, numbers, texts)
+        empty = current.list_json({"version": None, "source": "ü"}, rows[:0], connection, {"value": []})
+    third, first = catalog._item_ids.ids_of(rows)
+    assert body.decode() == (
+        '{"version":null,"source":"ü","items":['
+        f'{{"item_id":"{third}","title":"T3","categories":["c3","all"],"value":4.5,"n":3,"explanation":null}},'
+        f'{{"item_id":"{first}","title":"T1","categories":["c1","all"],"value":-0.0001,"n":12,"explanation":{{"b":[]}}}}]}}'
+    )
+    assert empty == '{"version":null,"source":"ü","items":[]}'.encode()
+
+
+def test_numbers_are_written_as_python_reads_them(database: Database, catalog: Catalog) -> None:
+    numbers, rows = [0.0, -0.0001, 3.0, 4.3517, 1e-07, 1e22, 0.1 + 0.2], np.arange(7, dtype=np.int32)
+    with database.read() as connection:
+        items = view(database, catalog).items_json(rows, connection, {"value": numbers})
+    assert [json.loads(item)["value"] for item in items] == numbers

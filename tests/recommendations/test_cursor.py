@@ -6,9 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.recommendations.conftest import SPACE, Train
+from tests.recommendations.conftest import SPACE, Planted
 
-Planted = tuple[httpx.Client, Train]
 PATH = "/v1/users/astronaut-1/recommendations"
 
 

@@ -13,7 +13,7 @@ from app.db.engine import Database, open_database
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.retrieval.brute_force import BruteForceRetriever
 from app.main import create_app
-from app.recommendations import context, item_lists
+from app.recommendations import dispatch, item_lists
 from app.settings import Settings
 from app.training.wait_for_run import train_now
 from tests.asgi import serving
@@ -114,7 +114,7 @@ def test_a_long_list_is_made_in_a_thread(client: httpx.Client, on_loop: list[boo
 def test_a_large_model_is_scored_in_a_thread(
     client: httpx.Client, on_loop: list[bool], path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(context, "MAX_PRODUCTS", 10)
+    monkeypatch.setattr(dispatch, "MAX_PRODUCTS", 10)
     assert client.get(path).status_code == 200
     assert on_loop == [False]
 

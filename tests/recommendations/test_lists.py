@@ -1,34 +1,102 @@
-"""Options of lists: filters, order, diversity, explanations, levels, several items, days, batches."""
+"""Lists: what they hold, filters, order, diversity, explanations, levels, batches."""
 
 import json
-from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.recommendations.conftest import LOVE, SPACE, Train
+from tests.recommendations.conftest import LOVE, NEWCOMER, SPACE, Planted, all_ids, ids, rate
 
-Planted = tuple[httpx.Client, Train]
 ASTRONAUT = "/v1/users/astronaut-1/recommendations"
-NEWCOMER = "/v1/users/newcomer/recommendations"
-
-
-def ids(answer: httpx.Response) -> list[str]:
-    assert answer.status_code == 200, answer.text
-    return [item["item_id"] for item in answer.json()["items"]]
-
-
-def rate(client: httpx.Client, user_id: str, item_id: str, value: float, **more: object) -> None:
-    client.post("/v1/ratings", json={"user_id": user_id, "item_id": item_id, "value": value, **more}).raise_for_status()
 
 
 def describe(client: httpx.Client, item_id: str, *categories: str) -> None:
     client.put(f"/v1/items/{item_id}", json={"title": item_id, "categories": categories}).raise_for_status()
 
 
-def all_ids(client: httpx.Client, path: str = NEWCOMER, **options: Any) -> list[str]:
-    return ids(client.get(path, params={"n": 100, **options}))
+def test_a_trained_model_recommends_each_fan_the_own_kind(planted: Planted) -> None:
+    client, train = planted
+    version = train()
+    for user, own in (("astronaut-1", SPACE), ("romantic-3", LOVE)):
+        answer = client.get(f"/v1/users/{user}/recommendations")
+        is_own = [item in own for item in ids(answer)]
+        assert True in is_own
+        assert is_own == sorted(is_own, reverse=True)  # every unrated item of the own kind before any other
+        assert answer.json()["model_version"] == version
+        assert answer.json()["source"] == "trained"
+        assert answer.json()["trained_through"] == client.get("/v1/status").json()["revision"]
+
+
+def test_hidden_excluded_and_rated_items_never_appear(planted: Planted) -> None:
+    client, train = planted
+    train()
+    client.patch("/v1/items/space-0", json={"hidden": True}).raise_for_status()
+    rate(client, "newcomer", "space-1", 5)
+    found = ids(client.get("/v1/users/newcomer/recommendations?n=100&exclude=space-2&exclude=unheard-of"))
+    assert set(found) == set(SPACE + LOVE) - {"space-0", "space-1", "space-2"}
+    assert "space-0" not in ids(client.get("/v1/items/popular?n=100"))
+    assert "space-0" not in ids(client.get("/v1/items/space-3/similar?n=100"))
+    client.patch("/v1/items/space-0", json={"hidden": False}).raise_for_status()
+    assert "space-0" in ids(client.get("/v1/users/newcomer/recommendations?n=100"))
+
+
+def test_a_deleted_item_never_appears_again(planted: Planted) -> None:
+    client, train = planted
+    train()
+    client.delete("/v1/items/space-4").raise_for_status()
+    assert "space-4" not in ids(client.get("/v1/users/newcomer/recommendations?n=100"))
+    assert client.get("/v1/items/space-4").status_code == 404
+
+
+def test_rated_items_appear_when_asked_for(planted: Planted) -> None:
+    client, train = planted
+    train()
+    rate(client, "newcomer", "space-1", 5)
+    assert "space-1" in ids(client.get("/v1/users/newcomer/recommendations?n=100&include_rated=true"))
+
+
+def test_a_category_keeps_everything_else_out(planted: Planted) -> None:
+    client, train = planted
+    train()
+    assert set(ids(client.get("/v1/users/astronaut-1/recommendations?n=100&category=love"))) <= set(LOVE)
+    assert set(ids(client.get("/v1/items/popular?n=100&category=love"))) == set(LOVE)
+    both = ids(client.get("/v1/users/newcomer/recommendations?n=100&category=love&category=space"))
+    assert set(both) == set(LOVE + SPACE)
+    assert ids(client.get("/v1/users/newcomer/recommendations?category=unheard-of")) == []
+
+
+def test_pages_continue_each_other(planted: Planted) -> None:
+    client, train = planted
+    train()
+    whole = ids(client.get("/v1/users/newcomer/recommendations?n=100"))
+    pages = [ids(client.get(f"/v1/users/newcomer/recommendations?n=5&offset={at}")) for at in (0, 5, 10, 15, 20)]
+    assert [item for page in pages for item in page] == whole
+    assert pages[-1] == []
+
+
+def test_ratings_in_the_body_give_the_same_list_as_stored_ones_and_store_nothing(planted: Planted) -> None:
+    client, train = planted
+    train()
+    revision = client.get("/v1/status").json()["revision"]
+    given = [{"item_id": "space-0", "value": 5.0}, {"item_id": "love-0", "value": 1.0}]
+    by_body = client.post("/v1/recommendations", json={"ratings": given, "n": 5}).json()
+    assert client.get("/v1/status").json()["revision"] == revision
+    for rating in given:
+        rate(client, "newcomer", str(rating["item_id"]), float(str(rating["value"])))
+    by_user = client.get("/v1/users/newcomer/recommendations?n=5").json()
+    assert by_body.pop("next_cursor")
+    assert by_user.pop("next_cursor")
+    assert by_user == by_body
+
+
+def test_candidates_are_the_only_items_that_may_appear(planted: Planted) -> None:
+    client, train = planted
+    train()
+    body = {
+        "ratings": [{"item_id": "space-0", "value": 5}],
+        "candidates": ["love-1", "space-2", "space-0", "unheard-of"],
+    }
+    assert ids(client.post("/v1/recommendations", json=body)) == ["space-2", "love-1"]
 
 
 def test_categories_can_be_filtered_by_any_all_and_none(planted: Planted) -> None:
@@ -175,53 +243,6 @@ def test_lists_without_known_ratings_can_be_explained(planted: Planted, client: 
     assert item["explanation"]["other_ratings"] != 0
 
 
-def test_before_the_first_model_the_users_own_mean_is_the_reason(client: httpx.Client) -> None:
-    for user in ("ann", "ben"):
-        rate(client, user, "good", 5)
-    rate(client, "ben", "bad", 1)
-    [item] = client.get("/v1/users/ann/recommendations", params={"explain": True}).json()["items"]
-    assert item["item_id"] == "bad"
-    assert [reason["item_id"] for reason in item["explanation"]["reasons"]] == ["good"]
-
-
-def test_items_can_be_similar_to_several(planted: Planted) -> None:
-    client, train = planted
-    train()
-    answer = client.post("/v1/items/similar", json={"item_ids": ["space-0", "space-1"], "n": 6})
-    assert set(ids(answer)) == set(SPACE) - {"space-0", "space-1"}
-    assert answer.json()["item_ids"] == ["space-0", "space-1"]
-    found = {item["item_id"]: item["similarity"] for item in answer.json()["items"]}
-    each = [
-        {item["item_id"]: item["similarity"] for item in client.get(f"/v1/items/{seed}/similar?n=20").json()["items"]}
-        for seed in ("space-0", "space-1")
-    ]
-    for item_id, similarity in found.items():
-        assert similarity == pytest.approx((each[0][item_id] + each[1][item_id]) / 2, abs=1e-5)
-    assert client.post("/v1/items/similar", json={"item_ids": ["space-0", "nowhere"]}).status_code == 404
-    assert client.post("/v1/items/similar", json={"item_ids": []}).status_code == 422
-    only = client.post("/v1/items/similar", json={"item_ids": ["space-0"], "categories_none": ["space"], "n": 20})
-    assert set(ids(only)) == set(LOVE)
-
-
-@pytest.mark.parametrize("is_trained", [False, True])
-def test_popular_items_can_be_restricted_to_the_last_days(planted: Planted, is_trained: bool) -> None:
-    client, train = planted
-    long_ago = (datetime.now(UTC) - timedelta(days=90)).isoformat()
-    for user in range(30):
-        rate(client, f"critic-{user}", "oldie", 5.0, rated_at=long_ago)
-        rate(client, f"critic-{user}", "newcomer", 4.0)
-    if is_trained:
-        train()
-    assert all_ids(client, "/v1/items/popular")[0] == "oldie"
-    recent = client.get("/v1/items/popular", params={"days": 30, "n": 100})
-    assert ids(recent)[0] == "newcomer"
-    assert "oldie" not in ids(recent)
-    assert recent.json()["items"][0]["n_ratings"] == 30
-    assert recent.json()["shrinkage"] >= 1
-    assert ids(client.get("/v1/items/popular", params={"days": 100, "n": 1})) == ["oldie"]
-    assert ids(client.get("/v1/items/popular", params={"days": 30, "n": 100, "min_ratings": 25})) == ["newcomer"]
-
-
 def test_a_batch_streams_the_list_of_every_user_in_order(planted: Planted) -> None:
     client, train = planted
     train()
@@ -237,9 +258,3 @@ def test_a_batch_streams_the_list_of_every_user_in_order(planted: Planted) -> No
         assert {**line, "user_id": None} == {**alone, "user_id": None}
     assert client.post("/v1/recommendations/batch", json={"user_ids": []}).text == ""
     assert client.post("/v1/recommendations/batch", json={"user_ids": ["a/b"]}).status_code == 422
-
-
-def test_a_batch_before_the_first_model_is_popular(client: httpx.Client) -> None:
-    rate(client, "ann", "good", 5)
-    [line] = client.post("/v1/recommendations/batch", json={"user_ids": ["ben"]}).text.splitlines()
-    assert json.loads(line)["source"] == "popular"

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.engine.data.id_search import look_up
 from app.engine.retrieval.index import TopNIndex
 from app.engine.retrieval.retriever import Query
 from app.errors import status_of
@@ -37,9 +38,17 @@ def test_a_loaded_version_is_a_read_only_map_of_its_files(folder: Path) -> None:
 
 def test_keys_find_their_rows_and_unknown_keys_find_none(folder: Path) -> None:
     loaded = artifacts.load(folder, 1)
-    assert loaded.item_rows_of(np.array([8, 11, 5, 6, 0, 12, 999_999])).tolist() == [2, 0, 1, -1, -1, -1, -1]
-    assert loaded.item_rows_of(ITEM_KEYS.astype(np.int32)).tolist() == [0, 1, 2]
-    assert [loaded.user_row_of(key) for key in (4, 2, 3, 0, 5, -1)] == [0, 1, None, None, None, None]
+    assert look_up(loaded.item_row_of_key, np.array([8, 11, 5, 6, 0, 12, 999_999])).tolist() == [
+        2,
+        0,
+        1,
+        -1,
+        -1,
+        -1,
+        -1,
+    ]
+    assert look_up(loaded.item_row_of_key, ITEM_KEYS.astype(np.int32)).tolist() == [0, 1, 2]
+    assert look_up(loaded.user_row_of_key, np.array([4, 2, 3, 0, 5, -1])).tolist() == [0, 1, -1, -1, -1, -1]
 
 
 def test_a_version_without_items_and_users_can_be_loaded(tmp_path: Path) -> None:
@@ -48,8 +57,8 @@ def test_a_version_without_items_and_users_can_be_loaded(tmp_path: Path) -> None
     )
     artifacts.write(tmp_path, "empty", empty, facts())
     loaded = artifacts.load(tmp_path / "empty", 1)
-    assert loaded.item_rows_of(np.array([1])).tolist() == [-1]
-    assert loaded.user_row_of(1) is None
+    assert look_up(loaded.item_row_of_key, np.array([1])).tolist() == [-1]
+    assert look_up(loaded.user_row_of_key, np.array([1])).tolist() == [-1]
 
 
 def test_a_loaded_version_outlives_its_folder(folder: Path) -> None:

@@ -1,5 +1,7 @@
-"""Kernels that find rows by outside id (`Vocabulary.rows_of`) and by key."""
+"""Finds rows by outside id (`Vocabulary.rows_of`) and by key, with kernels."""
 
+import numpy as np
+import numpy.typing as npt
 from numba import int32, int64, njit, void
 
 from app.engine.arrays import Bytes, Offsets, Rows
@@ -42,8 +44,22 @@ def find_rows(text: Bytes, offsets: Offsets, query: Bytes, query_offsets: Offset
 
 
 @njit(void(READ_ROWS, READ_OFFSETS, ROWS), nogil=True, cache=True)
-def look_up_rows(table: Rows, keys: Offsets, rows: Rows) -> None:
+def _look_up(table: Rows, keys: Offsets, rows: Rows) -> None:
     """rows [n_keys]: overwritten with `table[key]`, -1 for keys beyond the table."""
     for one in range(keys.size):
         key = keys[one]
         rows[one] = table[key] if 0 <= key < table.size else int32(-1)
+
+
+def rows_by_key(keys: npt.NDArray[np.int64]) -> Rows:
+    """Row of each database key, -1 where no row has it: one entry per key up to the largest."""
+    table = np.full(int(keys.max()) + 1 if keys.size else 0, -1, np.int32)
+    table[keys] = np.arange(keys.size, dtype=np.int32)
+    return table
+
+
+def look_up(table: Rows, keys: npt.NDArray[np.integer]) -> Rows:
+    """`table[key]` of each key, -1 for keys beyond the table."""
+    rows = np.empty(keys.size, np.int32)
+    _look_up(table, np.ascontiguousarray(keys, np.int64), rows)
+    return rows

@@ -114,11 +114,6 @@ class FoldIn:
         reach = calibrated_reach(self.model.posterior, user.n_ratings, counts, level) * np.sqrt(variances)
         return np.asarray(values - reach, np.float32), np.asarray(values + reach, np.float32)
 
-    def trained(self, user_row: int, folded: UserVector) -> UserVector:
-        """The trained vector of a user, with the covariance and the noise of the same user folded in."""
-        bias, factors = float(self.model.user_bias[user_row]), self.model.user_factors[user_row]
-        return UserVector(bias, factors, folded.upper, folded.n_ratings, folded.noise_scale)
-
     def held_out_errors(
         self, users: npt.NDArray[np.int64], ratings: Ratings, holdout: Ratings, pool: Executor
     ) -> tuple[float, float, int]:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from app.engine.data.id_search import look_up
 from app.engine.data.ratings import Ratings
 from app.engine.factors import FactorModel
 from app.engine.losses.base import Loss
 from app.registry import artifacts
-from app.registry.artifacts import DamagedVersion, look_up
+from app.registry.artifacts import DamagedVersion
 from app.registry.metrics import Gate
 from app.registry.versions import VersionRow
 from app.settings import RatingScale

@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from app.engine.arrays import Mask, Offsets, Rows, starts_of
+from app.engine.data.id_search import look_up, rows_by_key
 from app.engine.data.ratings import Ratings, Vocabulary
 from app.ratings.bulk_read import DELETED, Changes
-from app.registry.artifacts import Keys, look_up, rows_by_key
+from app.registry.artifacts import Keys
 from app.training.snapshot.file import Base, UnusableSnapshot
 
 _N_THREADS = min(4, os.cpu_count() or 1)

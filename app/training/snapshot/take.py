@@ -18,11 +18,12 @@ from app.db.engine import Database
 from app.db.ids import Ids, ids_of_keys, read_ids
 from app.db.revisions import revision
 from app.engine.arrays import Mask, Matrix32, Offsets, starts_of
+from app.engine.data.id_search import look_up, rows_by_key
 from app.engine.data.ratings import Ratings, Vocabulary
 from app.engine.data.statistics import count_rows
 from app.ratings import bulk_read, store
 from app.ratings.bulk_read import DELETED, AllRatings, Changes
-from app.registry.artifacts import Keys, look_up, rows_by_key
+from app.registry.artifacts import Keys
 from app.training.snapshot import file
 from app.training.snapshot.categories import NO_CATEGORIES, Categorised, read_categories
 from app.training.snapshot.file import Base, Files, StoredSnapshot, UnusableSnapshot

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.data.id_search import look_up_rows
+from app.engine.data.id_search import look_up
 from app.engine.data.ratings import Vocabulary
 
 
@@ -16,6 +16,4 @@ def test_every_id_is_found_at_its_row_and_others_at_none(ids, queries):
 
 
 def test_keys_beyond_the_table_have_no_row():
-    rows = np.empty(4, np.int32)
-    look_up_rows(np.array([7, -1, 5], np.int32), np.array([0, 2, 3, -1], np.int64), rows)
-    assert rows.tolist() == [7, 5, -1, -1]
+    assert look_up(np.array([7, -1, 5], np.int32), np.array([0, 2, 3, -1])).tolist() == [7, 5, -1, -1]

@@ -88,8 +88,9 @@ def test_an_implicit_factor_belongs_to_the_share_of_its_item():
 def test_what_a_trained_vector_adds_is_a_part_of_its_own():
     model = _average()
     fold_in = FoldIn(model)
-    trained = fold_in.trained(2, fold_in.fold_in(RATED, VALUES))
-    folded = explain(fold_in, fold_in.fold_in(RATED, VALUES), LISTED, RATED, VALUES)
+    user = fold_in.fold_in(RATED, VALUES)
+    trained = dataclasses.replace(user, bias=float(model.user_bias[2]), factors=model.user_factors[2])
+    folded = explain(fold_in, user, LISTED, RATED, VALUES)
     explanation = explain(fold_in, trained, LISTED, RATED, VALUES)
     assert explanation.shares == pytest.approx(folded.shares)
     assert explanation.prior == pytest.approx(folded.prior, abs=1e-5)

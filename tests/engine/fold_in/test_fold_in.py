@@ -190,17 +190,6 @@ def test_a_user_who_rates_at_random_has_wider_intervals_than_one_who_rates_as_pr
     assert narrow < wide
 
 
-def test_a_trained_user_has_the_trained_vector_and_the_uncertainty_of_folding_in():
-    model = averaged_model()
-    fold_in = FoldIn(model)
-    folded = fold_in.fold_in([1, 2], [4.0, 5.0])
-    user = fold_in.trained(2, folded)
-    np.testing.assert_array_equal(user.factors, model.user_factors[2])
-    assert user.bias == model.user_bias[2]
-    np.testing.assert_array_equal(user.upper, folded.upper)
-    assert user.n_ratings == 2
-
-
 @pytest.mark.parametrize("k", [1, 6, 64])
 @pytest.mark.parametrize("n_unknown", [0, 3])
 def test_the_noise_of_a_user_is_the_expected_square_of_the_residuals(k, n_unknown):
