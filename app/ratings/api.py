@@ -117,6 +117,23 @@ async def _answer_rating(body: bytes, request: Request) -> Response | None:
     return await add_rating(rating, request)
 
 
+async def add_ratings(body: RatingBatch, request: Request) -> Response:
+    """Record or replace up to 10,000 ratings in one transaction: all of them or none."""
+    ratings = [NewRating(each.user_id, each.item_id, each.value, each.rated_us) for each in body.ratings]
+    refuse_bad_ratings(_scale_of(request), ratings, "ratings[{}].")
+    counts = await _writer_of(request).run_alone(commit_many, request.app.state.database, ratings)
+    count_ratings(created=counts.created, updated=counts.updated, unchanged=counts.unchanged)
+    return Response(BatchCountsOut.model_validate(counts).model_dump_json(), media_type="application/json")
+
+
+async def _answer_batch(body: bytes, request: Request) -> Response | None:
+    try:
+        batch = RatingBatch.model_validate_json(body)
+    except ValidationError:
+        return None
+    return await add_ratings(batch, request)
+
+
 router.add_api_route(
     "",
     add_rating,
@@ -125,16 +142,14 @@ router.add_api_route(
     responses={**_NEW, **_INVALID},
     route_class_override=fast_route(_answer_rating),
 )
-
-
-@router.post("/batch", responses=_INVALID)
-async def add_ratings(body: RatingBatch, request: Request) -> BatchCountsOut:
-    """Record or replace up to 10,000 ratings in one transaction: all of them or none."""
-    ratings = [NewRating(each.user_id, each.item_id, each.value, each.rated_us) for each in body.ratings]
-    refuse_bad_ratings(_scale_of(request), ratings, "ratings[{}].")
-    counts = await _writer_of(request).run_alone(commit_many, request.app.state.database, ratings)
-    count_ratings(created=counts.created, updated=counts.updated, unchanged=counts.unchanged)
-    return BatchCountsOut.model_validate(counts)
+router.add_api_route(
+    "/batch",
+    add_ratings,
+    methods=["POST"],
+    response_model=BatchCountsOut,
+    responses=_INVALID,
+    route_class_override=fast_route(_answer_batch),
+)
 
 
 @router.post(
