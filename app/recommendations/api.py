@@ -107,6 +107,7 @@ lists_router = APIRouter(prefix="/v1", tags=["recommendations"], route_class=fas
 
 @lists_router.get(
     "/users/{user_id}/recommendations",
+    operation_id="recommend",  # not from `create_app`: the routes of this router are not included by it
     response_model=RecommendationsOut,
     responses={**_REVALIDATED, **declared(HTTPStatus.CONFLICT)},
     openapi_extra=_IF_NONE_MATCH,
