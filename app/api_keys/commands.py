@@ -14,8 +14,6 @@ from app.api_keys.keys import KeyRow, KeyScope, NameTaken, NewKey
 from app.db.engine import Database
 from app.db.tables import utc_now
 
-FIRST_NAME = "first"
-
 
 def make_key(
     database: Database, name: str, scopes: Collection[KeyScope], lifetime: timedelta | None, file: Path | None
@@ -35,7 +33,7 @@ def make_first_key(database: Database, file: Path) -> NewKey | None:
         if keys.is_any(connection):
             return None
     try:
-        return make_key(database, FIRST_NAME, ["admin"], None, file)
+        return make_key(database, "first", ["admin"], None, file)
     except NameTaken:  # another process was quicker
         return None
 

@@ -90,7 +90,9 @@ class Guard:
 
     async def _admit(self, scope: Scope, path: str, required: KeyScope) -> ActiveKey | None:
         if self._is_off:
-            _refuse_keys(path)
+            if path.startswith("/v1/keys"):  # keys that anyone could create now would still be valid under `keys`
+                detail = "PALATE_AUTH=off: keys are not checked, and only the command `palate keys` creates them"
+                raise Refused(HTTPStatus.FORBIDDEN, detail)
             return None
         keyring: Keyring = scope["app"].state.keyring
         if not keyring.is_needed:
@@ -144,13 +146,6 @@ def _invalid_token(detail: str) -> Refused:
     return Refused(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
 
 
-def _refuse_keys(path: str) -> None:
-    """Keys that anyone could create while the service is open would still be valid once it requires keys."""
-    if path.startswith("/v1/keys"):
-        detail = "PALATE_AUTH=off: keys are not checked, and only the command `palate keys` creates them"
-        raise Refused(HTTPStatus.FORBIDDEN, detail)
-
-
 def _require_local(scope: Scope) -> None:
     """Until the first key exists, admit only this machine, and not pages of other sites in its browsers.
 
@@ -167,17 +162,12 @@ def _require_local(scope: Scope) -> None:
         raise Refused(HTTPStatus.FORBIDDEN, detail)
     origin = _header(scope, b"origin")
     if origin is not None and origin.partition(b"://")[2] != host:
-        raise Refused(
-            HTTPStatus.FORBIDDEN, "there are no API keys yet, so requests from pages of other sites are refused"
-        )
+        detail = "there are no API keys yet, so requests from pages of other sites are refused"
+        raise Refused(HTTPStatus.FORBIDDEN, detail)
 
 
 def _header(scope: Scope, name: bytes) -> bytes | None:
-    for each, value in scope["headers"]:
-        if each == name:
-            header: bytes = value
-            return header
-    return None
+    return next((value for each, value in scope["headers"] if each == name), None)
 
 
 def _client(scope: Scope) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import logging
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import anyio.to_thread
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.api_keys import keys
 from app.api_keys.keys import PREFIX_LENGTH, KeyRow
 from app.db.engine import Database
+from app.db.tables import utc_now
 from app.periodic_thread import PeriodicThread
 
 log = logging.getLogger(__name__)
@@ -78,8 +77,7 @@ class Keyring:
     def find(self, token: str) -> ActiveKey | None:
         """The active key with this token, expired or not. The comparison takes constant time."""
         key = self._keys.get(token[:PREFIX_LENGTH])
-        digest = hashlib.sha256(token.encode()).hexdigest()
-        if key is None or not hmac.compare_digest(digest, key.digest):
+        if key is None or not hmac.compare_digest(keys.digest_of(token), key.digest):
             return None
         self._n_uses[key.id] = self._n_uses.get(key.id, 0) + 1
         return key
@@ -116,18 +114,16 @@ class Keyring:
     def _record_uses(self, min_age: float) -> None:
         """Store the last use of keys used since it was last stored, if that was at least `min_age` seconds ago."""
         now = time.monotonic()
-        used: dict[int, datetime] = {}
+        used = []
         for key_id, n_uses in list(self._n_uses.items()):
             n_recorded, recorded_at = self._recorded.get(key_id, (0, float("-inf")))
             if n_uses > n_recorded and now - recorded_at >= min_age:
-                used[key_id] = datetime.now(UTC)
-        if used:
-            self._store_uses(used, now)
-
-    def _store_uses(self, used: Mapping[int, datetime], now: float) -> None:
+                used.append(key_id)
+        if not used:
+            return
         try:
             with self._database.write() as connection:
-                keys.record_uses(connection, used)
+                keys.record_uses(connection, used, utc_now())
         except SQLAlchemyError as error:
             log.warning("the last use of API keys cannot be recorded: %s", type(error).__name__)
             return

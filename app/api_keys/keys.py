@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.api_keys.models import NAME_LENGTH, ApiKey
+from app.db.paging import newest
 from app.errors import BadInput, Conflict, NotFound
 
 KeyScope = Literal["read", "write", "admin"]
@@ -62,10 +63,10 @@ def create(
     values = {"name": name, "prefix": prefix, "digest": digest_of(token), "created_at": now, "expires_at": expires_at}
     ordered = [scope for scope in SCOPES if scope in scopes]
     try:
-        key_id = connection.execute(insert(ApiKey).values(**values, scopes=ordered).returning(ApiKey.id)).scalar_one()
+        statement = insert(ApiKey).values(**values, scopes=ordered).returning(*ApiKey.__table__.columns)
+        return NewKey(connection.execute(statement).one(), token)
     except IntegrityError as error:
         raise NameTaken(name) from error
-    return NewKey(connection.execute(_keys().where(ApiKey.id == key_id)).one(), token)
 
 
 def digest_of(token: str) -> str:
@@ -80,15 +81,12 @@ def is_any(connection: Connection) -> bool:
 
 def active(connection: Connection) -> list[KeyRow]:
     """The keys that are not revoked, including expired ones."""
-    return list(connection.execute(_keys().where(ApiKey.revoked_at.is_(None))))
+    return list(connection.execute(select(ApiKey.__table__).where(ApiKey.revoked_at.is_(None))))
 
 
 def history(connection: Connection, *, limit: int, before: int | None = None) -> list[KeyRow]:
     """At most `limit` keys, newest first, including revoked ones; only ids below `before`."""
-    statement = _keys().order_by(ApiKey.id.desc()).limit(limit)
-    if before is not None:
-        statement = statement.where(ApiKey.id < before)
-    return list(connection.execute(statement))
+    return newest(connection, select(ApiKey.__table__), ApiKey.id, limit, before)
 
 
 def revoke(connection: Connection, key: int | str, now: datetime) -> KeyRow:
@@ -101,14 +99,9 @@ def revoke(connection: Connection, key: int | str, now: datetime) -> KeyRow:
     return row
 
 
-def record_uses(connection: Connection, used: Mapping[int, datetime]) -> None:
-    """Store when keys were last used, by their number."""
-    for key_id, time in used.items():
-        connection.execute(update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=time))
-
-
-def _keys() -> Any:
-    return select(ApiKey.__table__)
+def record_uses(connection: Connection, key_ids: Collection[int], now: datetime) -> None:
+    """Store that these keys were last used now."""
+    connection.execute(update(ApiKey).where(ApiKey.id.in_(key_ids)).values(last_used_at=now))
 
 
 def _validate(name: str, scopes: Collection[KeyScope], now: datetime, expires_at: datetime | None) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Self
+from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from app.api_keys.keys import KeyRow, KeyScope, NewKey
+from app.api_keys.keys import KeyScope
 from app.api_keys.models import NAME_LENGTH
+from app.http.pages import NextCursor
 
 _EXAMPLE: dict[str, Any] = {
     "id": 3,
@@ -20,6 +21,7 @@ _EXAMPLE: dict[str, Any] = {
     "revoked_at": None,
     "last_used_at": "2026-02-01T08:15:00Z",
 }
+_NEW_EXAMPLE = {**_EXAMPLE, "key": "plt_k3x9m2ab_NoSuchKeyWasEverMadeByAnyoneItIsAnExample00"}
 
 
 class NewKeyIn(BaseModel):
@@ -46,7 +48,7 @@ class NewKeyIn(BaseModel):
 class KeyOut(BaseModel):
     """A key without its token, which is not stored."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = ConfigDict(from_attributes=True, json_schema_extra={"examples": [_EXAMPLE]})
 
     id: int = Field(description="Number of the key; never reused.")
     name: str = Field(description="Name of the client that uses it.")
@@ -57,33 +59,19 @@ class KeyOut(BaseModel):
     revoked_at: datetime | None = Field(description="Time of revocation; null: active.")
     last_used_at: datetime | None = Field(description="Time of the last use, accurate to about a minute.")
 
-    @classmethod
-    def of(cls, row: KeyRow) -> Self:
-        return cls.model_validate(row, from_attributes=True)
-
 
 class NewKeyOut(KeyOut):
     """A new key: the only response that contains the key itself."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{**_EXAMPLE, "key": "plt_k3x9m2ab_NoSuchKeyWasEverMadeByAnyoneItIsAnExample00"}]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [_NEW_EXAMPLE]})
 
     key: str = Field(
         description="The key itself, to be sent as `Authorization: Bearer ...`. Store it: it cannot be looked up later."
     )
-
-    @classmethod
-    def of_new(cls, made: NewKey) -> Self:
-        return cls(**made.row._mapping, key=made.token)
 
 
 class KeyList(BaseModel):
     """A page of keys, newest first."""
 
     keys: list[KeyOut] = Field(description="The keys of this page, including revoked ones.")
-    next_cursor: str | None = Field(
-        description="Pass it as `cursor` to get the next page; null on the last page.", examples=[None]
-    )
+    next_cursor: NextCursor

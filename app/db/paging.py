@@ -1,7 +1,11 @@
-"""Opaque cursors: where the next page begins."""
+"""Pages: opaque cursors, which say where the next page begins, and numbered rows from the newest on."""
 
 import base64
 import binascii
+from typing import Any
+
+from sqlalchemy import Connection, Row
+from sqlalchemy.orm import InstrumentedAttribute
 
 from app.errors import BadInput
 
@@ -23,3 +27,12 @@ def key_before(cursor: str | None) -> int:
     if not 0 <= key < 2**31 or cursor_after(key) != cursor:
         raise BadInput.at("cursor", "is not a valid cursor")
     return key
+
+
+def newest(
+    connection: Connection, statement: Any, number: InstrumentedAttribute[int], limit: int, before: int | None
+) -> list[Row[Any]]:
+    """The rows of `statement` in descending order of `number`, at most `limit`, all below `before`."""
+    if before is not None:
+        statement = statement.where(number < before)
+    return list(connection.execute(statement.order_by(number.desc()).limit(limit)))

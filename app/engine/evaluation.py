@@ -1,6 +1,8 @@
-"""Hold-outs, and the measures that say how good a model is."""
+"""Hold-outs, and the metrics of a model on them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +15,10 @@ from app.engine.losses.evaluate import value_of
 
 
 def split_holdout(ratings: Ratings, fraction: float, seed: int) -> tuple[Ratings, Ratings]:
-    """(train, holdout): floor(fraction n) ratings, drawn without replacement, are held out.
+    """(train, holdout), with floor(fraction * n) ratings held out, drawn without replacement; perhaps none.
 
-    The same seed draws the same. Both keep all rows, so a model of the one can be asked about the other. Few ratings
-    may leave the hold-out empty.
+    The same seed draws the same ratings. Both parts have the rows of all users and items, so a model of one part can
+    predict the other.
     """
     if not 0.0 <= fraction < 1.0:
         raise InvalidArray("fraction", f"must be at least 0 and below 1, not {fraction}")
@@ -27,33 +29,30 @@ def split_holdout(ratings: Ratings, fraction: float, seed: int) -> tuple[Ratings
 
 
 def rmse(predicted: npt.ArrayLike, actual: npt.ArrayLike) -> float:
-    """Root of the mean squared difference (Herlocker et al. 2004, section 4.1); NaN of nothing."""
-    differences = _differences(predicted, actual)
-    return float(np.sqrt(np.mean(differences**2))) if differences.size else float("nan")
+    """Root mean squared error (Herlocker et al. 2004, section 4.1); NaN of no ratings."""
+    return float(np.sqrt(_mean(_differences(predicted, actual) ** 2)))
 
 
 def mae(predicted: npt.ArrayLike, actual: npt.ArrayLike) -> float:
-    """Mean absolute difference (Herlocker et al. 2004, section 4.1); NaN of nothing."""
-    differences = _differences(predicted, actual)
-    return float(np.mean(np.abs(differences))) if differences.size else float("nan")
+    """Mean absolute error (Herlocker et al. 2004, section 4.1); NaN of no ratings."""
+    return _mean(np.abs(_differences(predicted, actual)))
 
 
 def errors_of(loss: Loss, scores: npt.ArrayLike, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """The declared error of each score (before the link), in the loss's own units."""
+    """The error term of the loss for each score (the prediction before the link), in the units of the loss."""
     r, r_hat = loss.unit * np.asarray(values, np.float64), loss.unit * loss.rating_of(scores)
     return value_of(error_tree(loss), {"r": r, "r_hat": r_hat}) / loss.divisor
 
 
 def mean_error(loss: Loss, scores: npt.ArrayLike, values: npt.ArrayLike) -> float:
-    """Mean declared error; NaN of nothing."""
-    errors = errors_of(loss, scores, values)
-    return float(errors.mean()) if errors.size else float("nan")
+    """Mean of `errors_of`; NaN of no ratings."""
+    return _mean(errors_of(loss, scores, values))
 
 
 def recall_at(recommended: Rows, relevant: Rows, n: int) -> float:
-    """Hits among the first n recommended / min(n, relevant items): 1 is as many as there could be.
+    """Relevant items among the first n recommended / min(n, number of relevant items), so that 1 can be reached.
 
-    Cremonesi, Koren & Turrin 2010 in the normalised form of Liang et al. 2018, eq. 9. NaN where nothing is relevant.
+    Cremonesi, Koren & Turrin 2010 in the normalised form of Liang et al. 2018, eq. 9. NaN if no item is relevant.
     """
     n_reachable = min(n, np.unique(relevant).size)
     if n_reachable == 0:
@@ -62,9 +61,9 @@ def recall_at(recommended: Rows, relevant: Rows, n: int) -> float:
 
 
 def ndcg_at(recommended: Rows, relevant: Rows, n: int) -> float:
-    """sum over hits of 1 / log2(1 + place), places from 1, over that of the best order; relevance is yes or no.
+    """Sum over relevant items of 1 / log2(1 + rank), ranks from 1, divided by that of the best order.
 
-    Järvelin & Kekäläinen 2002. NaN where nothing is relevant.
+    Järvelin & Kekäläinen 2002, with binary relevance. NaN if no item is relevant.
     """
     n_reachable = min(n, np.unique(relevant).size)
     if n_reachable == 0:
@@ -76,9 +75,9 @@ def ndcg_at(recommended: Rows, relevant: Rows, n: int) -> float:
 
 
 def graded_ndcg_at(scores: npt.ArrayLike, values: npt.ArrayLike, n: int) -> float:
-    """nDCG of rated items put in the order of their scores, ties as they come; gains are ratings above the lowest.
+    """nDCG of rated items in descending order of their scores; the gain of an item is its rating minus the lowest.
 
-    Järvelin & Kekäläinen 2002. NaN where the ratings are all equal: every order is as good.
+    Järvelin & Kekäläinen 2002. Equal scores keep their order. NaN if all ratings are equal: every order is as good.
     """
     ratings = np.asarray(values, np.float64)
     if not ratings.size or ratings.min() == ratings.max():
@@ -90,10 +89,8 @@ def graded_ndcg_at(scores: npt.ArrayLike, values: npt.ArrayLike, n: int) -> floa
 
 
 def interval_coverage(actual: Vector32, lower: Vector32, upper: Vector32) -> float:
-    """Share of ratings inside their interval, ends included: the level, if intervals are honest; NaN of nothing."""
-    if not actual.size:
-        return float("nan")
-    return float(np.mean((lower <= actual) & (actual <= upper)))
+    """Share of ratings inside their interval, ends included: the level if intervals are calibrated; NaN of none."""
+    return _mean((lower <= actual) & (actual <= upper))
 
 
 def _differences(predicted: npt.ArrayLike, actual: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -101,3 +98,7 @@ def _differences(predicted: npt.ArrayLike, actual: npt.ArrayLike) -> npt.NDArray
     if left.shape != right.shape:
         raise InvalidArray("predictions", f"have shape {left.shape}, the ratings {right.shape}")
     return left - right
+
+
+def _mean(values: npt.NDArray[Any]) -> float:
+    return float(np.mean(values)) if values.size else float("nan")

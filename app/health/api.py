@@ -7,7 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import __version__
-from app.db.engine import Database, DatabaseDep
+from app.db.engine import DatabaseDep
 from app.db.revisions import revision
 from app.health.schemas import Liveness, RatingScaleOut, Readiness, StatusOut
 from app.ratings import store as ratings
@@ -28,10 +28,13 @@ async def check_liveness() -> Liveness:
 @probes_router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready"}})
 def check_readiness(database: DatabaseDep, response: Response) -> Readiness:
     """The database answers and the compiled code is loaded; send no requests while this fails."""
-    answers = _database_answers(database)
-    if not answers:
+    try:
+        with database.read() as connection:
+            is_ready = connection.scalar(text("SELECT 1")) == 1
+    except SQLAlchemyError:
+        is_ready = False
         response.status_code = 503
-    return Readiness(is_ready=answers, database=answers, kernels=True)  # kernels load before the server listens
+    return Readiness(is_ready=is_ready, database=is_ready, kernels=True)  # kernels load before the server listens
 
 
 @status_router.get("/status")
@@ -49,9 +52,7 @@ def get_status(database: DatabaseDep, request: Request) -> StatusOut:
         service_version=__version__,
         database=database.engine.dialect.name,
         rating_scale=RatingScaleOut(**settings.rating.model_dump()),
-        n_ratings=totals.n_ratings,
-        n_users=totals.n_users,
-        n_items=totals.n_items,
+        **totals._asdict(),
         revision=newest,
         model_version=current.version if current else None,
         trained_through=current.trained_through if current else None,
@@ -59,12 +60,3 @@ def get_status(database: DatabaseDep, request: Request) -> StatusOut:
         training_run=run.id if run else None,
         problem=live.problem,
     )
-
-
-def _database_answers(database: Database) -> bool:
-    try:
-        with database.read() as connection:
-            connection.execute(text("SELECT 1"))
-    except SQLAlchemyError:
-        return False
-    return True

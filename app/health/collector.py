@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
 
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
@@ -43,7 +42,11 @@ class DatabaseCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         try:
             with self._database.read() as connection:
-                metrics = [*_ratings(connection), *_runs(connection)]
+                metrics = [
+                    _gauge("ratings", "Ratings stored.", revision(connection, "n_ratings")),
+                    _gauge("ratings_revision", "Latest rating revision.", revision(connection, "ratings")),
+                    *_runs(connection),
+                ]
                 now = self._database.now(connection)
                 if active := versions.find_active(connection):
                     metrics += _active_version(active, (now - active.created_at).total_seconds())
@@ -52,11 +55,6 @@ class DatabaseCollector(Collector):
             return
         yield _gauge("database_up", "Whether the database answers.", 1)
         yield from metrics
-
-
-def _ratings(connection: Connection) -> Iterator[Metric]:
-    yield _gauge("ratings", "Ratings stored.", revision(connection, "n_ratings"))
-    yield _gauge("ratings_revision", "Latest rating revision.", revision(connection, "ratings"))
 
 
 def _active_version(active: VersionRow, age: float) -> Iterator[Metric]:
@@ -78,7 +76,14 @@ def _runs(connection: Connection) -> Iterator[Metric]:
     if last := queue.last_published(connection):
         yield from _published(last)
     if running := queue.running(connection):
-        yield from _epochs(queue.last_epochs_of(connection, running.id))
+        done = GaugeMetricFamily("palate_training_epoch", "Epochs completed by the current run.", labels=["phase"])
+        speed = GaugeMetricFamily(
+            "palate_training_ratings_per_second", "Speed of the last epoch of the current run.", labels=["phase"]
+        )
+        for epoch in queue.last_epochs_of(connection, running.id):
+            done.add_metric([epoch.phase], epoch.epoch)
+            speed.add_metric([epoch.phase], epoch.ratings_per_second)
+        yield from (done, speed)
 
 
 def _published(run: RunRow) -> Iterator[Metric]:
@@ -93,18 +98,6 @@ def _published(run: RunRow) -> Iterator[Metric]:
         yield _gauge(
             "training_finished_timestamp_seconds", "When the last published run ended.", run.finished_at.timestamp()
         )
-
-
-def _epochs(latest: list[Row[Any]]) -> Iterator[Metric]:
-    labels = ["phase"]
-    done = GaugeMetricFamily("palate_training_epoch", "Epochs completed by the current run.", labels=labels)
-    speed = GaugeMetricFamily(
-        "palate_training_ratings_per_second", "Speed of the last epoch of the current run.", labels=labels
-    )
-    for epoch in latest:
-        done.add_metric([epoch.phase], epoch.epoch)
-        speed.add_metric([epoch.phase], epoch.ratings_per_second)
-    yield from (done, speed)
 
 
 def _gauge(name: str, description: str, value: float) -> Metric:

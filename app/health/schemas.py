@@ -43,6 +43,4 @@ class StatusOut(BaseModel):
     trained_through: int | None = Field(description="The last revision that it was trained on.", examples=[100800])
     changes_since_training: int = Field(description="Ratings changed since then.", examples=[36])
     training_run: int | None = Field(description="The running training run, if any.", examples=[None])
-    problem: str | None = Field(
-        description="Why the active version is not the one that is served, if so.", examples=[None]
-    )
+    problem: str | None = Field(description="Why the active version is not the one served, if so.", examples=[None])

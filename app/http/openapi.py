@@ -9,13 +9,13 @@ from fastapi import FastAPI
 from app.errors import PROBLEM_JSON, FieldError, Problem
 
 
-def declared(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI `responses` entry for the errors of an operation."""
     content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status.value: {"description": status.phrase, "content": content} for status in statuses}
+    return {int(status): {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
-def declare_on(operation: dict[str, Any], *statuses: HTTPStatus) -> None:
+def declare_on(operation: dict[str, Any], *statuses: int) -> None:
     """Add them to an operation of the finished document."""
     operation["responses"].update({str(status): entry for status, entry in declared(*statuses).items()})
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.registry import Collector
 
 from app.metrics.multiprocess import merged_registry
 
 router = APIRouter(tags=["service"])
 
-_EXAMPLE = """\
-# HELP palate_ratings Ratings stored.
-# TYPE palate_ratings gauge
-palate_ratings 100836.0
-"""
+_EXAMPLE = "# HELP palate_ratings Ratings stored.\n# TYPE palate_ratings gauge\npalate_ratings 100836.0\n"
 _CONTENT = {"text/plain": {"schema": {"type": "string"}, "example": _EXAMPLE}}
 
 
@@ -24,7 +17,6 @@ _CONTENT = {"text/plain": {"schema": {"type": "string"}, "example": _EXAMPLE}}
 def get_metrics(request: Request) -> Response:
     """Metrics for Prometheus: of all processes of this host, and of the database that all hosts share."""
     shared = CollectorRegistry()
-    collectors: Sequence[Collector] = request.app.state.collectors
-    for collector in collectors:
+    for collector in request.app.state.collectors:
         shared.register(collector)
     return Response(generate_latest(merged_registry()) + generate_latest(shared), media_type=CONTENT_TYPE_LATEST)

@@ -71,13 +71,9 @@ class _Collector(MultiProcessCollector):
     def collect(self) -> Iterable[Metric]:
         for _ in range(_ATTEMPTS - 1):
             with contextlib.suppress(struct.error):
-                return self._collect()
+                return list(super().collect())
             time.sleep(_BETWEEN_ATTEMPTS)
-        return self._collect()
-
-    def _collect(self) -> Iterable[Metric]:
-        metrics: Iterable[Metric] = super().collect()
-        return metrics
+        return list(super().collect())
 
 
 def _folder() -> Path:

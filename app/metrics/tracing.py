@@ -11,6 +11,7 @@ import importlib.util
 import os
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 
 
 class NoExporter(Exception):
@@ -26,15 +27,11 @@ def exports_traces() -> bool:
     variable = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
     if variable is None:
         return False
-    for package in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
-        if not _is_installed(package):
-            raise NoExporter(variable)
+    try:
+        is_installed = all(importlib.util.find_spec(package) for package in _PACKAGES)
+    except ModuleNotFoundError:  # a package above one of them is missing
+        is_installed = False
+    if not is_installed:
+        raise NoExporter(variable)
     os.environ.setdefault("OTEL_SERVICE_NAME", "palate")
     return True
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # a package above it is missing
-        return False

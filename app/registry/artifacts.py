@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,8 @@ MANIFEST = "manifest.json"
 Keys = npt.NDArray[np.int64]
 Manifest = dict[str, Any]
 
-_HOLDOUT_FIT = "holdout_fit_"
-_PUBLISHED_START = "published_start_"
-_HOLDOUT_START = "holdout_start_"
-_FOR_TRAINING = (_HOLDOUT_FIT, _PUBLISHED_START, _HOLDOUT_START)
-"""Prefixes of the files of models that are not served."""
+_FOR_TRAINING = ("holdout_fit", "published_start", "holdout_start")
+"""Fields of VersionContents that are not served, and prefixes of their files."""
 _INDEX = "index_"
 """Prefix of the arrays of the top-N index; a version of few items has none."""
 
@@ -81,11 +79,9 @@ class VersionContents:
         named |= {"user_row_of_key": rows_by_key(self.user_keys), "item_row_of_key": rows_by_key(self.item_keys)}
         if index := TopNIndex.build(self.model):
             named |= {f"{_INDEX}{name}": array for name, array in index.arrays().items()}
-        for prefix, fit in zip(
-            _FOR_TRAINING, (self.holdout_fit, self.published_start, self.holdout_start), strict=True
-        ):
-            if fit:
-                named |= {f"{prefix}{name}": array for name, array in fit.arrays().items()}
+        for prefix in _FOR_TRAINING:
+            if fit := getattr(self, prefix):
+                named |= {f"{prefix}_{name}": array for name, array in fit.arrays().items()}
         return named
 
 
@@ -125,24 +121,18 @@ def write(versions_dir: Path, name: str, contents: VersionContents, facts: Mappi
     versions_dir.mkdir(parents=True, exist_ok=True)
     with replacing(versions_dir / name) as temporary:
         temporary.mkdir()
-        return _fill(temporary, contents, facts)
-
-
-def _fill(folder: Path, contents: VersionContents, facts: Mapping[str, Any]) -> Manifest:
-    files = {f"{array_name}.npy": array for array_name, array in contents.arrays().items()}
-    manifest: Manifest = {
-        "format": FORMAT,
-        **facts,
-        "model_digest": contents.model.digest(),
-        "n_users": contents.model.n_users,
-        "n_items": contents.model.n_items,
-        "n_factors": contents.model.n_factors,
-        "files": {file: _write_array(folder / file, array) for file, array in files.items()},
-    }
-    text = json.dumps(manifest, indent=2, allow_nan=False)
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
-    written: Manifest = json.loads(text)
-    return written
+        files = {f"{array_name}.npy": array for array_name, array in contents.arrays().items()}
+        manifest: Manifest = {
+            "format": FORMAT,
+            **facts,
+            "model_digest": contents.model.digest(),
+            "n_users": contents.model.n_users,
+            "n_items": contents.model.n_items,
+            "n_factors": contents.model.n_factors,
+            "files": {file: _write_array(temporary / file, array) for file, array in files.items()},
+        }
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, allow_nan=False), encoding="utf-8")
+        return _read_manifest(temporary)
 
 
 def verify(folder: Path, published: Manifest | None = None) -> Manifest:
@@ -154,16 +144,23 @@ def verify(folder: Path, published: Manifest | None = None) -> Manifest:
     if published is not None and manifest != published:
         raise DamagedVersion(folder, MANIFEST, "is not the one that was published")
     for file, expected in manifest["files"].items():
-        _check_size(folder, file, expected["bytes"])
+        with _reading(folder, file):
+            size = (folder / file).stat().st_size
+        if size != expected["bytes"]:
+            raise DamagedVersion(folder, file, f"has {size} bytes instead of {expected['bytes']}")
     for file, expected in manifest["files"].items():
-        _check_digest(folder, file, expected["sha256"])
+        with _reading(folder, file):
+            digest = _sha256(folder / file)
+        if digest != expected["sha256"]:
+            raise DamagedVersion(folder, file, "has a wrong checksum: its contents have changed")
     return manifest
 
 
 def load(folder: Path, version: int, published: Manifest | None = None) -> LoadedVersion:
     """Verify the folder and map it; raises DamagedVersion."""
     manifest = verify(folder, published)
-    arrays = _map(folder, [file for file in manifest["files"] if not file.startswith(_FOR_TRAINING)])
+    arrays = _map(folder, (file for file in manifest["files"] if not file.startswith(_FOR_TRAINING)))
+    index = {name.removeprefix(_INDEX): array for name, array in arrays.items() if name.startswith(_INDEX)}
     try:
         model = FactorModel.from_arrays(arrays, Loss.from_dict(manifest["loss"]))
         return LoadedVersion(
@@ -175,7 +172,7 @@ def load(folder: Path, version: int, published: Manifest | None = None) -> Loade
             user_keys=arrays["user_keys"],
             manifest=manifest,
             fold_in=FoldIn(model),
-            retriever=_retriever(model, arrays),
+            retriever=TopNIndex.from_arrays(model, index) if index else build_retriever(model),
             item_row_of_key=arrays["item_row_of_key"],
             user_row_of_key=arrays["user_row_of_key"],
         )
@@ -185,37 +182,30 @@ def load(folder: Path, version: int, published: Manifest | None = None) -> Loade
         raise DamagedVersion(folder, MANIFEST, f"lacks {missing}") from missing
 
 
-def _retriever(model: FactorModel, arrays: Mapping[str, npt.NDArray[Any]]) -> Retriever:
-    stored = {name.removeprefix(_INDEX): array for name, array in arrays.items() if name.startswith(_INDEX)}
-    return TopNIndex.from_arrays(model, stored) if stored else build_retriever(model)
-
-
 def load_holdout_fit(folder: Path, published: Manifest | None = None) -> HoldoutFit | None:
     """The version's fit without its hold-out, None if it had no hold-out; raises DamagedVersion."""
     manifest = verify(folder, published)
-    model = _load_model(folder, manifest, _HOLDOUT_FIT)
-    if model is None:
-        return None
-    return HoldoutFit(model, _map_array(folder, "item_row_of_key.npy"), _map_array(folder, "user_row_of_key.npy"))
+    model = _load_model(folder, manifest, "holdout_fit")
+    return HoldoutFit(model, **_map(folder, ("item_row_of_key.npy", "user_row_of_key.npy"))) if model else None
 
 
 def load_starts(folder: Path, published: Manifest | None = None) -> tuple[FactorModel, FactorModel] | None:
     """`published_start` and `holdout_start` of VersionContents, None if it has none; raises DamagedVersion."""
     manifest = verify(folder, published)
-    published_start = _load_model(folder, manifest, _PUBLISHED_START)
-    holdout_start = _load_model(folder, manifest, _HOLDOUT_START)
+    published_start = _load_model(folder, manifest, "published_start")
+    holdout_start = _load_model(folder, manifest, "holdout_start")
     return (published_start, holdout_start) if published_start and holdout_start else None
 
 
 def _load_model(folder: Path, manifest: Manifest, prefix: str) -> FactorModel | None:
-    files = [file for file in manifest["files"] if file.startswith(prefix)]
-    if not files:
+    arrays = _map(folder, (file for file in manifest["files"] if file.startswith(prefix)))
+    if not arrays:
         return None
     try:
-        arrays = {name.removeprefix(prefix): array for name, array in _map(folder, files).items()}
+        arrays = {name.removeprefix(f"{prefix}_"): array for name, array in arrays.items()}
         return FactorModel.from_arrays(arrays, Loss.from_dict(manifest["loss"]))
     except InvalidArray as invalid:
-        raise DamagedVersion(folder, f"{prefix}{invalid.name}.npy", invalid.reason) from invalid
+        raise DamagedVersion(folder, f"{prefix}_{invalid.name}.npy", invalid.reason) from invalid
 
 
 def folders(versions_dir: Path) -> list[Path]:
@@ -229,66 +219,46 @@ def remove(folder: Path) -> None:
 
 
 def _write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
-    with path.open("wb") as file:
-        np.save(file, np.require(array, requirements="C"), allow_pickle=False)
+    np.save(path, np.require(array, requirements="C"), allow_pickle=False)
+    return {"sha256": _sha256(path), "bytes": path.stat().st_size}
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_manifest(folder: Path) -> Manifest:
-    try:
+    with _reading(folder, MANIFEST, "cannot be parsed"):
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DamagedVersion(folder, MANIFEST, _reason(error)) from error
-    except ValueError as error:  # neither JSON nor UTF-8
-        raise DamagedVersion(folder, MANIFEST, "cannot be parsed") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         actual = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
         raise DamagedVersion(folder, MANIFEST, f"has format {actual!r}; this service reads format {FORMAT}")
-    if not _lists_files(manifest):
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(
+        "/" not in file and isinstance(entry, dict) and entry.keys() >= {"sha256", "bytes"}
+        for file, entry in files.items()
+    ):
         raise DamagedVersion(folder, MANIFEST, "does not list its files")
     return manifest
 
 
-def _lists_files(manifest: Manifest) -> bool:
-    files = manifest.get("files")
-    return isinstance(files, dict) and all(
-        "/" not in file and isinstance(entry, dict) and entry.keys() >= {"sha256", "bytes"}
-        for file, entry in files.items()
-    )
+def _map(folder: Path, files: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
+    arrays = {}
+    for file in files:
+        with _reading(folder, file, "is not an array"):
+            arrays[file.removesuffix(".npy")] = mapped(folder / file)
+    return arrays
 
 
-def _check_size(folder: Path, file: str, expected: int) -> None:
+@contextmanager
+def _reading(folder: Path, file: str, if_invalid: str = "cannot be read") -> Iterator[None]:
+    """Raises DamagedVersion for errors of the file system, and for a ValueError, whose reason is `if_invalid`."""
     try:
-        size = (folder / file).stat().st_size
+        yield
+    except FileNotFoundError as error:
+        raise DamagedVersion(folder, file, "is missing") from error
     except OSError as error:
-        raise DamagedVersion(folder, file, _reason(error)) from error
-    if size != expected:
-        raise DamagedVersion(folder, file, f"has {size} bytes instead of {expected}")
-
-
-def _check_digest(folder: Path, file: str, expected: str) -> None:
-    try:
-        with (folder / file).open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise DamagedVersion(folder, file, _reason(error)) from error
-    if digest != expected:
-        raise DamagedVersion(folder, file, "has a wrong checksum: its contents have changed")
-
-
-def _map(folder: Path, files: list[str]) -> dict[str, npt.NDArray[Any]]:
-    return {file.removesuffix(".npy"): _map_array(folder, file) for file in files}
-
-
-def _map_array(folder: Path, file: str) -> npt.NDArray[Any]:
-    try:
-        return mapped(folder / file)
-    except OSError as error:
-        raise DamagedVersion(folder, file, _reason(error)) from error
+        raise DamagedVersion(folder, file, f"cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise DamagedVersion(folder, file, "is not an array") from error
-
-
-def _reason(error: OSError) -> str:
-    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise DamagedVersion(folder, file, if_invalid) from error

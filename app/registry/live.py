@@ -28,27 +28,22 @@ NO_VERSION = "no version can be served: popular items and mean ratings are"
 
 
 class LiveModel:
-    """`current` is the version to serve. Read it once per request: it may change at any time.
+    """`current` is the version to serve; None before the first publish, or if every version is damaged.
 
-    Readers take no lock: a version is complete before one assignment makes it current, and the old one lives for as
-    long as a request holds it. `before_swap` is called with a version before it becomes current.
+    Read it once per request: it may change at any time. Readers take no lock: a version is complete before one
+    assignment makes it current, and the old one lives for as long as a request holds it. `before_swap` is called with
+    a version before it becomes current. `problem` says why the active version is not the one that is served, if so.
     """
 
     def __init__(self, database: Database, settings: Settings) -> None:
+        self.current: LoadedVersion | None = None
+        self.problem: str | None = None
         self.before_swap: Callable[[LoadedVersion], object] = lambda _loaded: None
         self._database = database
         self._versions_dir = settings.versions_dir
-        self.current: LoadedVersion | None = None
-        """None before the first publish, or if every version is damaged."""
-        self._problem: str | None = None
-        self._damaged: tuple[int, float] | None = None  # version, and when it was tried
+        self._damaged: tuple[int | None, float] = (None, 0.0)  # version, and when it was tried
         self._refreshing = threading.Lock()
         self._thread = PeriodicThread(self.refresh, settings.versions.poll_interval.total_seconds(), "live-model")
-
-    @property
-    def problem(self) -> str | None:
-        """Why the active version is not the one that is served; None if it is."""
-        return self._problem
 
     def start(self) -> None:
         """Load the active version now, and follow it from then on."""
@@ -70,7 +65,7 @@ class LiveModel:
                 self._set_problem(f"the active version cannot be read: {type(error).__name__}")
             except Exception as error:  # whatever it is, the next call tries again
                 problem = f"the active version cannot be loaded: {type(error).__name__}: {error}"
-                if problem != self._problem:
+                if problem != self.problem:
                     log.exception("the active version cannot be loaded")
                 self._set_problem(problem)
 
@@ -80,7 +75,8 @@ class LiveModel:
             if number is None or (self.current and self.current.version == number):
                 self._set_problem(None)
                 return
-            if self._was_just_tried(number):
+            damaged, tried_at = self._damaged
+            if number == damaged and time.monotonic() - tried_at < RETRY_DAMAGED:
                 return
             row = versions.find_active(connection)
         if row is None:  # the pointer was read twice and may have changed in between
@@ -92,7 +88,7 @@ class LiveModel:
             if self.current is None:
                 self._serve_newest_intact(row.version)
             raise
-        self._damaged = None
+        self._damaged = (None, 0.0)
         self._set_problem(None)
 
     def _serve(self, row: VersionRow) -> None:
@@ -115,13 +111,8 @@ class LiveModel:
             else:
                 return
 
-    def _was_just_tried(self, number: int) -> bool:
-        if self._damaged is None or self._damaged[0] != number:
-            return False
-        return time.monotonic() - self._damaged[1] < RETRY_DAMAGED
-
     def _set_problem(self, problem: str | None) -> None:
-        if problem and problem != self._problem:
+        if problem and problem != self.problem:
             instead = f"version {self.current.version} is served" if self.current else NO_VERSION
             log.error("%s; %s", problem, instead)
-        self._problem = problem
+        self.problem = problem

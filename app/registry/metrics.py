@@ -97,9 +97,7 @@ class Averaging(BaseModel):
     n_sweeps: int | None = Field(None, description="Sweeps until the error converged.", examples=[160])
     n_factors: int | None = Field(None, description="Length of the published vectors.", examples=[14])
     holdout_rmse: float | None = Field(None, description=f"RMSE of the average {_HELD_OUT}.", examples=[0.801])
-    holdout_rmse_before: float | None = Field(
-        None, description="RMSE of the fit that it started from.", examples=[0.85]
-    )
+    holdout_rmse_before: float | None = Field(None, description="RMSE of the fit it started from.", examples=[0.85])
 
 
 class CategoryFeatures(BaseModel):

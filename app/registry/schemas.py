@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.engine.losses.base import Link, Loss
+from app.http.pages import NextCursor
 from app.registry.metrics import METRICS_EXAMPLE, RunMetrics
 from app.registry.versions import VersionRow
 
@@ -58,7 +59,6 @@ class Model(BaseModel):
     """A published model version."""
 
     model_config = ConfigDict(
-        protected_namespaces=(),
         json_schema_extra={
             "examples": [
                 {
@@ -102,7 +102,8 @@ class Model(BaseModel):
 
     @classmethod
     def of(cls, row: VersionRow) -> Self:
-        return cls(**_facts(row))
+        size = sum(file["bytes"] for file in row.manifest["files"].values())
+        return cls(**{**row.manifest, **row._mapping, "size_bytes": size, "loss": LossOut.of(row.manifest["loss"])})
 
 
 class ModelDetail(Model):
@@ -110,40 +111,16 @@ class ModelDetail(Model):
 
     learning_curve: list[CurvePoint] = Field(description="All epochs of the run, in order.")
 
-    @classmethod
-    def of(cls, row: VersionRow) -> Self:
-        return cls(**_facts(row), learning_curve=row.manifest["learning_curve"])
-
 
 class ModelList(BaseModel):
     """A page of versions, newest first."""
 
     models: list[Model] = Field(description="The versions of this page.")
-    next_cursor: str | None = Field(
-        description="Pass it as `cursor` for the next page; null on the last.", examples=[None]
-    )
+    next_cursor: NextCursor
 
     @classmethod
     def of(cls, rows: list[VersionRow], limit: int) -> Self:
         """A page of `limit` + 1 rows at most: an extra row means that there is a next page."""
         shown = rows[:limit]
-        more = len(rows) > limit
-        return cls(models=[Model.of(row) for row in shown], next_cursor=str(shown[-1].version) if more else None)
-
-
-def _facts(row: VersionRow) -> dict[str, Any]:
-    manifest = row.manifest
-    copied = ("data_digest", "n_ratings", "n_users", "n_items", "n_factors", "hyperparameters")
-    return {
-        "version": row.version,
-        "is_active": row.is_active,
-        "created_at": row.created_at,
-        "run_id": row.run_id,
-        "trained_through": row.trained_through,
-        "digest": row.digest,
-        "size_bytes": sum(file["bytes"] for file in manifest["files"].values()),
-        "metrics": manifest["metrics"],
-        "software": manifest["software"],
-        "loss": LossOut.of(manifest["loss"]),
-        **{name: manifest[name] for name in copied},
-    }
+        cursor = str(shown[-1].version) if len(rows) > limit else None
+        return cls(models=[Model.of(row) for row in shown], next_cursor=cursor)

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from app.db.engine import Database
+from app.db.paging import newest
 from app.errors import Conflict, NotFound
 from app.registry import artifacts
 from app.registry.artifacts import Manifest
@@ -93,8 +94,7 @@ def get(connection: Connection, version: int) -> VersionRow:
 
 def get_active(connection: Connection) -> VersionRow:
     """Raises NoActiveVersion."""
-    row = find_active(connection)
-    if row is None:
+    if (row := find_active(connection)) is None:
         raise NoActiveVersion
     return row
 
@@ -110,10 +110,7 @@ def active_number(connection: Connection) -> int | None:
 
 def history(connection: Connection, *, limit: int, before: int | None = None) -> list[VersionRow]:
     """Versions from the newest to the oldest, at most `limit`, all older than `before`."""
-    statement = _select_versions().order_by(ModelVersion.version.desc()).limit(limit)
-    if before is not None:
-        statement = statement.where(ModelVersion.version < before)
-    return list(connection.execute(statement))
+    return newest(connection, _select_versions(), ModelVersion.version, limit, before)
 
 
 def remove(database: Database, versions_dir: Path, version: int) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Header, Path, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.db.engine import DatabaseDep
 from app.http.concurrency import ConcurrencyLimit
 from app.http.idempotency import AttemptDep
 from app.http.openapi import declared
+from app.http.pages import PageCursor, PageLimit
 from app.training import events, queue
 from app.training.events import EventCursor
 from app.training.schemas import NewTrainingRun, TrainingRunDetail, TrainingRunList, TrainingRunOut
@@ -19,10 +20,6 @@ from app.training.schemas import NewTrainingRun, TrainingRunDetail, TrainingRunL
 router = APIRouter(prefix="/training-runs", tags=["training"])
 
 RunId = Annotated[int, Path(description="Id of the run.", ge=1, le=2**31 - 1, examples=[12])]
-Limit = Annotated[int, Query(description="Runs per page.", ge=1, le=100)]
-Cursor = Annotated[
-    str | None, Query(description="`next_cursor` of the previous page.", pattern=r"^[0-9]{1,9}$", examples=["12"])
-]
 
 
 MAX_STREAMS = 50
@@ -61,7 +58,7 @@ def start_training(
 
 
 @router.get("", response_model_exclude_unset=True, responses=declared(HTTPStatus.UNPROCESSABLE_ENTITY))
-def list_training_runs(database: DatabaseDep, limit: Limit = 20, cursor: Cursor = None) -> TrainingRunList:
+def list_training_runs(database: DatabaseDep, limit: PageLimit = 20, cursor: PageCursor = None) -> TrainingRunList:
     """Training runs, newest first."""
     with database.read() as connection:
         rows = queue.history(connection, limit=limit + 1, before=int(cursor) if cursor else None)

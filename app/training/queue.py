@@ -17,6 +17,7 @@ from typing import Any, Self
 from sqlalchemy import Connection, Row, Update, and_, case, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from app.db.paging import newest
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.losses.base import Loss
 from app.engine.losses.catalog import SQUARED
@@ -263,10 +264,7 @@ def get(connection: Connection, run_id: int) -> RunRow:
 
 def history(connection: Connection, *, limit: int, before: int | None = None) -> list[RunRow]:
     """At most `limit` runs with ids below `before`, newest first."""
-    statement = select(TrainingRun.__table__).order_by(TrainingRun.id.desc()).limit(limit)
-    if before is not None:
-        statement = statement.where(TrainingRun.id < before)
-    return list(connection.execute(statement))
+    return newest(connection, select(TrainingRun.__table__), TrainingRun.id, limit, before)
 
 
 def epochs_of(connection: Connection, run_id: int, after: Mapping[Phase, int] | None = None) -> list[Row[Any]]:

@@ -16,6 +16,7 @@ from app.engine.losses.catalog import BY_NAME, PENALTIES
 from app.engine.losses.declare import declare
 from app.engine.losses.grammar import MAX_LENGTH, InvalidLoss
 from app.errors import BadInput
+from app.http.pages import NextCursor
 from app.registry.metrics import METRICS_EXAMPLE, RunMetrics
 from app.registry.schemas import LOSS_EXAMPLE, LossOut
 from app.settings import RatingScale
@@ -202,9 +203,7 @@ class TrainingRunList(BaseModel):
     """A page of training runs, newest first."""
 
     runs: list[TrainingRunOut] = Field(description="The runs of this page.")
-    next_cursor: str | None = Field(
-        description="Pass it as `cursor` for the next page; null on the last.", examples=[None]
-    )
+    next_cursor: NextCursor
 
 
 _WEIGHTS: dict[Phase, float] = {"fit": 1.0, "sample": 4.0, "final": 1.0, "resample": 4.0}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Path, Request, Response
 
 from app.db.engine import DatabaseDep
 from app.engine.search.space import InvalidSpace
 from app.errors import BadInput
 from app.http.idempotency import AttemptDep
 from app.http.openapi import declared
+from app.http.pages import PageCursor, PageLimit
 from app.training import queue
 from app.tuning import store
 from app.tuning.plot import plot
@@ -20,18 +21,11 @@ from app.tuning.schemas import NewSearch, SearchDetail, SearchList, SearchOut
 router = APIRouter(prefix="/searches", tags=["searches"])
 
 SearchId = Annotated[int, Path(description="Number of the search.", ge=1, le=2**31 - 1, examples=[13])]
-Limit = Annotated[int, Query(description="Searches per page.", ge=1, le=100)]
-Cursor = Annotated[
-    str | None,
-    Query(description="`next_cursor` of the previous page.", pattern=r"^[0-9]{1,9}$", examples=["13"]),
-]
+_SVG_EXAMPLE = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 300">...</svg>'
+_PLOT = {"image/svg+xml": {"schema": {"type": "string"}, "example": _SVG_EXAMPLE}}
 
 
-@router.post(
-    "",
-    status_code=HTTPStatus.ACCEPTED,
-    responses=declared(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
-)
+@router.post("", status_code=202, responses=declared(409, 422))
 def start_search(
     request: Request,
     response: Response,
@@ -46,20 +40,16 @@ def start_search(
     try:
         with database.write() as connection:
             now = database.now(connection)
-            search = attempt.once(
-                connection,
-                now,
-                SearchOut,
-                lambda: SearchOut.of(store.enqueue(connection, "api", spec, now), ()),
-            )
+            enqueue = partial(store.enqueue, connection, "api", spec, now)
+            search = attempt.once(connection, now, SearchOut, lambda: SearchOut.of(enqueue(), ()))
     except InvalidSpace as invalid:
         raise BadInput.at(f"space.{invalid.parameter}", invalid.reason) from invalid
     response.headers["Location"] = request.url_for("get_search", search_id=search.id).path
     return search
 
 
-@router.get("", responses=declared(HTTPStatus.UNPROCESSABLE_ENTITY))
-def list_searches(database: DatabaseDep, limit: Limit = 20, cursor: Cursor = None) -> SearchList:
+@router.get("", responses=declared(422))
+def list_searches(database: DatabaseDep, limit: PageLimit = 20, cursor: PageCursor = None) -> SearchList:
     """Searches, newest first, each with its best trial so far."""
     with database.read() as connection:
         rows = store.history(connection, limit=limit + 1, before=int(cursor) if cursor else None)
@@ -67,7 +57,7 @@ def list_searches(database: DatabaseDep, limit: Limit = 20, cursor: Cursor = Non
     return SearchList(searches=shown, next_cursor=str(shown[-1].id) if len(rows) > limit else None)
 
 
-@router.get("/{search_id}", responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
+@router.get("/{search_id}", responses=declared(404, 422))
 def get_search(database: DatabaseDep, search_id: SearchId) -> SearchDetail:
     """One search with its trials so far."""
     with database.read() as connection:
@@ -77,18 +67,7 @@ def get_search(database: DatabaseDep, search_id: SearchId) -> SearchDetail:
 @router.get(
     "/{search_id}/plot",
     response_class=Response,
-    responses={
-        200: {
-            "description": "The plot.",
-            "content": {
-                "image/svg+xml": {
-                    "schema": {"type": "string"},
-                    "example": '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 300">...</svg>',
-                }
-            },
-        },
-        **declared(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY),
-    },
+    responses={200: {"content": _PLOT, "description": "The plot."}, **declared(404, 422)},
 )
 def plot_search(database: DatabaseDep, search_id: SearchId) -> Response:
     """Error by trial, error by time, and the effect of each parameter, as one SVG image."""
@@ -98,10 +77,7 @@ def plot_search(database: DatabaseDep, search_id: SearchId) -> Response:
     return Response(svg, media_type="image/svg+xml", headers={"Cache-Control": "no-cache"})
 
 
-@router.post(
-    "/{search_id}/cancel",
-    responses=declared(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
-)
+@router.post("/{search_id}/cancel", responses=declared(404, 409, 422))
 def cancel_search(database: DatabaseDep, search_id: SearchId) -> SearchOut:
     """Cancel a search: at once if it is queued, within a second if it is running. Its trials stay."""
     with database.write() as connection:

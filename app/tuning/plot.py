@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
-from app.engine.recipe import Value
 from app.engine.search.space import Choices, Range, Space
 from app.engine.search.trials import Trial, best_of
 
@@ -24,7 +24,7 @@ line { stroke: var(--line); } path { fill: none; stroke: var(--accent); stroke-w
 circle { fill: var(--accent); fill-opacity: 0.6; } .pruned { fill: none; stroke: var(--muted); }
 .best { fill: var(--accent); fill-opacity: 1; stroke: var(--ink); stroke-width: 1.5; }
 """
-Scale = Callable[[Value], float]
+Scale = Callable[[Any], float]
 """From a value to its position across a panel, from 0 to 1."""
 
 
@@ -33,7 +33,7 @@ class _Axis:
     """The horizontal axis of a panel: a trial's value on it, the position of a value, and the tick labels."""
 
     title: str
-    value_of: Callable[[Trial], Value]
+    value_of: Callable[[Trial], Any]
     scale: Scale
     ticks: Sequence[tuple[float, str]]
 
@@ -41,7 +41,13 @@ class _Axis:
 def plot(space: Space, trials: Sequence[Trial]) -> str:
     """The text of an SVG file. Failed trials, which have no error, are left out; far worse ones are at the edge."""
     shown = [trial for trial in trials if trial.value is not None]
-    axes = [_by_number(shown), _by_time(shown), *(_by_parameter(*each) for each in space.items())]
+    last = max((trial.number for trial in shown), default=0) or 1
+    longest = max((trial.seconds for trial in shown), default=0.0) or 1.0
+    axes = [
+        _Axis("Error by trial, and the lowest so far", lambda trial: trial.number, *_numeric(0, last)),
+        _Axis("Error by seconds of the trial", lambda trial: trial.seconds, *_numeric(0, longest)),
+        *(_by_parameter(*each) for each in space.items()),
+    ]
     n_rows = -(-len(axes) // _COLUMNS)
     size = f'viewBox="0 0 {_COLUMNS * _WIDTH} {n_rows * _HEIGHT}"'
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="Trials of a search">']
@@ -101,38 +107,19 @@ def _across(share: float) -> float:
     return _LEFT + 8 + share * (_WIDTH - _LEFT - _RIGHT - 16)
 
 
-def _by_number(trials: Sequence[Trial]) -> _Axis:
-    last = max((trial.number for trial in trials), default=0) or 1
-    return _Axis("Error by trial, and the lowest so far", lambda trial: trial.number, *_linear(0, last))
-
-
-def _by_time(trials: Sequence[Trial]) -> _Axis:
-    longest = max((trial.seconds for trial in trials), default=0.0) or 1.0
-    return _Axis("Error by seconds of the trial", lambda trial: trial.seconds, *_linear(0, longest))
-
-
 def _by_parameter(name: str, dimension: Range | Choices) -> _Axis:
     if isinstance(dimension, Range):
-        scaled = (_logarithmic if dimension.log else _linear)(dimension.low, dimension.high)
+        scale, ticks = _numeric(dimension.low, dimension.high, dimension.log)
     else:
-        scaled = _categorical(dimension.values)
-    return _Axis(name, lambda trial: trial.parameters[name], *scaled)
+        n_values = len(dimension.values)
+        positions = {value: (number + 0.5) / n_values for number, value in enumerate(dimension.values)}
+        scale, ticks = positions.__getitem__, [(position, str(value)) for value, position in positions.items()][:12]
+    return _Axis(name, lambda trial: trial.parameters[name], scale, ticks)
 
 
-def _linear(low: float, high: float) -> tuple[Scale, list[tuple[float, str]]]:
-    return lambda value: (_number(value) - low) / (high - low), [(0.0, f"{low:g}"), (1.0, f"{high:g}")]
-
-
-def _logarithmic(low: float, high: float) -> tuple[Scale, list[tuple[float, str]]]:
-    ticks = [(0.0, f"{low:g}"), (0.5, f"{math.sqrt(low * high):.2g}"), (1.0, f"{high:g}")]
-    return lambda value: math.log(_number(value) / low) / math.log(high / low), ticks
-
-
-def _categorical(values: Sequence[Value]) -> tuple[Scale, list[tuple[float, str]]]:
-    positions = {value: (number + 0.5) / len(values) for number, value in enumerate(values)}
-    return lambda value: positions[value], [(position, str(value)) for value, position in positions.items()][:12]
-
-
-def _number(value: Value) -> float:
-    assert isinstance(value, int | float)
-    return value
+def _numeric(low: float, high: float, log: bool = False) -> tuple[Scale, list[tuple[float, str]]]:
+    ticks = [(0.0, f"{low:g}"), (1.0, f"{high:g}")]
+    if not log:
+        return lambda value: (value - low) / (high - low), ticks
+    ticks.insert(1, (0.5, f"{math.sqrt(low * high):.2g}"))
+    return lambda value: math.log(value / low) / math.log(high / low), ticks

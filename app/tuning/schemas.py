@@ -12,6 +12,7 @@ from pydantic.config import JsonDict
 
 from app.engine.search.space import DEFAULT_SPACE
 from app.engine.search.trials import Pruning, Strategy, Trial, TrialStatus, best_of
+from app.http.pages import NextCursor
 from app.registry.schemas import LOSS_EXAMPLE, LossOut
 from app.settings import Settings
 from app.training.models import RequestedBy, RunStatus
@@ -41,6 +42,7 @@ _EXAMPLE_TRIAL: JsonDict = {
     "curve": [0.93, 0.9, 0.88, 0.87, 0.864, 0.862, 0.861, 0.86, 0.8595, 0.8593],
     "error": None,
 }
+_Number = StrictInt | StrictFloat
 
 
 class DimensionIn(BaseModel):
@@ -48,15 +50,13 @@ class DimensionIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    low: StrictInt | StrictFloat | None = Field(None, description="Lowest value.", examples=[0.01])
-    high: StrictInt | StrictFloat | None = Field(None, description="Highest value.", examples=[0.1])
+    low: _Number | None = Field(None, description="Lowest value.", examples=[0.01])
+    high: _Number | None = Field(None, description="Highest value.", examples=[0.1])
     log: bool | None = Field(None, description="Sample the logarithm uniformly.", examples=[True])
-    step: StrictInt | StrictFloat | None = Field(
+    step: _Number | None = Field(
         None, description="Only `low`, `low + step` and so on; a grid needs it for numbers that are not integers."
     )
-    choices: list[StrictInt | StrictFloat | StrictStr | None] | None = Field(
-        None, description="The values, instead of `low` and `high`."
-    )
+    choices: list[_Number | StrictStr | None] | None = Field(None, description="The values, instead of a range.")
 
 
 class NewSearch(BaseModel):
@@ -117,19 +117,14 @@ class NewSearch(BaseModel):
                 loss=self.loss.declared(settings.rating) if self.loss else settings.loss,
             ),
             defaults=settings.recipe,
-            strategy=self.strategy,
-            n_trials=self.n_trials,
-            seed=self.seed,
-            n_folds=self.n_folds,
-            pruning=self.pruning,
-            publish=self.publish,
+            **self.model_dump(include={"strategy", "n_trials", "seed", "n_folds", "pruning", "publish"}),
         )
 
 
 class TrialOut(BaseModel):
     """One set of values and its result."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE_TRIAL]})
+    model_config = ConfigDict(from_attributes=True, json_schema_extra={"examples": [_EXAMPLE_TRIAL]})
 
     number: int = Field(description="Counted from 0.")
     parameters: dict[str, Any] = Field(description="The values that it tried.")
@@ -142,10 +137,6 @@ class TrialOut(BaseModel):
     seconds: float = Field(description="Duration.")
     curve: list[float] = Field(description="Lowest hold-out RMSE of the first fold after each tenth of the epochs.")
     error: str | None = Field(description="Why it failed.")
-
-    @classmethod
-    def of(cls, trial: Trial) -> Self:
-        return cls.model_validate(trial, from_attributes=True)
 
 
 class SearchOut(BaseModel):
@@ -213,7 +204,18 @@ class SearchOut(BaseModel):
 
     @classmethod
     def of(cls, row: SearchRun, trials: Sequence[Trial]) -> Self:
-        return cls(**_facts(row, trials))
+        best = best_of(trials)
+        chosen = base_of(row).with_values(best.parameters) if best else None
+        facts = {
+            **row._mapping,
+            "loss": LossOut.of(loss_of(row).to_dict()),
+            "n_done": len(trials),
+            "best": best,
+            "best_hyperparameters": chosen.hyperparameters.to_dict() if chosen else None,
+            "best_loss": LossOut.of(chosen.loss.to_dict()) if chosen else None,
+            "trials": trials,
+        }
+        return cls(**facts)
 
 
 class SearchDetail(SearchOut):
@@ -221,28 +223,9 @@ class SearchDetail(SearchOut):
 
     trials: list[TrialOut] = Field(description="The trials that have ended, in order.")
 
-    @classmethod
-    def of(cls, row: SearchRun, trials: Sequence[Trial]) -> Self:
-        return cls(**_facts(row, trials), trials=[TrialOut.of(trial) for trial in trials])
-
 
 class SearchList(BaseModel):
     """A page of searches, newest first."""
 
     searches: list[SearchOut] = Field(description="The searches of this page.")
-    next_cursor: str | None = Field(
-        description="Pass it as `cursor` for the next page; null on the last.", examples=[None]
-    )
-
-
-def _facts(row: SearchRun, trials: Sequence[Trial]) -> dict[str, Any]:
-    best = best_of(trials)
-    chosen = base_of(row).with_values(best.parameters) if best else None
-    return {
-        **row._mapping,
-        "loss": LossOut.of(loss_of(row).to_dict()),
-        "n_done": len(trials),
-        "best": TrialOut.of(best) if best else None,
-        "best_hyperparameters": chosen.hyperparameters.to_dict() if chosen else None,
-        "best_loss": LossOut.of(chosen.loss.to_dict()) if chosen else None,
-    }
+    next_cursor: NextCursor

@@ -23,14 +23,13 @@ def _read(text: str) -> tuple[str, dict[str, Any]]:
     low, dots, high = span.partition("..")
     if not dots:
         return name, {"choices": [_value(choice) for choice in _split(definition)]}
-    return name, {"low": _number(name, low), "high": _number(name, high), **(_options(name, option) if colon else {})}
-
-
-def _options(name: str, option: str) -> dict[str, Any]:
+    limits = {"low": _number(name, low), "high": _number(name, high)}
+    if not colon:
+        return name, limits
     if option == "log":
-        return {"log": True}
+        return name, {**limits, "log": True}
     if option.startswith("step="):
-        return {"step": _number(name, option.removeprefix("step="))}
+        return name, {**limits, "step": _number(name, option.removeprefix("step="))}
     raise InvalidSpace(name, f"a range takes :log or :step=STEP, not :{option}")
 
 
@@ -52,7 +51,7 @@ def _value(text: str) -> Value:
         value = json.loads(text)
     except ValueError:
         return text
-    return value if value is None or (isinstance(value, int | float) and not isinstance(value, bool)) else text
+    return value if value is None or type(value) in {int, float} else text
 
 
 def _number(name: str, text: str) -> int | float:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
 
+from app.db.paging import newest
 from app.engine.hyperparameters import Hyperparameters
 from app.engine.recipe import Recipe
 from app.engine.search.space import parse_space
@@ -21,7 +22,7 @@ from app.tuning.models import SearchRow, SearchTrial
 SearchRun = Row[Any]
 """The columns of TrainingRun and of SearchRow."""
 
-_STORED_AS_GIVEN = ("strategy", "seed", "n_folds", "pruning", "publish")
+_STORED_UNCHANGED = ("strategy", "seed", "n_folds", "pruning", "publish")
 
 
 class UnknownSearch(NotFound):
@@ -49,13 +50,8 @@ class SearchSpec:
 
     def search(self) -> Search:
         """Raises InvalidSpace."""
-        return Search(
-            space=parse_space(self.space, self.base),
-            strategy=self.strategy,
-            n_trials=self.n_trials,
-            seed=self.seed,
-            pruning=self.pruning,
-        )
+        shared = {name: getattr(self, name) for name in ("strategy", "n_trials", "seed", "pruning")}
+        return Search(space=parse_space(self.space, self.base), **shared)
 
 
 def enqueue(connection: Connection, requested_by: RequestedBy, spec: SearchSpec, now: datetime) -> SearchRun:
@@ -67,7 +63,7 @@ def enqueue(connection: Connection, requested_by: RequestedBy, spec: SearchSpec,
         "space": dict(spec.space),
         "n_trials": n_planned,
         "defaults": spec.defaults.to_dict(),
-        **{name: getattr(spec, name) for name in _STORED_AS_GIVEN},
+        **{name: getattr(spec, name) for name in _STORED_UNCHANGED},
     }
     connection.execute(insert(SearchRow).values(row))
     return get(connection, run.id)
@@ -83,17 +79,13 @@ def get(connection: Connection, search_id: int) -> SearchRun:
 
 def history(connection: Connection, *, limit: int, before: int | None = None) -> list[SearchRun]:
     """Searches from the newest to the oldest, at most `limit`, all older than `before`."""
-    statement = _searches().order_by(SearchRow.run_id.desc()).limit(limit)
-    if before is not None:
-        statement = statement.where(SearchRow.run_id < before)
-    return list(connection.execute(statement))
+    return newest(connection, _searches(), SearchRow.run_id, limit, before)
 
 
 def spec_of(row: SearchRun) -> SearchSpec:
     """What the search was requested to do; `n_trials` is that of its grid if that is smaller."""
-    as_given = {name: row._mapping[name] for name in _STORED_AS_GIVEN}
-    defaults = Recipe.from_dict(row.defaults)
-    return SearchSpec(space=row.space, base=base_of(row), defaults=defaults, n_trials=row.n_trials, **as_given)
+    stored = {name: row._mapping[name] for name in ("space", "n_trials", *_STORED_UNCHANGED)}
+    return SearchSpec(base=base_of(row), defaults=Recipe.from_dict(row.defaults), **stored)
 
 
 def base_of(row: SearchRun) -> Recipe:
@@ -105,7 +97,10 @@ def base_of(row: SearchRun) -> Recipe:
 def trials_of(connection: Connection, search_id: int) -> list[Trial]:
     """The trials that have ended, in order."""
     statement = select(SearchTrial.__table__).where(SearchTrial.search_id == search_id).order_by(SearchTrial.number)
-    return [_trial(row) for row in connection.execute(statement)]
+    return [
+        Trial(row.number, row.parameters, row.status, row.value, row.seconds, tuple(row.curve), row.error)
+        for row in connection.execute(statement)
+    ]
 
 
 def record_trial(connection: Connection, search_id: int, trial: Trial, trained_through: int, now: datetime) -> None:
@@ -131,9 +126,3 @@ def published_recipe(connection: Connection, defaults: Recipe) -> Recipe | None:
 
 def _searches() -> Any:
     return select(TrainingRun.__table__, SearchRow.__table__).join(SearchRow, SearchRow.run_id == TrainingRun.id)
-
-
-def _trial(row: Row[Any]) -> Trial:
-    return Trial(
-        row.number, row.parameters, row.status, row.value, row.seconds, curve=tuple(row.curve), error=row.error
-    )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
+from functools import partial
 from itertools import pairwise
-from typing import Any, Unpack
+from typing import Unpack
+
+from sqlalchemy import Connection
 
 from app.db.engine import Database
-from app.engine.losses.base import Loss
 from app.engine.recipe import Recipe
 from app.engine.search.run import Folds, run_search
 from app.engine.search.trials import Trial, best_of
@@ -30,68 +33,59 @@ def execute(database: Database, settings: Settings, claim: Claim, **hooks: Unpac
 
     `on_epoch` receives the epochs of the training that publishes the best trial.
     """
-    choose = _Study(database, settings).choose
+    choose = partial(_choose, database, settings)
     run.execute(database, settings, claim, choose=choose, **hooks)
 
 
-class _Study:
-    """The trials of one search."""
+def _choose(database: Database, settings: Settings, lease: Lease, metrics: RunMetrics) -> Recipe | None:
+    """The best recipe, for a training that publishes it; None if nothing is to be published."""
+    row, trials = lease.retry(lambda: _stored(database, lease.claim.run_id))
+    spec = store.spec_of(row)
+    if len(trials) < row.n_trials:
+        trials = _search(database, settings, lease, spec, trials)
+    best = best_of(trials)
+    if best is None:
+        reason = next((trial.error for trial in trials if trial.error), "all of them were pruned")
+        raise Untrainable(f"none of the {len(trials)} trials was completed: {reason}")
+    metrics.search = ChosenTrial(search_id=lease.claim.run_id, best_trial=best.number, value=best.value)
+    log.info("search %d: trial %d is the best: %s", lease.claim.run_id, best.number, best.parameters)
+    return spec.base.with_values(best.parameters) if spec.publish else None
 
-    def __init__(self, database: Database, settings: Settings) -> None:
-        self._database = database
-        self._settings = settings
 
-    def choose(self, lease: Lease, metrics: RunMetrics) -> Recipe | None:
-        """The best recipe, for a training that publishes it; None if nothing is to be published."""
-        row, trials = lease.retry(lambda: self._stored(lease.claim.run_id))
-        spec = store.spec_of(row)
-        if len(trials) < row.n_trials:
-            trials = self._search(lease, spec, trials)
-        best = best_of(trials)
-        if best is None:
-            raise Untrainable(f"none of the {len(trials)} trials was completed: {_reason(trials)}")
-        metrics.search = ChosenTrial(search_id=lease.claim.run_id, best_trial=best.number, value=best.value)
-        log.info("search %d: trial %d is the best: %s", lease.claim.run_id, best.number, best.parameters)
-        return spec.base.with_values(best.parameters) if spec.publish else None
+def _stored(database: Database, search_id: int) -> tuple[store.SearchRun, list[Trial]]:
+    with database.read() as connection:
+        return store.get(connection, search_id), store.trials_of(connection, search_id)
 
-    def _stored(self, search_id: int) -> tuple[store.SearchRun, list[Trial]]:
-        with self._database.read() as connection:
-            return store.get(connection, search_id), store.trials_of(connection, search_id)
 
-    def _search(self, lease: Lease, spec: SearchSpec, trials: list[Trial]) -> list[Trial]:
-        snapshot = lease.retry(lambda: take_snapshot(self._database, self._settings.snapshot_dir))
-        folds = _folds(snapshot, spec.n_folds, spec.base.hyperparameters.holdout_fraction)
-        n_ratings = len(snapshot.ratings)
-        lease.write(lambda connection, _: queue.record(connection, lease.claim, n_ratings=n_ratings))
-        search = spec.search()
+def _search(database: Database, settings: Settings, lease: Lease, spec: SearchSpec, trials: list[Trial]) -> list[Trial]:
+    snapshot = lease.retry(lambda: take_snapshot(database, settings.snapshot_dir))
+    folds = _folds(snapshot, spec.n_folds, spec.base.hyperparameters.holdout_fraction)
+    n_ratings = len(snapshot.ratings)
+    lease.write(lambda connection, _: queue.record(connection, lease.claim, n_ratings=n_ratings))
+    search = spec.search()
+    trainer_of = partial(LocalTrainer, settings.training.n_threads, settings.kernels_dir)
 
-        def record(trial: Trial) -> None:
-            is_last = trial.number + 1 == search.n_planned
-            self._record(lease, trial, snapshot.revision, is_last=is_last)
-
-        return run_search(
-            *(self._trainer_of, folds, spec.base, search),
-            trials=trials,
-            on_trial=record,
-            is_cancelled=lease.must_stop,
-        )
-
-    def _trainer_of(self, loss: Loss) -> LocalTrainer:
-        return LocalTrainer(self._settings.training.n_threads, self._settings.kernels_dir, loss)
-
-    def _record(self, lease: Lease, trial: Trial, trained_through: int, *, is_last: bool) -> None:
-        """Raises RunStopped if a training waits: the search is handed back and continues after it."""
-        search_id = lease.claim.run_id
-
-        def write(connection: Any, now: Any) -> bool:
-            store.record_trial(connection, search_id, trial, trained_through, now)
-            return queue.is_training_queued(connection)
-
-        is_training_queued = lease.write(write)
-        log.info("search %d, trial %d %s: %s", search_id, trial.number, trial.status, trial.error or trial.value)
-        if is_training_queued and not is_last:
-            log.info("search %d was returned to the queue: a training run is waiting", search_id)
+    def record(trial: Trial) -> None:
+        is_training_queued = _record(lease, trial, snapshot.revision)
+        if is_training_queued and trial.number + 1 < search.n_planned:
+            log.info("search %d was returned to the queue: a training run is waiting", lease.claim.run_id)
             raise RunStopped
+
+    inputs = (trainer_of, folds, spec.base, search)
+    return run_search(*inputs, trials=trials, on_trial=record, is_cancelled=lease.must_stop)
+
+
+def _record(lease: Lease, trial: Trial, trained_through: int) -> bool:
+    """Store a trial; returns whether a training waits."""
+    search_id = lease.claim.run_id
+
+    def write(connection: Connection, now: datetime) -> bool:
+        store.record_trial(connection, search_id, trial, trained_through, now)
+        return queue.is_training_queued(connection)
+
+    is_training_queued = lease.write(write)
+    log.info("search %d, trial %d %s: %s", search_id, trial.number, trial.status, trial.error or trial.value)
+    return is_training_queued
 
 
 def _folds(snapshot: TrainingSnapshot, n_folds: int, fraction: float) -> Folds:
@@ -112,7 +106,3 @@ def _folds(snapshot: TrainingSnapshot, n_folds: int, fraction: float) -> Folds:
             f"ratings {n_held_out} would be held out"
         )
     return [split(snapshot.ratings, mask) for mask in masks]
-
-
-def _reason(trials: list[Trial]) -> str:
-    return next((trial.error for trial in trials if trial.error), "all of them were pruned")

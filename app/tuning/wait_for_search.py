@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Unpack
 
 from app.db.engine import DATABASE_IS_AWAY, Database
@@ -58,29 +58,22 @@ def wait_for_search(
     whenever there are new ones, this process's or another's; `on_epoch` the epochs of the training that publishes the
     best.
     """
-    with _following(database, search.id, on_trials or (lambda _: None)):
-        wait_for_run(database, settings, search, work=work, **hooks)
-    with database.read() as connection:
-        return store.get(connection, search.id), store.trials_of(connection, search.id)
-
-
-@contextmanager
-def _following(database: Database, search_id: int, on_trials: Callable[[Sequence[Trial]], None]) -> Iterator[None]:
-    """Polls the database for trials, once more at the end."""
     n_reported = -1
 
     def poll() -> None:
         nonlocal n_reported
         with suppress(*DATABASE_IS_AWAY), database.read() as connection:
-            trials = store.trials_of(connection, search_id)
-            if len(trials) > n_reported:
+            trials = store.trials_of(connection, search.id)
+            if on_trials and len(trials) > n_reported:
                 on_trials(trials)
                 n_reported = len(trials)
 
     thread = PeriodicThread(poll, _POLL_INTERVAL, "trials")
     thread.start()
     try:
-        yield
+        wait_for_run(database, settings, search, work=work, **hooks)
     finally:
         thread.stop()
     poll()
+    with database.read() as connection:
+        return store.get(connection, search.id), store.trials_of(connection, search.id)

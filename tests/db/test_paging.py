@@ -1,8 +1,13 @@
-"""A cursor names the row after which the next page begins."""
+"""A cursor names the row after which the next page begins; numbered rows come newest first."""
 
 import pytest
+from sqlalchemy import select
 
-from app.db.paging import cursor_after, key_before
+from app.api_keys import keys
+from app.api_keys.models import ApiKey
+from app.db.engine import Database
+from app.db.paging import cursor_after, key_before, newest
+from app.db.tables import utc_now
 from app.errors import BadInput
 
 
@@ -19,3 +24,12 @@ def test_without_a_cursor_the_first_page_begins() -> None:
 def test_text_that_is_no_cursor_is_refused(cursor: str) -> None:
     with pytest.raises(BadInput, match="is not a valid cursor"):
         key_before(cursor)
+
+
+def test_numbered_rows_come_newest_first_in_pages(database: Database) -> None:
+    with database.write() as connection:
+        ids = [keys.create(connection, name, ["read"], utc_now()).row.id for name in ("a", "b", "c")]
+        statement = select(ApiKey.__table__)
+        first = newest(connection, statement, ApiKey.id, 2, None)
+        second = newest(connection, statement, ApiKey.id, 2, first[-1].id)
+    assert [row.id for row in first + second] == ids[::-1]

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.engine.search.space import Choices, Dimension, is_integer
-from app.engine.search.trials import Pruning, Search, Trial
+from app.engine.search.trials import Search, Trial
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
 N_CHECKPOINTS = 10
 """Points along a trial's epochs at which it is compared with other trials, which may have more or fewer epochs."""
 _MEDIAN_AFTER_TRIALS, _MEDIAN_FROM = 5, 3
-_HALVING_FROM, _HALVING_FACTOR = 2, 2
 _RUNGS = (2, 4, 8)
-"""Checkpoints at which halving compares trials: _HALVING_FROM times the powers of the factor."""
+"""Checkpoints at which halving compares trials: the first times the powers of the factor 2."""
 
 
 def sampling_study(search: Search, number: int, trials: Sequence[Trial]) -> Study:
@@ -41,10 +38,10 @@ def pruning_study(search: Search, trials: Sequence[Trial]) -> Study:
     """
     from optuna.pruners import MedianPruner, NopPruner, SuccessiveHalvingPruner
 
-    pruners: dict[Pruning, BasePruner] = {
+    pruners = {
         "none": NopPruner(),
         "median": MedianPruner(_MEDIAN_AFTER_TRIALS, n_warmup_steps=_MEDIAN_FROM),
-        "halving": SuccessiveHalvingPruner(_HALVING_FROM, reduction_factor=_HALVING_FACTOR),
+        "halving": SuccessiveHalvingPruner(_RUNGS[0], reduction_factor=2),
     }
     return _study(search, trials, pruner=pruners[search.pruning])
 
@@ -54,17 +51,11 @@ def distributions(search: Search) -> dict[str, BaseDistribution]:
     return {name: _distribution(name, dimension) for name, dimension in search.space.items()}
 
 
-def _study(
-    search: Search,
-    trials: Sequence[Trial],
-    *,
-    sampler: BaseSampler | None = None,
-    pruner: BasePruner | None = None,
-) -> Study:
+def _study(search: Search, trials: Sequence[Trial], **sampler_or_pruner: Any) -> Study:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=sampler, pruner=pruner)
+    study = optuna.create_study(**sampler_or_pruner)
     spaces = distributions(search)
     study.add_trials([_frozen_trial(trial, spaces) for trial in trials])
     return study
@@ -87,16 +78,13 @@ def _frozen_trial(trial: Trial, spaces: dict[str, BaseDistribution]) -> FrozenTr
 
     is_complete = trial.status == "complete"
     curve = () if trial.status == "failed" else trial.curve
+    # As SuccessiveHalvingPruner stores the rungs that a trial has passed.
+    rungs = {f"completed_rung_{rung}": curve[at - 1] for rung, at in enumerate(_RUNGS) if len(curve) >= at}
     return create_trial(
         state=TrialState.COMPLETE if is_complete else TrialState.PRUNED,
         value=trial.value if is_complete else None,
         params=trial.parameters,
         distributions=spaces,
         intermediate_values=dict(enumerate(curve, start=1)),
-        system_attrs=_rung_values(curve),
+        system_attrs=rungs,
     )
-
-
-def _rung_values(curve: Sequence[float]) -> dict[str, float]:
-    """What SuccessiveHalvingPruner stores with a trial that passes its rungs, under the names that it uses."""
-    return {f"completed_rung_{rung}": curve[at - 1] for rung, at in enumerate(_RUNGS) if len(curve) >= at}

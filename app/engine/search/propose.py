@@ -21,7 +21,8 @@ def propose(search: Search, base: Recipe, trials: Sequence[Trial]) -> Parameters
     if number >= search.n_planned:
         return None
     if search.strategy == "grid":
-        return _grid_point(search.space, number)
+        points = itertools.product(*itertools.starmap(grid_values, search.space.items()))  # the last changes first
+        return dict(zip(search.space, next(itertools.islice(points, number, None)), strict=True))
     current = _current_values(search.space, base)
     if number == 0 and all(contains(dimension, current[name]) for name, dimension in search.space.items()):
         return current
@@ -36,9 +37,3 @@ def _current_values(space: Space, base: Recipe) -> Parameters:
         if values[name] is None and name.startswith(LOSS_PARAMETER):
             values[name] = dimension.values[0] if isinstance(dimension, Choices) else dimension.low
     return values
-
-
-def _grid_point(space: Space, number: int) -> Parameters:
-    """The points in order, the last parameter changing first."""
-    points = itertools.product(*(grid_values(*each) for each in space.items()))
-    return dict(zip(space, next(itertools.islice(points, number, None)), strict=True))

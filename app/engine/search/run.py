@@ -65,7 +65,7 @@ def run_trial(
         recipe = base.with_values(parameters)
         trainer, chosen = trainer_of(recipe.loss), recipe.hyperparameters
         for number, (learned, held_out) in enumerate(folds):
-            on_epoch = curve.add if number == 0 else None
+            on_epoch = None if number else curve.add
             fit = trainer.fit(learned, chosen, holdout=held_out, on_epoch=on_epoch, is_cancelled=is_cancelled)
             errors.append(min(report.holdout_rmse for report in fit.epochs if report.holdout_rmse is not None))
         curve.fill()

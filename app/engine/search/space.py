@@ -14,7 +14,6 @@ from app.engine.losses.grammar import InvalidLoss
 from app.engine.recipe import LOSS, LOSS_PARAMETER, Recipe, Value
 
 _MAX_VALUES = 1_000
-_NOT_SEARCHED = {"holdout_fraction": "determines what trials are evaluated on"}
 
 
 class InvalidSpace(ValueError):
@@ -74,9 +73,7 @@ def contains(dimension: Dimension, value: Value) -> bool:
         return value in dimension.values
     if not isinstance(value, int | float) or not dimension.low <= value <= dimension.high:
         return False
-    if dimension.step is None:
-        return True
-    n_steps = (value - dimension.low) / dimension.step
+    n_steps = (value - dimension.low) / dimension.step if dimension.step else 0
     return abs(n_steps - round(n_steps)) < 1e-9
 
 
@@ -104,43 +101,36 @@ class _Check:
 
     def __init__(self, name: str, base: Recipe, losses: Sequence[Any]) -> None:
         self.name = name
-        self._base = base
-        self._losses = losses
-        if name.startswith(LOSS_PARAMETER):
-            self._losses = self._losses_with_the_parameter(losses)
-        elif name != LOSS:
-            _field(name)
-
-    @property
-    def is_ordered(self) -> bool:
+        self._bases = [base]
+        self.is_ordered = name.startswith(LOSS_PARAMETER)
         """Whether there are values between two values."""
-        return self.name.startswith(LOSS_PARAMETER) or (self.name != LOSS and "low" in _field(self.name).metadata)
+        if self.is_ordered:
+            self._bases = [base.with_values({LOSS: loss}) for loss in _losses_with(name, base, losses)]
+        elif name != LOSS:
+            self.is_ordered = "low" in _field(name).metadata
 
     def __call__(self, value: Any) -> None:
         """Raises InvalidSpace."""
+        if self.name == LOSS and not isinstance(value, str):
+            raise InvalidSpace(LOSS, f"must be a name or an expression, not {value!r}")
         try:
-            if self.name == LOSS and not isinstance(value, str):
-                raise InvalidSpace(LOSS, f"must be a name or an expression, not {value!r}")
-            if self.name == LOSS:
-                self._base.with_values({LOSS: value})
-            elif self.name.startswith(LOSS_PARAMETER):
-                for loss in self._losses:
-                    self._base.with_values({LOSS: loss, self.name: value})
-            else:
-                Hyperparameters(**{self.name: value})
+            for base in self._bases:
+                base.with_values({self.name: value})
         except InvalidHyperparameter as invalid:
             raise InvalidSpace(self.name, f"must be {invalid.allowed}, not {value!r}") from invalid
         except InvalidLoss as invalid:
             raise InvalidSpace(self.name, str(invalid)) from invalid
 
-    def _losses_with_the_parameter(self, losses: Sequence[Any]) -> list[str]:
-        parameter = self.name.removeprefix(LOSS_PARAMETER)
-        naming = [loss for loss in losses if isinstance(loss, str) and parameter in _parameters_of(self._base, loss)]
-        if not naming:
-            known = sorted({each for loss in losses for each in _parameters_of(self._base, str(loss))})
-            names = f"they name {', '.join(known)}" if known else "they name none"
-            raise InvalidSpace(self.name, f"is not a parameter of the losses that are tried; {names}")
-        return naming
+
+def _losses_with(name: str, base: Recipe, losses: Sequence[Any]) -> list[str]:
+    """The losses that name this parameter."""
+    parameters = {loss: _parameters_of(base, loss) for loss in losses if isinstance(loss, str)}
+    naming = [loss for loss in parameters if name.removeprefix(LOSS_PARAMETER) in parameters[loss]]
+    if not naming:
+        known = sorted(set().union(*parameters.values()))
+        names = f"they name {', '.join(known)}" if known else "they name none"
+        raise InvalidSpace(name, f"is not a parameter of the losses that are tried; {names}")
+    return naming
 
 
 def _parameters_of(base: Recipe, loss_text: str) -> set[str]:
@@ -154,10 +144,10 @@ def _parameters_of(base: Recipe, loss_text: str) -> set[str]:
 
 def _field(name: str) -> dataclasses.Field[Any]:
     fields = {field.name: field for field in dataclasses.fields(Hyperparameters)}
-    if name in _NOT_SEARCHED:
-        raise InvalidSpace(name, f"cannot be searched: it {_NOT_SEARCHED[name]}")
+    if name == "holdout_fraction":
+        raise InvalidSpace(name, "cannot be searched: it determines what trials are evaluated on")
     if name not in fields:
-        known = ", ".join([*sorted(fields.keys() - _NOT_SEARCHED.keys()), LOSS, f"{LOSS_PARAMETER}NAME"])
+        known = ", ".join([*sorted(fields.keys() - {"holdout_fraction"}), LOSS, f"{LOSS_PARAMETER}NAME"])
         raise InvalidSpace(name, f"is not a hyperparameter; they are {known}")
     return fields[name]
 
