@@ -96,7 +96,7 @@ def test_at_start_the_newest_intact_version_replaces_a_damaged_one(
     assert _served(live) == intact
     assert live.problem is not None
     assert "version-4.0: item_factors.npy is missing" in live.problem
-    assert f"now serving model version {intact}" in caplog.text
+    assert f"version {intact} is served" in caplog.text
     newest = publish(database, versions_dir, 5.0)
     live.refresh()
     assert _served(live) == newest
