@@ -109,20 +109,18 @@ def answer_problems(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _answer_bug)
 
 
-def respond(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The problem as a response, for middleware that answers before any route."""
-    return _respond(problem(status, detail), headers)
-
-
-def _respond(body: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(body.model_dump_json(), body.status, headers, media_type=PROBLEM_JSON)
+def respond(
+    status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None, errors: list[FieldError] | None = None
+) -> Response:
+    """The problem as a response."""
+    return Response(problem(status, detail, errors).model_dump_json(), status, headers, media_type=PROBLEM_JSON)
 
 
 def _answer_service_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     status = status_of(error)
     headers = {"Retry-After": "1"} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
-    return _respond(problem(status, str(error), getattr(error, "errors", None)), headers)
+    return respond(status, str(error), headers, getattr(error, "errors", None))
 
 
 def _answer_invalid_request(_request: Request, error: Exception) -> Response:
@@ -133,7 +131,7 @@ def _answer_invalid_request(_request: Request, error: Exception) -> Response:
 def _respond_bad_input(errors: list[FieldError]) -> Response:
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return _respond(problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{first.field}: {first.message}{more}", errors))
+    return respond(HTTPStatus.UNPROCESSABLE_ENTITY, f"{first.field}: {first.message}{more}", None, errors)
 
 
 def _field_error(error: Mapping[str, Any]) -> FieldError:
@@ -151,7 +149,7 @@ def _answer_http_exception(request: Request, error: Exception) -> Response:
     detail = str(error.detail)
     if detail == status.phrase:
         detail = f"{request.method} {request.url.path}: {status.description or status.phrase}"
-    return _respond(problem(status, detail), error.headers)
+    return respond(status, detail, error.headers)
 
 
 def _why_unreadable(cause: BaseException | None) -> str:
@@ -172,7 +170,7 @@ def _answer_database_error(request: Request, error: Exception) -> Response:
 def _answer_database_away(_request: Request, error: Exception) -> Response:
     log.warning("the database does not answer: %s", error)
     detail = "the database cannot be reached right now; nothing was stored"
-    return _respond(problem(HTTPStatus.SERVICE_UNAVAILABLE, detail), {"Retry-After": "1"})
+    return respond(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": "1"})
 
 
 def _answer_bug(request: Request, _error: Exception) -> Response:
@@ -180,7 +178,7 @@ def _answer_bug(request: Request, _error: Exception) -> Response:
     detail = "internal error of the service, not of the request; it has been logged"
     request_id = request.scope.get("palate.request_id")  # the middleware that sets the header is not involved
     headers = {"X-Request-ID": request_id} if request_id else None
-    return _respond(problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail), headers)
+    return respond(HTTPStatus.INTERNAL_SERVER_ERROR, detail, headers)
 
 
 def field_path(location: Sequence[int | str]) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 import anyio.to_thread
 from anyio.to_thread import run_sync
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from threadpoolctl import threadpool_limits
 
@@ -86,7 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         openapi_tags=TAGS,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        generate_unique_id_function=_operation_id,
+        generate_unique_id_function=lambda route: route.name,
         separate_input_output_schemas=False,
         lifespan=_lifespan,
         telemetry={"auto_configure": True, "metrics": False, "logs": False, "tracing": exports_traces()},
@@ -132,10 +131,6 @@ def _complete_document(app: FastAPI, settings: Settings) -> None:
     declare_problems(app)
     declare_limits(app, UNLIMITED_BODIES)
     declare_keys(app, settings)
-
-
-def _operation_id(route: APIRoute) -> str:
-    return route.name
 
 
 @asynccontextmanager

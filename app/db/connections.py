@@ -59,8 +59,10 @@ def _database_error(connection: Connection, error: Any) -> Exception:
     is_broken = dialect.is_disconnect(error, connection.connection.driver_connection, None)
     if is_broken:
         connection.invalidate(error)
-    dbapi_error = dialect.loaded_dbapi.Error
-    return DBAPIError.instance(None, None, error, dbapi_error, connection_invalidated=is_broken, dialect=dialect)
+    kind = dialect.loaded_dbapi.Error
+    translated = DBAPIError.instance(None, None, error, kind, connection_invalidated=is_broken, dialect=dialect)
+    assert isinstance(translated, Exception)
+    return translated
 
 
 _SORT_SETTINGS = {"work_mem": "'64MB'", "enable_indexscan": "off", "enable_hashagg": "off"}

@@ -31,7 +31,9 @@ def declare_problems(app: FastAPI) -> None:
         for framework_schema in ("HTTPValidationError", "ValidationError"):
             schemas.pop(framework_schema, None)
         for _, _, operation in operations_of(document):
-            _declare_common_problems(operation)
+            declare_on(operation, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)
+            if "parameters" in operation or "requestBody" in operation:
+                declare_on(operation, HTTPStatus.UNPROCESSABLE_ENTITY)
 
     amend_document(app, amend)
 
@@ -54,9 +56,3 @@ def operations_of(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             yield method.upper(), path, operation
-
-
-def _declare_common_problems(operation: dict[str, Any]) -> None:
-    declare_on(operation, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)
-    if "parameters" in operation or "requestBody" in operation:
-        declare_on(operation, HTTPStatus.UNPROCESSABLE_ENTITY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,19 +70,14 @@ class RatingsState(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UserRatings:
-    """A user's ratings, and the newest revision among them; an unknown user has the key None and no ratings."""
+    """A user's ratings and their state; an unknown user has the key None and no ratings."""
 
-    user_key: int | None
+    state: RatingsState
     item_keys: npt.NDArray[np.int64]
     values: npt.NDArray[np.float64]
-    newest: int
-
-    @property
-    def state(self) -> RatingsState:
-        return RatingsState(self.user_key, self.values.size, self.newest)
 
 
-NO_RATINGS = UserRatings(None, np.zeros(0, np.int64), np.zeros(0), 0)
+NO_RATINGS = UserRatings(RatingsState(None, 0, 0), np.zeros(0, np.int64), np.zeros(0))
 
 
 def read_one(connection: Connection, user_id: str) -> UserRatings:
@@ -114,14 +109,16 @@ def read_state(connection: Connection, user_id: str) -> RatingsState:
 
 def _from_text(user_key: int, item_keys: str | None, eighths: str | None, newest: int | None) -> UserRatings:
     if item_keys is None or eighths is None or newest is None:
-        return UserRatings(user_key, NO_RATINGS.item_keys, NO_RATINGS.values, 0)
+        return replace(NO_RATINGS, state=RatingsState(user_key, 0, 0))
     values: npt.NDArray[Any] = np.fromstring(eighths, np.float64 if "." in eighths else np.int64, sep=",")
-    return UserRatings(user_key, np.fromstring(item_keys, np.int64, sep=","), values / 8, newest)
+    state = RatingsState(user_key, values.size, newest)
+    return UserRatings(state, np.fromstring(item_keys, np.int64, sep=","), values / 8)
 
 
 def _from_bytes(user_key: int | None, item_keys: bytes | None, values: bytes | None, newest: int | None) -> UserRatings:
     keys, packed = np.frombuffer(item_keys or b"", ">i8"), np.frombuffer(values or b"", ">f8")
-    return UserRatings(user_key, keys.astype(np.int64), packed.astype(np.float64), newest or 0)
+    state = RatingsState(user_key, keys.size, newest or 0)
+    return UserRatings(state, keys.astype(np.int64), packed.astype(np.float64))
 
 
 class CachedRatingsGone(Exception):
@@ -139,9 +136,6 @@ class CurrentRatings(NamedTuple):
     state: RatingsState
     ratings: UserRatings | None
     """None if the state is the one that the caller has cached."""
-
-    def read_state(self, _user_id: str) -> RatingsState:
-        return self.state
 
     def read_one(self, user_id: str) -> UserRatings:
         """Raises CachedRatingsGone if the state is the one that the caller had cached."""

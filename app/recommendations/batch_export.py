@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +80,8 @@ def write_lists(
     titles: dict[str, str | None] = {}
     n_lines = 0
     with _table(file) as write:
-        for group in _groups(user_ids):
+        remaining = iter(user_ids)
+        while group := list(islice(remaining, USERS_AT_ONCE)):
             lines = recommender.answer_in_thread(_lines_of, group, request, titles)
             write(lines)
             n_lines += len(lines)
@@ -104,17 +106,6 @@ def _lines_of(
             for rank, (item_id, value, lower, upper) in enumerate(zip(ids, *predicted, strict=True), start=1)
         ]
     return lines
-
-
-def _groups(user_ids: Iterable[str]) -> Iterator[list[str]]:
-    group: list[str] = []
-    for user_id in user_ids:
-        group.append(user_id)
-        if len(group) == USERS_AT_ONCE:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from app.engine.retrieval.by_relevance import DIRECTIONS
 from app.engine.retrieval.diversity import POOL
 from app.ratings.user_ratings import CachedRatingsGone, CoalescedReader, CurrentRatings
 from app.recommendations.catalog import CatalogView
-from app.recommendations.popularity import RecentPopularity
+from app.recommendations.popularity import MAX_WINDOWS, Window
 from app.recommendations.schemas import ListRequest
 from app.recommendations.serving_model import ServingModel, UserSlot
 from app.recommendations.serving_models import ServingModels
@@ -105,7 +105,7 @@ class Recommender:
 
     def __init__(self, database: Database, live: LiveModel, settings: Settings) -> None:
         self.models = ServingModels(database, live, settings)
-        self.recent_popularity = RecentPopularity()
+        self.window_of = lru_cache(MAX_WINDOWS)(Window)
         self.slot_of = lru_cache(settings.user_cache_size)(UserSlot)
         """The place in memory of a user id; those with the most recent requests stay."""
         self._database = database

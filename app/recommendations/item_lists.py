@@ -21,9 +21,11 @@ def popular_items(context: RequestContext, n: int, item_filter: ItemFilter, days
     context.check_work(ListRequest(n))
     if days is not None and context.is_on_loop:
         raise WouldBlockEventLoop
-    model, recent = context.serving_model, context.recommender.recent_popularity
-    popularity = Popularity.of(model) if days is None else recent.of(context.connection, model, days)
-    among = context.view.among(item_filter._replace(min_ratings=0), popularity.counts)
+    model, view = context.serving_model, context.view
+    popularity = Popularity(model.model.item_counts, model.popularity, model.model.popularity_shrinkage)
+    if days is not None:
+        popularity = context.recommender.window_of(model, days).popularity(context.connection)
+    among = view.among(item_filter._replace(min_ratings=0), popularity.counts)
     is_listed = popularity.counts >= item_filter.min_ratings
     scores = np.where(is_listed, popularity.means, np.nan).astype(np.float32)
     rows, means = best_rows(scores, n, candidates=None if among is None else among.rows())
@@ -34,7 +36,7 @@ def popular_items(context: RequestContext, n: int, item_filter: ItemFilter, days
         "shrinkage": round(popularity.shrinkage, DECIMALS),
     }
     numbers = {"value": means.tolist(), "n_ratings": popularity.counts[rows].tolist()}
-    return context.view.list_json(fields, rows, context.connection, numbers)
+    return view.list_json(fields, rows, context.connection, numbers)
 
 
 def similar_items(

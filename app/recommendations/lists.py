@@ -19,7 +19,7 @@ from app.engine.retrieval.retriever import NO_ROWS, Query, RankedRows
 from app.errors import BadInput, FieldError
 from app.metrics.instruments import TOP_N_SECONDS, USERS_ANSWERED
 from app.ratings import user_ratings
-from app.ratings.user_ratings import NO_RATINGS, RatingsState
+from app.ratings.user_ratings import NO_RATINGS
 from app.recommendations.catalog import Json
 from app.recommendations.cursor import Cursor, invalid_cursor
 from app.recommendations.dispatch import Recommender, RequestContext
@@ -61,8 +61,7 @@ def list_for_user(context: RequestContext, user_id: str, request: ListRequest) -
     if cached is None:
         ratings = stored.read_one(user_id) if stored else user_ratings.read_one(context.connection, user_id)
         context.check_work(request, ratings.values.size, n_skipped)
-        state = RatingsState(ratings.user_key, ratings.values.size, ratings.newest)
-        cached = CachedUser(model, state, model.user_of(ratings))
+        cached = CachedUser(model, ratings.state, model.user_of(ratings))
         if cursor is None and model.version is not None:  # without a model every new rating changes all vectors
             slot.cached = cached
     else:

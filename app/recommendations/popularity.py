@@ -1,12 +1,14 @@
-"""How popular the items of a model are: by all ratings, or by those of the last days."""
+"""How popular the items of a model are by the ratings of the last days, and when such counts are repeated."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import NamedTuple, Self
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from sqlalchemy import Connection, func, select
@@ -18,12 +20,42 @@ from app.engine.data.id_search import look_up
 from app.engine.data.popularity import learned_shrinkage, shrunken_means
 from app.ratings.models import Rating
 from app.recommendations.serving_model import ServingModel
-from app.recommendations.serving_models import SHARE_OF_TIME
 
+SHARE_OF_TIME = 0.05
+"""Largest share of a process's time that computing one value from all ratings may take."""
 MAX_WINDOWS = 8
 """Time windows whose means are cached."""
 MAX_AGE = 60.0
 """Seconds after which a window has moved on enough to be counted again even if nobody has rated."""
+
+T = TypeVar("T")
+
+
+class FromAllRatings(Generic[T]):
+    """A value that is computed from all ratings, again when they have changed or after `max_age` seconds.
+
+    Computing it takes long if there are many ratings. So it is repeated for at most a twentieth of the time, and the
+    value may lag behind.
+    """
+
+    def __init__(self, max_age: float = math.inf) -> None:
+        self._max_age = max_age
+        self._lock = threading.Lock()
+        self._value: T | None = None
+        self._revision = 0
+        self._not_before = self._expires_at = 0.0
+
+    def current(self, newest: int, compute: Callable[[], T]) -> T:
+        """The value as of the newest revision, or a little older."""
+        with self._lock:
+            started = time.monotonic()
+            is_stale = newest != self._revision or started >= self._expires_at
+            if self._value is None or (is_stale and started >= self._not_before):
+                self._value, self._revision = compute(), newest
+                finished = time.monotonic()
+                self._expires_at = finished + self._max_age
+                self._not_before = finished + (finished - started) / SHARE_OF_TIME
+            return self._value
 
 
 class Popularity(NamedTuple):
@@ -33,51 +65,19 @@ class Popularity(NamedTuple):
     means: Vector32
     shrinkage: float
 
-    @classmethod
-    def of(cls, model: ServingModel) -> Self:
-        """By all ratings that the model was trained on."""
-        return cls(model.model.item_counts, model.popularity, model.model.popularity_shrinkage)
 
-
-class _Window(NamedTuple):
-    """The popularity of one time window, and when it may, or must, be counted again."""
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The last days, and the popularity of a model's items by their ratings."""
 
     model: ServingModel
-    revision: int
-    expires_at: float
-    not_before: float
-    popularity: Popularity
+    days: int
+    _counted: FromAllRatings[Popularity] = field(default_factory=lambda: FromAllRatings(MAX_AGE))
 
-    def is_stale(self, newest: int) -> bool:
-        now = time.monotonic()
-        return now >= self.not_before and (self.revision != newest or now >= self.expires_at)
-
-
-class RecentPopularity:
-    """Popularity by the ratings of the last days, counted on request.
-
-    Counting reads every rating of the window, and the time of all others. So it is repeated when ratings have changed,
-    but for at most a twentieth of the time.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._windows: OrderedDict[int, _Window] = OrderedDict()
-
-    def of(self, connection: Connection, model: ServingModel, days: int) -> Popularity:
+    def popularity(self, connection: Connection) -> Popularity:
+        """Reads every rating of the window, and the time of all others, unless it was counted before."""
         newest = revision(connection, "ratings")
-        with self._lock:
-            window = self._windows.get(days)
-            if window is None or window.model is not model or window.is_stale(newest):
-                started = time.monotonic()
-                popularity = _count(connection, model, days)
-                finished = time.monotonic()
-                not_before = finished + (finished - started) / SHARE_OF_TIME
-                window = self._windows[days] = _Window(model, newest, finished + MAX_AGE, not_before, popularity)
-            self._windows.move_to_end(days)
-            if len(self._windows) > MAX_WINDOWS:
-                self._windows.popitem(last=False)
-            return window.popularity
+        return self._counted.current(newest, lambda: _count(connection, self.model, self.days))
 
 
 def _count(connection: Connection, model: ServingModel, days: int) -> Popularity:

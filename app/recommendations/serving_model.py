@@ -83,11 +83,10 @@ class ServingModel:
         rows = look_up(self.item_row_of_key, ratings.item_keys) if rated_rows is None else rated_rows
         vector = self.fold_in.solve(rows, ratings.values.astype(np.float32))
         source: Source = "means" if self.version is None else "folded_in" if rows.size else "prior"
-        key = ratings.user_key
-        is_trained = key is not None and key < self.user_row_of_key.size and ratings.newest <= self.trained_through
-        if is_trained and rows.size and self.model.posterior is not None:
-            user_row = int(self.user_row_of_key[key])
-            if user_row >= 0 and self.model.user_counts[user_row] == rows.size:
+        user_key, n_ratings, newest = ratings.state
+        if user_key is not None and n_ratings and newest <= self.trained_through and self.model.posterior is not None:
+            user_row = self.user_row_of_key[user_key] if user_key < self.user_row_of_key.size else -1
+            if user_row >= 0 and self.model.user_counts[user_row] == n_ratings:
                 bias, factors = float(self.model.user_bias[user_row]), self.model.user_factors[user_row]
                 vector, source = replace(vector, bias=bias, factors=factors), "trained"
         return ModelUser(rows, ratings.values, vector, source)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
-
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, func, select
@@ -20,6 +17,7 @@ from app.engine.retrieval.retriever import NO_ROWS
 from app.errors import Conflict
 from app.items.models import Item
 from app.ratings.models import Rating
+from app.recommendations.popularity import FromAllRatings
 from app.recommendations.serving_model import ServingModel
 from app.registry import artifacts, versions
 from app.registry.artifacts import LoadedVersion
@@ -27,7 +25,6 @@ from app.registry.live import LiveModel
 from app.settings import RatingScale, Settings
 
 DAMPING = 5.0  # ratings that the overall mean weighs against an item's or a user's own (Funk 2006; LensKit's default)
-SHARE_OF_TIME = 0.05  # largest share of a process's time that recomputing means may take
 MAX_EARLIER = 2
 """Earlier versions that stay loaded for later pages of lists."""
 
@@ -47,14 +44,17 @@ class ServingModels:
         self._database = database
         self._scale = settings.rating
         self._versions_dir = settings.versions_dir
-        self._means = _Means(settings.rating)
+        self._means = FromAllRatings[ServingModel]()
         self.current = self._serving(live.current) if live.current else None
         self._earlier: tuple[ServingModel, ...] = ()
         live.before_swap = self.prepare
 
     def active(self, connection: Connection) -> ServingModel:
-        """The active version, or the means before the first one."""
-        return self.current or self._means.current(connection)
+        """The active version, or the means before the first one, so that requests before and after take one path."""
+        if self.current:
+            return self.current
+        newest = revision(connection, "ratings")
+        return self._means.current(newest, lambda: _means_model(connection, newest, self._scale))
 
     def prepare(self, loaded: LoadedVersion) -> None:
         """Make this version the current one once all that it answers from is built; the old one answers until then."""
@@ -91,32 +91,8 @@ class ServingModels:
         )
 
 
-class _Means:
-    """Damped item means as a model without factors, so that requests before and after training take one path.
-
-    Recomputed when ratings have changed, but for at most a twentieth of the time: with many millions of ratings and no
-    model yet, the means may lag behind. A user's own ratings never do.
-    """
-
-    def __init__(self, scale: RatingScale) -> None:
-        self._scale = scale
-        self._lock = threading.Lock()
-        self._model: ServingModel | None = None
-        self._not_before = 0.0
-
-    def current(self, connection: Connection) -> ServingModel:
-        """The means as of now, or a little older if computing them takes long."""
-        newest = revision(connection, "ratings")
-        with self._lock:
-            if self._model is None or (self._model.trained_through != newest and time.monotonic() >= self._not_before):
-                started = time.monotonic()
-                self._model = _means_model(connection, newest, self._scale)
-                finished = time.monotonic()
-                self._not_before = finished + (finished - started) / SHARE_OF_TIME
-            return self._model
-
-
 def _means_model(connection: Connection, newest: int, scale: RatingScale) -> ServingModel:
+    """Damped item means as a model without factors. A user's own ratings are folded in, so they never lag behind."""
     by_item = connection.execute(
         select(Item.item_id, Item.item_key, func.count(), func.sum(Rating.value), func.sum(Rating.value * Rating.value))
         .join(Rating, Rating.item_key == Item.item_key)

@@ -51,6 +51,6 @@ def test_numbers_assigned_before_a_backup_are_not_assigned_again_after_a_restore
             with each.write() as connection:
                 save(connection, "new-user", "new-item", 3.0, None, each.now(connection))
                 keys.append(
-                    (user_ratings.read_one(connection, "new-user").user_key, items.key_of(connection, "new-item"))
+                    (user_ratings.read_one(connection, "new-user").state.user_key, items.key_of(connection, "new-item"))
                 )
     assert keys[0] == keys[1]

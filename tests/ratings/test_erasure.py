@@ -33,7 +33,7 @@ def test_erasing_a_user_removes_the_name_and_every_rating_and_says_how_many(rate
         assert erase_user(connection, "ann") == (2, 5)
     assert text_columns(rated) == {"bob", "dune", "heat"}
     with rated.read() as connection:
-        assert user_ratings.read_one(connection, "ann").user_key is None
+        assert user_ratings.read_one(connection, "ann").state.user_key is None
         assert user_ratings.read_one(connection, "bob").values.tolist() == [4.0]
         assert store.count_changes_since(connection, 3) == 2
         kept = connection.exec_driver_sql("SELECT * FROM deleted_ratings ORDER BY revision").all()
@@ -43,10 +43,10 @@ def test_erasing_a_user_removes_the_name_and_every_rating_and_says_how_many(rate
 
 def test_a_user_who_comes_back_is_somebody_new(rated: Database) -> None:
     with rated.write() as connection:
-        old_key = user_ratings.read_one(connection, "ann").user_key
+        old_key = user_ratings.read_one(connection, "ann").state.user_key
         erase_user(connection, "ann")
         store.save_many(connection, [NewRating("ann", "dune", 1.0)])
-        new_key = user_ratings.read_one(connection, "ann").user_key
+        new_key = user_ratings.read_one(connection, "ann").state.user_key
     assert old_key is not None
     assert new_key is not None
     assert new_key > old_key
