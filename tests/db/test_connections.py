@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 
+from app.db.connections import Reader
 from app.db.engine import Database, open_database
 from app.db.ids import ids_of_keys, keys_of_ids
 from app.db.revisions import advance, peek_revision
@@ -83,13 +84,13 @@ def test_the_data_version_changes_with_every_commit_of_another_connection_and_wi
     sqlite_settings: Settings,
 ) -> None:
     database = open_database(sqlite_settings)
-    reader = database.open_reader()
+    reader = Reader(database.engine)
     versions = [reader.data_version(), reader.data_version()]
     for _ in range(2):
         with database.write() as connection:
             advance(connection, "ratings", 1)
         versions.append(reader.data_version())
-    reader.close()
+    reader.connection.close()
     database.dispose()
     assert versions[0] == versions[1]
     assert len(set(versions)) == 3
