@@ -28,9 +28,8 @@ from app.registry.artifacts import Keys
 
 Json = str
 """Text that is already JSON."""
-Columns = Mapping[str, Sequence[float]]
-"""Numbers of each item by the name of their field."""
-NO_COLUMNS: Mapping[str, Sequence[Json]] = {}
+Column = Sequence[float] | Sequence[Json]
+"""A field of each item of a list; numbers must be finite."""
 
 NO_FILTER = ItemFilter()
 MAX_ITEM_JSONS = 100_000
@@ -87,25 +86,14 @@ class CatalogView:
         return row_set
 
     def list_json(
-        self,
-        fields: Mapping[str, object],
-        item_rows: Rows,
-        connection: Connection,
-        numbers: Columns,
-        texts: Mapping[str, Sequence[Json]] = NO_COLUMNS,
+        self, fields: Mapping[str, object], item_rows: Rows, connection: Connection, columns: Mapping[str, Column]
     ) -> bytes:
         """An answer: its fields, and `items` as from `items_json`. The text is what the schemas would give."""
-        items = ",".join(self.items_json(item_rows, connection, numbers, texts))
+        items = ",".join(self.items_json(item_rows, connection, columns))
         return b'%b,"items":[%b]}' % (to_json(fields)[:-1], items.encode())
 
-    def items_json(
-        self,
-        item_rows: Rows,
-        connection: Connection,
-        numbers: Columns,
-        texts: Mapping[str, Sequence[Json]] = NO_COLUMNS,
-    ) -> list[Json]:
-        """Each item as JSON of `ItemRef`, followed by its numbers, which must be finite, and its other JSON by field.
+    def items_json(self, item_rows: Rows, connection: Connection, columns: Mapping[str, Column]) -> list[Json]:
+        """Each item as JSON: the fields of `ItemRef`, then one of each column.
 
         What is not cached is read; while the database is away, such items have neither title nor categories.
         """
@@ -117,10 +105,13 @@ class CatalogView:
             unread = np.unique(item_rows[[position for position, json in enumerate(jsons) if json is None]])
             read = self._read(unread, connection)
             jsons = [json or read[row] for row, json in zip(rows, jsons, strict=True)]
-        # Encoding all numbers at once takes half the time of Python, which writes them one by one.
-        columns = [to_json(column)[1:-1].decode("ascii").split(",") for column in numbers.values()]
-        item = "%s" + "".join(f',"{name}":%s' for name in (*numbers, *texts)) + "}"
-        return list(map(item.__mod__, zip(jsons, *columns, *texts.values(), strict=True)))
+        # Encoding all numbers of a column at once takes half the time of Python, which writes them one by one.
+        texts = [
+            column if isinstance(column[0], str) else to_json(column)[1:-1].decode("ascii").split(",")
+            for column in columns.values()
+        ]
+        item = "%s" + "".join(f',"{name}":%s' for name in columns) + "}"
+        return list(map(item.__mod__, zip(jsons, *texts, strict=True)))
 
     def _read(self, item_rows: Rows, connection: Connection) -> dict[int, Json]:
         keys, described = self.item_keys[item_rows].tolist(), None

@@ -35,8 +35,8 @@ def popular_items(context: RequestContext, n: int, item_filter: ItemFilter, days
         "source": "popular",
         "shrinkage": round(popularity.shrinkage, DECIMALS),
     }
-    numbers = {"value": means.tolist(), "n_ratings": popularity.counts[rows].tolist()}
-    return view.list_json(fields, rows, context.connection, numbers)
+    columns = {"value": means.tolist(), "n_ratings": popularity.counts[rows].tolist()}
+    return view.list_json(fields, rows, context.connection, columns)
 
 
 def similar_items(
@@ -61,5 +61,5 @@ def similar_items(
         "source": "means" if model.version is None else "item_vectors",
         **seed,
     }
-    numbers = {"similarity": (cosines * np.float32(length)).tolist()}
-    return context.view.list_json(fields, rows, context.connection, numbers)
+    columns = {"similarity": (cosines * np.float32(length)).tolist()}
+    return context.view.list_json(fields, rows, context.connection, columns)

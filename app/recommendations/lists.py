@@ -20,7 +20,7 @@ from app.errors import BadInput, FieldError
 from app.metrics.instruments import TOP_N_SECONDS, USERS_ANSWERED
 from app.ratings import user_ratings
 from app.ratings.user_ratings import NO_RATINGS
-from app.recommendations.catalog import Json
+from app.recommendations.catalog import Column, Json
 from app.recommendations.cursor import Cursor, invalid_cursor
 from app.recommendations.dispatch import Recommender, RequestContext
 from app.recommendations.schemas import ListRequest, Source
@@ -133,26 +133,22 @@ def rank(context: RequestContext, users: Sequence[ModelUser], request: ListReque
     else:
         if among is not None:
             candidates = among.rows() if candidates is None else np.intersect1d(candidates, among.rows())
-        ranked = _rank_otherwise(context, users, request, n_ranked, excluded, candidates)
+        rank_one = partial(_rank_otherwise, context, request=request, n=n_ranked, candidates=candidates)
+        ranked = [rank_one(user, excluded=rows) for user, rows in zip(users, excluded, strict=True)]
     return [_diverse(context, each, request.diversity, n) for each in ranked] if request.diversity else ranked
 
 
 def _rank_otherwise(
-    context: RequestContext,
-    users: Sequence[ModelUser],
-    request: ListRequest,
-    n: int,
-    excluded: Sequence[Rows],
-    candidates: Rows | None,
-) -> list[RankedRows]:
-    """By relevance or by an end of the interval: every item is scored, for one user after the other."""
-    model, pairs = context.serving_model, zip(users, excluded, strict=True)
+    context: RequestContext, user: ModelUser, request: ListRequest, n: int, excluded: Rows, candidates: Rows | None
+) -> RankedRows:
+    """By relevance or by an end of the interval: every item is scored."""
+    model, vector = context.serving_model, user.vector
     if request.rank_by == "relevance":
-        by_relevance = partial(best_by_relevance, model.model, n=n, candidates=candidates)
-        return [by_relevance(user.vector, rated=user.rated_rows, excluded=rows) for user, rows in pairs]
+        rated = user.rated_rows
+        return best_by_relevance(model.model, vector, n, rated=rated, excluded=excluded, candidates=candidates)
     assert request.rank_by != "value"
-    by_interval = partial(best_by_interval, model.fold_in, n=n, end=request.rank_by, candidates=candidates)
-    return [by_interval(user.vector, level=request.level, excluded=rows) for user, rows in pairs]
+    end, level = request.rank_by, request.level
+    return best_by_interval(model.fold_in, vector, n, end=end, level=level, excluded=excluded, candidates=candidates)
 
 
 def _diverse(context: RequestContext, ranked: RankedRows, diversity: float, n: int) -> RankedRows:
@@ -215,12 +211,11 @@ def _to_json(context: RequestContext, user: ModelUser, request: ListRequest, row
         "level": request.level,
         "source": "popular" if user.source == "means" else user.source,
     }
-    texts = {}
+    columns: dict[str, Column] = model.predict(user.vector, rows, request.level)._asdict()
     if request.n_reasons is not None:
-        texts["explanation"] = _explanations_json(context, user, rows, request.n_reasons)
+        columns["explanation"] = _explanations_json(context, user, rows, request.n_reasons)
         fields["explained"] = "exactly" if model.model.loss.is_squared else "linearised"
-    numbers = model.predict(user.vector, rows, request.level)._asdict()
-    return context.view.list_json({**fields, **more}, rows, context.connection, numbers, texts)
+    return context.view.list_json({**fields, **more}, rows, context.connection, columns)
 
 
 _EXPLANATION = '{"score":%r,"prior":%r,"reasons":[%s],"other_ratings":%r,"residual":%r}'
@@ -232,8 +227,8 @@ def _explanations_json(context: RequestContext, user: ModelUser, rows: Rows, n_r
     positions = largest_shares(explanation.shares, n_reasons, user.rated_rows >= 0)
     shares = explanation.shares[np.arange(rows.size)[:, None], positions]
     flat, n_each = positions.reshape(-1), positions.shape[1]
-    numbers = {"rating": user.values[flat].tolist(), "share": _rounded(shares.reshape(-1))}
-    each = context.view.items_json(user.rated_rows[flat], context.connection, numbers)
+    columns: dict[str, Column] = {"rating": user.values[flat].tolist(), "share": _rounded(shares.reshape(-1))}
+    each = context.view.items_json(user.rated_rows[flat], context.connection, columns)
     reasons = [",".join(each[first : first + n_each]) for first in range(0, n_each * rows.size, n_each or 1)]
     other_ratings = explanation.shares.sum(axis=1) - shares.sum(axis=1)
     parts = explanation.scores, explanation.prior, other_ratings, explanation.learned

@@ -190,9 +190,9 @@ def test_a_list_is_what_its_schema_serialises(planted: Planted, path: str, schem
 
 def test_the_columns_of_each_item_follow_its_json(database: Database, catalog: Catalog) -> None:
     current, rows = view(database, catalog), np.array([3, 1], np.int32)
-    numbers, texts = {"value": [4.5, -0.0001], "n": [3, 12]}, {"explanation": ["null", '{"b":[]}']}
+    columns = {"value": [4.5, -0.0001], "n": [3, 12], "explanation": ["null", '{"b":[]}']}
     with database.read() as connection:
-        body = current.list_json({"version": None, "source": "ü"}, rows, connection, numbers, texts)
+        body = current.list_json({"version": None, "source": "ü"}, rows, connection, columns)
         empty = current.list_json({"version": None, "source": "ü"}, rows[:0], connection, {"value": []})
     third, first = catalog._item_ids.ids_of(rows)
     assert body.decode() == (
