@@ -121,14 +121,6 @@ def _from_bytes(user_key: int | None, item_keys: bytes | None, values: bytes | N
     return UserRatings(state, keys.astype(np.int64), packed.astype(np.float64))
 
 
-class CachedRatingsGone(Exception):
-    """The ratings were not read because the caller had them cached, but its cache has dropped them meanwhile."""
-
-    def __init__(self, user_id: str) -> None:
-        super().__init__(f"the ratings of user {user_id!r} were not read")
-        self.user_id = user_id
-
-
 class CurrentRatings(NamedTuple):
     """One user's ratings and the newest revision of the items, both as of one moment."""
 
@@ -136,12 +128,6 @@ class CurrentRatings(NamedTuple):
     state: RatingsState
     ratings: UserRatings | None
     """None if the state is the one that the caller has cached."""
-
-    def read_one(self, user_id: str) -> UserRatings:
-        """Raises CachedRatingsGone if the state is the one that the caller had cached."""
-        if self.ratings is None:
-            raise CachedRatingsGone(user_id)
-        return self.ratings
 
 
 class _Query(NamedTuple):
@@ -170,18 +156,9 @@ class CoalescedReader:
         parameters = ([query.user_id for query in queries], *map(list, zip(*states, strict=True)))
         with self._database.read_at_once() as connection, driver(connection) as raw, raw.cursor(binary=True) as cursor:
             rows = cursor.execute(_READ_CHANGED, parameters).fetchall()
-        return [_current(query.cached, *row) for query, row in zip(queries, rows, strict=True)]
-
-
-def _current(
-    cached: RatingsState | None,
-    user_key: int | None,
-    n: int,
-    newest: int,
-    item_keys: bytes | None,
-    values: bytes | None,
-    items_revision: int,
-) -> CurrentRatings:
-    state = RatingsState(user_key, n, newest)
-    ratings = None if state == cached else _from_bytes(user_key, item_keys, values, newest)
-    return CurrentRatings(items_revision, state, ratings)
+        current = []
+        for (_, cached), (user_key, n, newest, item_keys, values, items_revision) in zip(queries, rows, strict=True):
+            state = RatingsState(user_key, n, newest)
+            ratings = None if state == cached else _from_bytes(user_key, item_keys, values, newest)
+            current.append(CurrentRatings(items_revision, state, ratings))
+        return current

@@ -131,12 +131,8 @@ async def predict(
 ) -> SinglePredictionOut:
     """Predict one user's rating of one item. Unknown users and items get a prediction too, with a wide interval."""
     answer = await recommender.answer(predict_pairs, [(user_id, item_id)], level)
-    return SinglePredictionOut(
-        model_version=answer.model_version,
-        trained_through=answer.trained_through,
-        level=level,
-        **answer.predictions[0].model_dump(),
-    )
+    [prediction] = answer.predictions
+    return SinglePredictionOut(**answer.model_dump(exclude={"predictions"}), **prediction.model_dump())
 
 
 @router.post("/predictions")

@@ -16,7 +16,7 @@ from app.db.engine import DATABASE_IS_AWAY, Database
 from app.engine.retrieval.brute_force import BruteForceRetriever
 from app.engine.retrieval.by_relevance import DIRECTIONS
 from app.engine.retrieval.diversity import POOL
-from app.ratings.user_ratings import CachedRatingsGone, CoalescedReader, CurrentRatings
+from app.ratings.user_ratings import CoalescedReader, CurrentRatings
 from app.recommendations.catalog import CatalogView
 from app.recommendations.popularity import MAX_WINDOWS, Window
 from app.recommendations.schemas import ListRequest
@@ -141,7 +141,7 @@ class Recommender:
                 context = await self._context_of_user(self._coalesced, reads_only_user)
             if context:
                 return handler(context, *args)
-        except (WouldBlockEventLoop, CachedRatingsGone):
+        except WouldBlockEventLoop:
             pass
         finally:
             if self._reader:

@@ -22,7 +22,7 @@ from app.ratings import user_ratings
 from app.ratings.user_ratings import NO_RATINGS
 from app.recommendations.catalog import Column, Json
 from app.recommendations.cursor import Cursor, invalid_cursor
-from app.recommendations.dispatch import Recommender, RequestContext
+from app.recommendations.dispatch import Recommender, RequestContext, WouldBlockEventLoop
 from app.recommendations.schemas import ListRequest, Source
 from app.recommendations.serving_model import DECIMALS, CachedUser, ModelUser
 from app.settings import RatingScale
@@ -59,7 +59,9 @@ def list_for_user(context: RequestContext, user_id: str, request: ListRequest) -
         state = stored.state if stored else user_ratings.read_state(context.connection, user_id)
         cached = cached if cached.state == state else None
     if cached is None:
-        ratings = stored.read_one(user_id) if stored else user_ratings.read_one(context.connection, user_id)
+        ratings = stored.ratings if stored else user_ratings.read_one(context.connection, user_id)
+        if ratings is None:  # they were not read because they were cached, and the cache has dropped them meanwhile
+            raise WouldBlockEventLoop
         context.check_work(request, ratings.values.size, n_skipped)
         cached = CachedUser(model, ratings.state, model.user_of(ratings))
         if cursor is None and model.version is not None:  # without a model every new rating changes all vectors

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from app.main import create_app
+from app.ratings.user_ratings import CoalescedReader, CurrentRatings, RatingsState
 from app.recommendations import lists
 from app.settings import Settings
 from tests.asgi import serving
@@ -111,3 +112,19 @@ def test_a_list_is_not_made_again_while_nothing_changes_for_its_user(
     assert [ask(), ask()] == [True, False]
     train()
     assert [ask(), ask()] == [True, False]
+
+
+def test_a_user_whom_the_cache_drops_during_a_coalesced_read_is_answered_all_the_same(
+    planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, train = planted
+    train()
+    before = client.get("/v1/users/ann/recommendations").content
+    original = CoalescedReader.read
+
+    async def dropped_meanwhile(self: CoalescedReader, user_id: str, cached: RatingsState | None) -> CurrentRatings:
+        current = await original(self, user_id, cached)
+        return current._replace(ratings=None, state=RatingsState(None, -1, -1))
+
+    monkeypatch.setattr(CoalescedReader, "read", dropped_meanwhile)
+    assert client.get("/v1/users/ann/recommendations").content == before
