@@ -44,7 +44,7 @@ from app.recommendations.api import lists_router, similar_router
 from app.recommendations.api import router as recommendations_router
 from app.recommendations.dispatch import Recommender
 from app.registry.api import router as models_router
-from app.registry.live import LiveModel
+from app.registry.live_model import LiveModel
 from app.settings import Settings, UnusableSettings, read_settings
 from app.training.api import router as training_router
 from app.training.supervisor import EmbeddedTrainer

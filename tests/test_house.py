@@ -27,7 +27,7 @@ TESTED_ELSEWHERE = {
     "tests/engine/losses/test_codegen.py": "engine/losses/catalog.py engine/losses/derivatives.py",
     "tests/engine/losses/ and tests/engine/library/": "engine/losses/symbols.py engine/library/slopes.py",
     "tests/engine/sgd/test_local.py fits": "engine/sgd/finalize.py engine/sgd/refit.py engine/sgd/trainer.py",
-    "tests/ratings/test_bulk_import.py": "imports/line_import.py imports/file_kinds.py ratings/checks.py",
+    "tests/ratings/test_bulk_import.py": "imports/line_import.py imports/file_options.py ratings/checks.py",
 }
 """Modules that need no test file of their name, by the reason or the tests that cover them."""
 

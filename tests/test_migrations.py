@@ -42,6 +42,7 @@ def statements(script: Script, dialect: str) -> list[str]:
     with Operations.context(context):
         script.module.upgrade()
     without_bodies = re.sub(r"\$\$.*?\$\$", "$$ $$", written.getvalue(), flags=re.DOTALL)  # a function's own statements
+    without_bodies = re.sub(r"^--.*$", "", without_bodies, flags=re.MULTILINE)
     return [" ".join(statement.split()) for statement in without_bodies.split(";") if statement.strip()]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from app.db.engine import Database
 from app.engine.search.trials import best_of
-from app.registry.live import LiveModel
+from app.registry.live_model import LiveModel
 from app.settings import RetrainPolicy, Settings, Training
 from app.training import queue
 from tests.training.world import (

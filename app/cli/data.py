@@ -13,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from app.cli.database import opened_database
 from app.cli.progress import task_progress
 from app.cli.terminal import INTERRUPTED, USAGE_ERROR, CommandFailed, console, error_console, interruptible, opened
-from app.imports.file_kinds import Encoding, FileFormat
+from app.imports.file_options import Encoding, FileFormat
 from app.settings import read_settings
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def recommend(
     from app.recommendations import batch_export
     from app.recommendations.dispatch import Recommender
     from app.recommendations.schemas import ItemFilter, ListRequest
-    from app.registry.live import LiveModel
+    from app.registry.live_model import LiveModel
 
     if all_users == bool(users):
         raise CommandFailed("pass user ids, or --all", USAGE_ERROR)

@@ -11,7 +11,7 @@ from app.db.engine import DatabaseDep
 from app.db.revisions import revision
 from app.health.schemas import Liveness, RatingScaleOut, Readiness, StatusOut
 from app.ratings import store as ratings
-from app.registry.live import LiveModel
+from app.registry.live_model import LiveModel
 from app.settings import Settings
 from app.training import queue
 

@@ -17,7 +17,7 @@ from app.db.engine import Database
 from app.db.revisions import revision
 from app.metrics.instruments import CONNECTIONS, MAX_CONNECTIONS, SERVED_VERSION
 from app.registry import versions
-from app.registry.live import LiveModel
+from app.registry.live_model import LiveModel
 from app.registry.metrics import RunMetrics
 from app.registry.versions import VersionRow
 from app.training import queue

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
+from app.imports.file_layout import BadLine, Layout, LayoutRules
 from app.imports.line_reader import DamagedStream, Encoding, LineReader, Lines
 from app.imports.schemas import BadLineOut, ImportReport
-from app.imports.table_layout import BadLine, Layout, LayoutRules
 from app.settings import Imports
 
 Row = TypeVar("Row")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from app.errors import BadInput
-from app.imports.file_kinds import Encoding as Encoding
+from app.imports.file_options import Encoding as Encoding
 
 MAX_LINE_BYTES = 1 << 20
 _PIECE_BYTES = 4 << 20

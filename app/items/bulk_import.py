@@ -12,10 +12,10 @@ from app.db.engine import Database
 from app.db.revisions import revision
 from app.errors import field_path
 from app.http.ids import complaint_about_id
+from app.imports.file_layout import BadLine, Field, FileFormat, Layout, LayoutRules, Records, Table, parse_object
 from app.imports.line_import import BatchCounts, LineImport, OnProgress, named_columns, run_import
 from app.imports.line_reader import Encoding
 from app.imports.schemas import ImportReport
-from app.imports.table_layout import BadLine, Field, FileFormat, Layout, LayoutRules, Records, Table, parse_object
 from app.items import store
 from app.items.schemas import ItemChanges
 from app.settings import Settings

@@ -20,10 +20,10 @@ from app.http.concurrency import ConcurrencyLimit
 from app.http.fast_path import fast_route
 from app.http.ids import ItemIdPath, UserIdPath
 from app.http.openapi import declared
+from app.imports.file_layout import FileFormat
 from app.imports.line_import import BLOCK_BYTES
 from app.imports.line_reader import Encoding
 from app.imports.schemas import BatchCountsOut, ImportReport
-from app.imports.table_layout import FileFormat
 from app.metrics.instruments import count_ratings
 from app.ratings import erasure, export, store
 from app.ratings.bulk_import import ImportOptions, begin_import

@@ -9,11 +9,11 @@ from typing import Any, BinaryIO
 from app.db.engine import Database
 from app.db.revisions import revision
 from app.http.ids import complaint_about_id
+from app.imports.file_layout import BadLine, Field, FileFormat, Layout, LayoutRules, Records, parse_object
 from app.imports.line_import import BatchCounts, LineImport, OnProgress, named_columns, run_import
 from app.imports.line_import import ImportProgress as ImportProgress
 from app.imports.line_reader import Encoding
 from app.imports.schemas import ImportReport as ImportReport
-from app.imports.table_layout import BadLine, Field, FileFormat, Layout, LayoutRules, Records, parse_object
 from app.metrics.instruments import count_ratings
 from app.ratings.checks import complaint_about_time, latest_us, time_of_text
 from app.ratings.models import NewRating

@@ -22,7 +22,7 @@ from app.recommendations.popularity import MAX_WINDOWS, Window
 from app.recommendations.schemas import ListRequest
 from app.recommendations.serving_model import ServingModel, UserSlot
 from app.recommendations.serving_models import ServingModels
-from app.registry.live import LiveModel
+from app.registry.live_model import LiveModel
 from app.settings import Settings
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from app.recommendations.popularity import FromAllRatings
 from app.recommendations.serving_model import ServingModel
 from app.registry import artifacts, versions
 from app.registry.artifacts import LoadedVersion
-from app.registry.live import LiveModel
+from app.registry.live_model import LiveModel
 from app.settings import RatingScale, Settings
 
 DAMPING = 5.0  # ratings that the overall mean weighs against an item's or a user's own (Funk 2006; LensKit's default)

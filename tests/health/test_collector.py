@@ -10,7 +10,7 @@ from app.db.engine import Database, open_database
 from app.demo.service_process import running_service
 from app.health.collector import DatabaseCollector, update_gauges
 from app.metrics.instruments import CONNECTIONS, SERVED_VERSION
-from app.registry.live import LiveModel
+from app.registry.live_model import LiveModel
 from app.settings import Settings
 from tests.conftest import KERNELS
 from tests.metrics.samples import parse, samples

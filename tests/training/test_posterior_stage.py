@@ -13,7 +13,7 @@ from app.engine.retrieval.brute_force import top_n
 from app.items import store as items
 from app.ratings.models import NewRating
 from app.registry import artifacts, versions
-from app.registry.live import LiveModel
+from app.registry.live_model import LiveModel
 from app.settings import Settings, Training
 from app.training import queue
 from app.training.posterior_stage import PosteriorStage, projected_seconds

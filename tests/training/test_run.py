@@ -8,7 +8,7 @@ from app.engine.losses.catalog import SQUARED
 from app.engine.losses.declare import declare
 from app.ratings.models import NewRating
 from app.registry import artifacts, versions
-from app.registry.live import LiveModel
+from app.registry.live_model import LiveModel
 from app.settings import Settings
 from app.training.queue import Epoch
 from app.training.run import execute, phase_table

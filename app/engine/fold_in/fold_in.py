@@ -12,7 +12,14 @@ from app.engine.arrays import InvalidArray, Matrix64, Rows, Vector32, refuse_row
 from app.engine.data.ratings import Ratings
 from app.engine.factors import FactorModel
 from app.engine.fold_in.declared_loss import evidence_of, solve_declared
-from app.engine.fold_in.intervals import BUCKETS, INTERVAL_LEVEL, calibrated_reach, gaussian_interval, gaussian_reach
+from app.engine.fold_in.intervals import (
+    BUCKETS,
+    INTERVAL_LEVEL,
+    calibrated_interval,
+    calibrated_reach,
+    gaussian_interval,
+    gaussian_reach,
+)
 from app.engine.fold_in.kernel_model import KernelModel
 from app.engine.fold_in.kernels import add_held_out_errors, fold_in_user, predict_items, predict_with_intervals
 from app.engine.fold_in.user import UserVector
@@ -111,8 +118,7 @@ class FoldIn:
             return gaussian_interval(values, variances, level)
         items = rows(item_rows, "item_rows")
         counts = np.where(items >= 0, self.model.item_counts[items], 0)
-        reach = calibrated_reach(self.model.posterior, user.n_ratings, counts, level) * np.sqrt(variances)
-        return np.asarray(values - reach, np.float32), np.asarray(values + reach, np.float32)
+        return calibrated_interval(self.model.posterior, user.n_ratings, counts, values, variances, level)
 
     def held_out_errors(
         self, users: npt.NDArray[np.int64], ratings: Ratings, holdout: Ratings, pool: Executor

@@ -66,6 +66,19 @@ def calibrated_reach(
     return reach
 
 
+def calibrated_interval(
+    posterior: Posterior,
+    n_ratings: int,
+    item_counts: npt.NDArray[np.integer],
+    values: Vector32,
+    variances: Vector32,
+    level: float = INTERVAL_LEVEL,
+) -> tuple[Vector32, Vector32]:
+    """Lower and upper ends around predicted values [n], for a user with n_ratings."""
+    reach = calibrated_reach(posterior, n_ratings, item_counts, level) * np.sqrt(variances)
+    return np.asarray(values - reach, np.float32), np.asarray(values + reach, np.float32)
+
+
 def gaussian_interval(
     values: Vector32, variances: Vector32, level: float = INTERVAL_LEVEL
 ) -> tuple[Vector32, Vector32]:

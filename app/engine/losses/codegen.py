@@ -18,7 +18,7 @@ FUNCTIONS = (
     *("absolute", "clamp", "cosh", "exponential", "huber", "log_cosh", "logarithm", "logarithm_of_1_plus", "power"),
     *("quotient", "root", "select", "sigmoid", "sign", "sinh", "softplus", "square", "tanh"),
 )
-"""Names that the statements call, all defined in `functions`: the template imports them from there."""
+"""Names that the statements call, all defined in `kernel_functions`: the template imports them from there."""
 
 _INFIX = {"less": "<", "less_or_equal": "<=", "equal": "==", "different": "!=", "both": "&", "either": "|"}
 _MAX_POWER = 512

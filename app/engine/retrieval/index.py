@@ -1,6 +1,6 @@
 """Exact top-N without scoring every item: bounds from 8-bit vectors leave out what cannot be among the best.
 
-Built once per model (`app.engine.retrieval.index_arrays`). Items are ordered by how high they could score, rotated to
+Built once per model (`app.engine.retrieval.build_index`). Items are ordered by how high they could score, rotated to
 their principal axes, in blocks of 16. A group of blocks is skipped by the longest of its vectors; of the others the
 first few axes are bounded, then all, and what could still be among the n best is scored from the model's own float32
 vectors. So the result is that of brute force, bit for bit, ties by row. The bounds: docs/maths.md.
@@ -17,7 +17,7 @@ from app.engine.arrays import InvalidArray, Rows, refuse_rows_outside
 from app.engine.data.row_sets import RowSet, Words
 from app.engine.factors import Arrays, FactorModel
 from app.engine.retrieval.brute_force import BruteForceRetriever, distinct_rows
-from app.engine.retrieval.index_arrays import build_arrays, check_arrays, n_lead_of, slack_of
+from app.engine.retrieval.build_index import build_arrays, check_arrays, n_lead_of, slack_of
 from app.engine.retrieval.index_kernels import INDEX_RECORD, SCAN_COST, search_many, search_one
 from app.engine.retrieval.retriever import Query, RankedRows, Retriever
 

@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 SgdKernel = Callable[..., int]
 
 _SOURCES = (
-    *("losses/codegen.py", "losses/functions.py", "losses/grammar.py", "losses/symbols.py", "sgd/kernel_template.py"),
-    *("simd/float_vectors.py", "simd/lanes.py"),
+    *("losses/codegen.py", "losses/grammar.py", "losses/kernel_functions.py", "losses/symbols.py"),
+    *("sgd/kernel_template.py", "simd/float_vectors.py", "simd/lanes.py"),
 )
 """Files of the engine that determine the text of a kernel and its meaning."""
 _import_lock = threading.Lock()

@@ -90,7 +90,7 @@ from app.engine.simd.float_vectors import (
     sums_of_four,
     wide_lane_0, wide_lane_1, wide_lane_2, wide_lane_3, wide_of, wide_sum, wide_zero,
 )
-from app.engine.losses.functions import ({functions})
+from app.engine.losses.kernel_functions import ({functions})
 
 
 @njit({inlining})

@@ -1,4 +1,4 @@
-"""A stored snapshot brought up to date with the changes since.
+"""Merges the changes since into a snapshot, in memory.
 
 Rows follow the outside ids, so old rows keep their order whoever is added or removed: one pass over old ratings and
 changes, both sorted, gives bit by bit what reading all ratings would give. Until it is known who has ratings, the users

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,28 +14,21 @@ import numpy.typing as npt
 from sqlalchemy import Connection
 
 from app.db.engine import Database
-from app.db.ids import Ids, ids_of_keys, read_ids
-from app.db.revisions import revision
+from app.db.ids import Ids, read_ids
 from app.engine.arrays import Mask, Matrix32, Offsets, starts_of
 from app.engine.data.id_search import look_up, rows_by_key
 from app.engine.data.ratings import Ratings, Vocabulary
 from app.engine.data.statistics import count_rows
-from app.ratings import bulk_read, store
+from app.ratings import bulk_read
 from app.ratings.bulk_read import DELETED, AllRatings, Changes
 from app.registry.artifacts import Keys
 from app.training.snapshot import file
 from app.training.snapshot.categories import NO_CATEGORIES, Categorised, read_categories
-from app.training.snapshot.file import Base, Files, StoredSnapshot, UnusableSnapshot
-from app.training.snapshot.merge import Merge, in_parts, is_among, plan_merge, with_ids
+from app.training.snapshot.file import Base, UnusableSnapshot
+from app.training.snapshot.merge import in_parts, with_ids
+from app.training.snapshot.update import no_changes, store_snapshot, update_stored, where
 
 log = logging.getLogger(__name__)
-
-_READ_ALL_ABOVE = 0.25
-"""If more than this share of the ratings has changed, reading all ratings is faster than applying the changes."""
-_WRITE_ALL_ABOVE = 0.05
-"""If more than this share of the ratings has changed, the stored base is replaced."""
-_N_PROBES = 100
-"""Ratings compared with the database, to detect a snapshot of another database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +101,9 @@ def take_snapshot(
     """
     if folder:
         try:
-            if snapshot := _update_stored(database, folder, changed_since):
-                return snapshot
+            if updated := update_stored(database, folder, changed_since):
+                snapshot = _as_snapshot(updated.base, updated.ratings, updated.newer, changed_since)
+                return replace(snapshot, categorised=updated.categorised)
         except UnusableSnapshot as unusable:
             log.warning("the stored snapshot of the ratings is not used: %s", unusable)
             file.discard(folder)
@@ -119,7 +112,7 @@ def take_snapshot(
         newer = None if changed_since is None else bulk_read.changes_since(connection, changed_since)
         categorised = read_categories(connection)
     if folder:
-        _store(folder, base, _no_changes(base.revision))
+        store_snapshot(folder, base, no_changes(base.revision))
     return replace(_as_snapshot(base, ratings, newer, changed_since), categorised=categorised)
 
 
@@ -136,73 +129,10 @@ def split(ratings: Ratings, mask: Mask) -> tuple[Ratings, Ratings]:
     return parts[0], parts[1]
 
 
-def _update_stored(database: Database, folder: Path, changed_since: int | None) -> TrainingSnapshot | None:
-    """The stored snapshot with the changes since; None if nothing is stored; raises UnusableSnapshot.
-
-    The database is queried while threads verify the stored bytes, and again while they merge the changes.
-    """
-    with file.opened(folder) as opened, database.read() as connection:
-        if opened is None:
-            return None
-        bulk_read.hold_snapshot(connection)
-        since = opened.revision if changed_since is None else min(opened.revision, changed_since)
-        newest = revision(connection, "ratings")
-        if newest < opened.revision:
-            raise UnusableSnapshot(f"the database is at revision {newest}, the snapshot at {opened.revision}")
-        if newest - since > _READ_ALL_ABOVE * opened.n_ratings:
-            raise UnusableSnapshot(f"{newest - since} changes are too many to apply")
-        newer = bulk_read.changes_since(connection, since)
-        stored = opened.verified()
-        pending = _both(stored.changes, _where(newer, newer.revisions > stored.base.revision))
-        plan = plan_merge(stored.base, pending, lambda kind, keys: ids_of_keys(connection, kind, keys))
-        with ThreadPoolExecutor(1) as pool:
-            merging = pool.submit(plan.carry_out)
-            changes = plan.changes()
-            _compare(connection, plan, changes)
-            categorised = read_categories(connection)
-            merged, ratings = merging.result()
-    if newer.revision > opened.revision:
-        _store_merged(folder, stored, changes, merged, must_forget=plan.n_removed > 0)
-    return replace(_as_snapshot(merged, ratings, newer, changed_since), categorised=categorised)
-
-
-def _store_merged(folder: Path, stored: StoredSnapshot, changes: Changes, merged: Base, *, must_forget: bool) -> None:
-    """Stores only the changes if they are few and no user or item was removed; else the whole snapshot."""
-    if must_forget or len(changes) > _WRITE_ALL_ABOVE * stored.base.values.size:
-        _store(folder, merged, _no_changes(merged.revision))
-    else:
-        _store(folder, stored.base, changes, stored.files)
-
-
-def _compare(connection: Connection, plan: Merge, pending: Changes) -> None:
-    """Raises UnusableSnapshot unless the database has as many ratings, and the same value for some unchanged ones."""
-    n_stored, n_merged, base = store.totals(connection).n_ratings, int(plan.starts[-1]), plan.base
-    if n_stored != n_merged:
-        raise UnusableSnapshot(f"it gives {n_merged} ratings, but the database has {n_stored}")
-    if not base.values.size:
-        return
-    indices = np.unique(np.linspace(0, base.values.size - 1, _N_PROBES).astype(np.int64))
-    users = base.user_keys[np.searchsorted(base.user_starts, indices, side="right") - 1]
-    pairs = users << 32 | base.item_keys[base.item_rows[indices]]
-    changed = pending.user_keys.astype(np.int64) << 32 | pending.item_keys
-    is_unchanged = ~np.isin(pairs, changed[is_among(changed, np.sort(pairs))])
-    pairs, indices = pairs[is_unchanged], indices[is_unchanged]
-    values = bulk_read.values_of_pairs(connection, pairs >> 32, pairs & 0xFFFFFFFF)
-    if not np.array_equal(values, base.values[indices]):
-        raise UnusableSnapshot("ratings in it are not in the database: it belongs to another database")
-
-
-def _store(folder: Path, base: Base, changes: Changes, stored: Files | None = None) -> None:
-    try:
-        file.write(folder, base, changes, stored=stored)
-    except OSError as error:  # the next run reads all ratings, and nothing else is lost
-        log.warning("the snapshot of the ratings cannot be stored: %s", error)
-
-
 def _as_snapshot(base: Base, ratings: Ratings, newer: Changes | None, changed_since: int | None) -> TrainingSnapshot:
     changed = None
     if newer is not None and changed_since is not None:
-        changed = _indices_of(base, _where(newer, (newer.revisions > changed_since) & (newer.values != DELETED)))
+        changed = _indices_of(base, where(newer, (newer.revisions > changed_since) & (newer.values != DELETED)))
     facts = base.user_keys, base.item_keys, base.user_ids, base.item_ids, base.revision
     return TrainingSnapshot(ratings, *facts, changed)
 
@@ -215,28 +145,6 @@ def _indices_of(base: Base, changes: Changes) -> Offsets:
     items = look_up(rows_by_key(base.item_keys), changes.item_keys)
     find_pairs(base.user_starts, base.item_rows, users, items, indices)
     return np.sort(indices[indices >= 0])
-
-
-def _both(older: Changes, newer: Changes) -> Changes:
-    """The older changes, then the newer ones."""
-    if not len(older):
-        return newer
-    return Changes(
-        np.concatenate([older.user_keys, newer.user_keys]),
-        np.concatenate([older.item_keys, newer.item_keys]),
-        np.concatenate([older.values, newer.values]),
-        np.concatenate([older.revisions, newer.revisions]),
-        newer.revision,
-    )
-
-
-def _where(changes: Changes, mask: Mask) -> Changes:
-    return changes if mask.all() else changes.at(np.flatnonzero(mask))
-
-
-def _no_changes(newest: int) -> Changes:
-    keys = np.zeros(0, np.int32)
-    return Changes(keys, keys, np.zeros(0, np.float32), np.zeros(0, np.int64), newest)
 
 
 def _read_all(connection: Connection) -> tuple[Base, Ratings]:

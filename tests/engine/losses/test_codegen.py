@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from app.engine.losses import functions
+from app.engine.losses import kernel_functions
 from app.engine.losses.catalog import ENTRIES, SQUARED
 from app.engine.losses.codegen import penalty_statements, slope_statements
 from app.engine.losses.declare import declare
@@ -14,7 +14,7 @@ CATALOG = [declare(entry.name, rating_range=(0.0, 6.0)) for entry in ENTRIES]
 
 def slope_of_statements(loss, r, score):
     """The statements as a kernel runs them, in float32; without Numba, each function by what it says."""
-    names = {name: getattr(functions, name).py_func for name in FUNCTIONS_WITHOUT_BITS}
+    names = {name: getattr(kernel_functions, name).py_func for name in FUNCTIONS_WITHOUT_BITS}
     numpy_instead = {"tanh": np.tanh, "exponential": np.exp, "sigmoid": lambda u: 1 / (1 + np.exp(-u))}
     scope = {**names, **numpy_instead, "float32": np.float32, "r": r, "r_hat_raw": score}
     exec(slope_statements(loss), scope)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numba import float32, njit, void
 
-from app.engine.losses import functions
+from app.engine.losses import kernel_functions
 
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -57,7 +57,7 @@ def test_a_function_is_right_to_one_in_a_million(name):
     exact, (low, high) = EXACT[name]
     numbers = everywhere(low, high)
     expected = exact(numbers.astype(np.float64))
-    found = over(getattr(functions, name))(numbers).astype(np.float64)
+    found = over(getattr(kernel_functions, name))(numbers).astype(np.float64)
     off = np.abs(found - expected) / np.maximum(np.abs(expected), TINY)
     assert off.max() < 1e-6, numbers[off.argmax()]
 
@@ -66,14 +66,14 @@ def test_log_cosh_is_right_to_a_ten_millionth_or_in_a_million():
     numbers = everywhere(-1e37, 1e37)
     size = np.abs(numbers.astype(np.float64))
     expected = size + np.log1p(np.exp(-2 * size)) - math.log(2)
-    np.testing.assert_allclose(over(functions.log_cosh)(numbers), expected, rtol=1e-6, atol=2e-7)
+    np.testing.assert_allclose(over(kernel_functions.log_cosh)(numbers), expected, rtol=1e-6, atol=2e-7)
 
 
 @pytest.mark.parametrize("exponent", [0.3, 1.5, -0.7, 2.5])
 def test_a_power_is_right_but_for_the_rounding_of_its_logarithm(exponent):
     numbers = np.geomspace(1e-6, 1e6, 10_001).astype(np.float32)
     number = np.float32(exponent)
-    power = functions.power
+    power = kernel_functions.power
     found = over(njit(lambda u: power(u, number)))(numbers)
     np.testing.assert_allclose(found, numbers.astype(np.float64) ** float(number), rtol=1e-5)
 
@@ -98,21 +98,21 @@ ENDS = [-math.inf, -0.0, 0.0, math.inf, math.nan]
     ],
 )
 def test_the_ends_of_a_function_are_those_of_the_mathematics(name, expected):
-    np.testing.assert_allclose(over(getattr(functions, name))(ENDS), expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(over(getattr(kernel_functions, name))(ENDS), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_the_logarithm_knows_the_smallest_numbers():
     numbers = np.array([1e-45, 1e-40, 1.1e-38], np.float32)
-    np.testing.assert_allclose(over(functions.logarithm)(numbers), np.log(numbers.astype(np.float64)), rtol=1e-6)
+    np.testing.assert_allclose(over(kernel_functions.logarithm)(numbers), np.log(numbers.astype(np.float64)), rtol=1e-6)
 
 
 def test_a_large_exponential_is_infinite_and_a_small_one_vanishes():
-    assert over(functions.exponential)([88.72, 89, 1e30, -104, -1e30]).tolist() == pytest.approx(
+    assert over(kernel_functions.exponential)([88.72, 89, 1e30, -104, -1e30]).tolist() == pytest.approx(
         [math.exp(np.float32(88.72)), math.inf, math.inf, 0, 0], rel=1e-5, abs=1e-44
     )
 
 
 def test_a_slope_of_huber_keeps_what_is_not_a_number():
-    clamp, one = functions.clamp, np.float32(1)
+    clamp, one = kernel_functions.clamp, np.float32(1)
     assert over(njit(lambda u: clamp(u, one)))([-5, 0.25, 5]).tolist() == [-1, 0.25, 1]
     assert np.isnan(over(njit(lambda u: clamp(u, one)))([math.nan])).all()

@@ -1,6 +1,6 @@
 import numpy as np
 
-from app.engine.retrieval.index_arrays import LEAST_ITEMS, build_arrays, check_arrays, n_lead_of
+from app.engine.retrieval.build_index import LEAST_ITEMS, build_arrays, check_arrays, n_lead_of
 from tests.engine.worlds import model_of
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from app.errors import BadInput
-from app.imports.file_kinds import FileFormat as FileFormat
+from app.imports.file_options import FileFormat as FileFormat
 
 _DELIMITERS: dict[FileFormat, tuple[str, ...]] = {
     "auto": (",", "\t", "::", ";"),

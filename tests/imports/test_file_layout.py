@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.errors import BadInput
-from app.imports.table_layout import BadLine, Field, LayoutRules, Records, Table, parse_object, split
+from app.imports.file_layout import BadLine, Field, LayoutRules, Records, Table, parse_object, split
 
 FIELDS = (
     Field.of("user_id", "user", is_required=True),

@@ -10,7 +10,7 @@ import pytest
 from app.db.engine import Database
 from app.registry import artifacts, versions
 from app.registry.artifacts import LoadedVersion
-from app.registry.live import LiveModel
+from app.registry.live_model import LiveModel
 from app.settings import Settings, Versions
 from tests.registry.world import publish, publish_many
 
