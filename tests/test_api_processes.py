@@ -111,9 +111,9 @@ CANNOT_START = """
 import uvicorn
 from app.metrics.multiprocess import shared_folder
 with shared_folder():
-    from app.forks import fork_workers
+    from app.api_processes import fork_workers
     fork_workers()
-    uvicorn.run("tests.test_forks:refuses_to_start", workers=2, port=0, lifespan="on")
+    uvicorn.run("tests.test_api_processes:refuses_to_start", workers=2, port=0, lifespan="on")
 """
 
 

@@ -42,7 +42,7 @@ def test_a_line_has_its_time_level_process_and_logger(sqlite_settings: Settings)
     database.dispose()
     said = _log_of_a_service(sqlite_settings)
     message = rf"now serving model version {version}"
-    line = rf"^\d{{4}}-\d\d-\d\d [\d:,]+ INFO service app\.registry\.live: {message}$"
+    line = rf"^\d{{4}}-\d\d-\d\d [\d:,]+ INFO service app\.registry\.live_model: {message}$"
     assert re.search(line, said, re.MULTILINE)
 
 

@@ -13,7 +13,7 @@ def test_versions_are_listed_activated_and_deleted(sqlite_settings: Settings) ->
     publish_many(database, sqlite_settings.versions_dir, [3.0, 4.0])
     database.dispose()
     models = ("--data-dir", sqlite_settings.data_dir, "models")
-    assert re.search(r"2 \(active\).*\n.* 1 ", palate(*models, "list").output)
+    assert re.search(r"2 \(active\)[\s\S]*│ 1 ", palate(*models, "list").output)
     assert palate(*models, "activate", "1").output == "version 1 is active\n"
     assert "1 (active)" in palate(*models, "list").output
     assert "active" in refusal(palate(*models, "delete", "1"))
